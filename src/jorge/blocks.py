@@ -1,0 +1,172 @@
+"""How a tensor becomes matrices: merge small dims, split large ones, stack equal shapes.
+
+Pure functions of shapes, plus the two copies (:func:`gather`, :func:`scatter`) that move data between a
+parameter's layout and a batch of equal blocks. Nothing here holds state or knows an optimizer.
+
+A parameter is first read as one matrix (:func:`matrix_shape`), whose two sides are then cut into parts that
+are as equal as possible (:func:`split`). Parts of one side differ by at most one row, so a matrix has at most
+four different block shapes; each rectangle of equal blocks is a :class:`Tile`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Side = Literal["full", "diagonal"]
+
+#: A conv kernel is `[out, in·h·w]` in all of the literature; another merge has to be this much nearer to square.
+_CLEARLY_SQUARER = 4.0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of `grid[0] × grid[1]` equal blocks of `shape`, whose first element is at `offset`.
+
+    `first` is the place of its first block in the whole grid of blocks, `(row, column)`.
+    """
+
+    shape: tuple[int, int]
+    grid: tuple[int, int]
+    offset: tuple[int, int]
+    first: tuple[int, int]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks in the tile."""
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How one parameter is cut: its matrix, the kind of each side, the grid of blocks and its tiles."""
+
+    matrix: tuple[int, int]
+    left: Side
+    right: Side
+    grid: tuple[int, int]
+    tiles: tuple[Tile, ...]
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the parameter."""
+        return self.grid[0] * self.grid[1]
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Read a tensor's shape as a matrix, or `None` where it has fewer than two dims above 1.
+
+    Dims of 1 are dropped, the rest is cut once: `[out | in·h·w]` for a kernel, and elsewhere when another cut is
+    clearly nearer to square (`[8, 64, 512]` of eight attention heads is `512 × 512`, not `8 × 32768`).
+
+    >>> matrix_shape((64, 32, 3, 3)), matrix_shape((1, 64, 64)), matrix_shape((8, 64, 512))
+    ((64, 288), (64, 64), (512, 512))
+    >>> matrix_shape((1, 64)) is None
+    True
+    """
+    dims = [d for d in shape if d != 1]
+    if len(dims) < 2 or 0 in dims:
+        return None
+    cuts = [(math.prod(dims[:j]), math.prod(dims[j:])) for j in range(1, len(dims))]
+
+    def elongation(cut: tuple[int, int]) -> float:
+        return max(cut) / min(cut)
+
+    squarest = min(cuts, key=elongation)
+    return squarest if elongation(cuts[0]) >= _CLEARLY_SQUARER * elongation(squarest) else cuts[0]
+
+
+def split(size: int, limit: int) -> list[int]:
+    """Cut `size` into the fewest parts of at most `limit`, as equal as possible, larger ones first.
+
+    >>> split(4608, 1024), split(64, 1024)
+    ([922, 922, 922, 921, 921], [64])
+    """
+    count = -(-size // limit)
+    small, larger = divmod(size, count)
+    return [small + 1] * larger + [small] * (count - larger)
+
+
+def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_dim: int) -> Blocking | None:
+    """Cut a tensor of `shape` into blocks; `None` where it is not a matrix (see :func:`matrix_shape`).
+
+    Args:
+        shape: the tensor's shape.
+        block_size: the largest side of a block; `"auto"` cuts long sides to near-square blocks (:func:`near_square`).
+        max_dim: a side longer than this is not cut but diagonal: one number a row instead of a matrix.
+
+    >>> b = blocking((512, 512, 3, 3), block_size=1024, max_dim=8192)
+    >>> b.matrix, b.grid, [(t.shape, t.blocks) for t in b.tiles]
+    ((512, 4608), (1, 5), [((512, 922), 3), ((512, 921), 2)])
+    >>> blocking((50257, 768), block_size=1024, max_dim=8192).left
+    'diagonal'
+    """
+    matrix = matrix_shape(shape)
+    if matrix is None:
+        return None
+    kinds: list[Side] = ["diagonal" if d > max_dim else "full" for d in matrix]
+    if block_size == "auto":
+        limits = near_square(matrix)
+    else:
+        limits = (block_size, block_size)
+    parts = [
+        [d] if kind == "diagonal" else split(d, limit) for d, kind, limit in zip(matrix, kinds, limits, strict=True)
+    ]
+    tiles = tuple(
+        Tile(shape=(m, n), grid=(rows, cols), offset=(y, x), first=(i, j))
+        for i, y, m, rows in _runs(parts[0])
+        for j, x, n, cols in _runs(parts[1])
+    )
+    return Blocking(matrix, kinds[0], kinds[1], (len(parts[0]), len(parts[1])), tiles)
+
+
+def near_square(matrix: tuple[int, int], *, whole: int = 128, largest: int = 1024) -> tuple[int, int]:
+    """Largest block sides that make blocks near-square: the work of a block is least there.
+
+    A side stays whole up to `whole`, where it is cheap; a longer one is cut to about the shorter side's length,
+    to no less than about `whole` and no more than `largest`, into equal parts where a few more parts make them so.
+
+    >>> near_square((128, 1152)), near_square((10, 576)), near_square((4096, 1024))
+    ((128, 128), (10, 96), (1024, 1024))
+    """
+    limit = min(largest, max(whole, min(matrix)))
+    return _even_limit(matrix[0], limit), _even_limit(matrix[1], limit)
+
+
+def _even_limit(size: int, limit: int) -> int:
+    fewest = -(-size // limit)
+    even = [count for count in range(fewest, 3 * fewest // 2 + 1) if size % count == 0]
+    return -(-size // (even[0] if even else fewest))
+
+
+def _runs(parts: list[int]) -> list[tuple[int, int, int, int]]:
+    """`(index, offset, size, count)` of each run of equal parts; `split` makes at most two."""
+    runs, index, offset = [], 0, 0
+    for size in dict.fromkeys(parts):
+        count = parts.count(size)
+        runs.append((index, offset, size, count))
+        index, offset = index + count, offset + count * size
+    return runs
+
+
+def gather(matrices: Tensor, tile: Tile) -> Tensor:
+    """The tile's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows."""
+    (m, n), (rows, cols) = tile.shape, tile.grid
+    return _window(matrices, tile).permute(0, 1, 3, 2, 4).reshape(matrices.shape[0] * rows * cols, m, n)
+
+
+def scatter(blocks: Tensor, matrices: Tensor, tile: Tile) -> None:
+    """Write what :func:`gather` read, `[count · blocks, m, n]`, back to its place in `[count, M, N]`."""
+    (m, n), (rows, cols) = tile.shape, tile.grid
+    window = _window(matrices, tile).permute(0, 1, 3, 2, 4)
+    window.copy_(blocks.view(matrices.shape[0], rows, cols, m, n))
+
+
+def _window(matrices: Tensor, tile: Tile) -> Tensor:
+    """The tile as `[count, rows, m, cols, n]`, a view."""
+    (m, n), (rows, cols), (y, x) = tile.shape, tile.grid, tile.offset
+    part = matrices[:, y : y + rows * m, x : x + cols * n]
+    return part.unflatten(1, (rows, m)).unflatten(3, (cols, n))

@@ -1,0 +1,95 @@
+"""What a task of the laboratory is: data, model, loss and metric, with the first-order recipe that was tuned for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from jorge.transfer import Schedule
+
+Batch = tuple[Tensor, Tensor]
+
+
+class DataMissingError(Exception):
+    """A task's data is not installed; the message says how to install it."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation examples; the first dim of each tensor counts examples, rows of characters or pixels."""
+
+    train: Batch
+    validation: Batch
+
+    def to(self, device: torch.device) -> Data:
+        """The same data on a device."""
+        move = [tuple(t.to(device) for t in part) for part in (self.train, self.validation)]
+        return Data((move[0][0], move[0][1]), (move[1][0], move[1][1]))
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """A tuned first-order recipe: the options of `torch.optim.SGD` and `AdamW`, and the schedule of all optimizers."""
+
+    baseline: Literal["sgd", "adamw"]
+    sgd: dict[str, Any]
+    adamw: dict[str, Any]
+    schedule: Schedule
+    warmup: float = 0.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A training problem that every optimizer is given alike.
+
+    Args:
+        name: its name on the command line.
+        title: what it is, in a line.
+        origin: where the data comes from, and its licence.
+        recipe: the first-order recipe.
+        steps: optimizer steps of a default run.
+        batch_size: examples a step.
+        metric: name of the validation metric, and whether higher is better.
+        load: reads the data (raises :class:`DataMissingError` where it is not installed).
+        model: builds the model; the caller seeds torch before.
+        loss: training loss of a model on a batch, a scalar tensor.
+        score: sum of the metric over a batch, as a scalar tensor; it is divided by the number of examples.
+    """
+
+    name: str
+    title: str
+    origin: str
+    recipe: FirstOrder
+    steps: int
+    batch_size: int
+    metric: tuple[str, Literal["higher", "lower"]]
+    load: Callable[[], Data]
+    model: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    score: Callable[[nn.Module, Batch], Tensor]
+
+    def batches(self, data: Data, seed: int) -> Iterator[Batch]:
+        """Endless shuffled batches, the same for the same seed; a rest shorter than a batch is left out."""
+        inputs, targets = data.train
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            for chosen in order.split(self.batch_size):
+                if len(chosen) == min(self.batch_size, len(inputs)):
+                    yield inputs[chosen], targets[chosen]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, data: Data) -> float:
+        """The validation metric, in evaluation mode."""
+        model.eval()
+        inputs, targets = data.validation
+        total = sum(
+            float(self.score(model, (x, y)))
+            for x, y in zip(inputs.split(self.batch_size), targets.split(self.batch_size), strict=True)
+        )
+        model.train()
+        return total / len(inputs)
