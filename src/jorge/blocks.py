@@ -108,10 +108,7 @@ def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_d
     if matrix is None:
         return None
     kinds: list[Side] = ["diagonal" if d > max_dim else "full" for d in matrix]
-    if block_size == "auto":
-        limits = near_square(matrix)
-    else:
-        limits = (block_size, block_size)
+    limits = near_square(matrix) if block_size == "auto" else (block_size, block_size)
     parts = [
         [d] if kind == "diagonal" else split(d, limit) for d, kind, limit in zip(matrix, kinds, limits, strict=True)
     ]
@@ -154,19 +151,15 @@ def _runs(parts: list[int]) -> list[tuple[int, int, int, int]]:
 
 def gather(matrices: Tensor, tile: Tile) -> Tensor:
     """The tile's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows."""
-    (m, n), (rows, cols) = tile.shape, tile.grid
-    return _window(matrices, tile).permute(0, 1, 3, 2, 4).reshape(matrices.shape[0] * rows * cols, m, n)
+    return _window(matrices, tile).reshape(-1, *tile.shape)
 
 
 def scatter(blocks: Tensor, matrices: Tensor, tile: Tile) -> None:
     """Write what :func:`gather` read, `[count · blocks, m, n]`, back to its place in `[count, M, N]`."""
-    (m, n), (rows, cols) = tile.shape, tile.grid
-    window = _window(matrices, tile).permute(0, 1, 3, 2, 4)
-    window.copy_(blocks.view(matrices.shape[0], rows, cols, m, n))
+    _window(matrices, tile).copy_(blocks.view(matrices.shape[0], *tile.grid, *tile.shape))
 
 
 def _window(matrices: Tensor, tile: Tile) -> Tensor:
-    """The tile as `[count, rows, m, cols, n]`, a view."""
+    """The tile as `[count, rows, columns, m, n]`, a view."""
     (m, n), (rows, cols), (y, x) = tile.shape, tile.grid, tile.offset
-    part = matrices[:, y : y + rows * m, x : x + cols * n]
-    return part.unflatten(1, (rows, m)).unflatten(3, (cols, n))
+    return matrices[:, y : y + rows * m, x : x + cols * n].unfold(1, m, m).unfold(2, n, n)

@@ -51,8 +51,9 @@ def adam(
     exp_avg_sq.mul_(fading(active, beta2, grad.dtype)).addcmul_(grad, grad, value=1 - beta2)
     steps.add_(active.view(-1))
     t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
-    root = (1 - beta2**t).sqrt()
-    return exp_avg / (exp_avg_sq.sqrt() + eps * root) * (root / (1 - beta1**t))
+    root = torch.pow(beta2, t).neg().add(1).sqrt()
+    scale = root / torch.pow(beta1, t).neg().add(1)
+    return exp_avg.div(exp_avg_sq.sqrt().add_(root * eps)).mul_(scale)
 
 
 def norms(bundle: Tensor) -> Tensor:

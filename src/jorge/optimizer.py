@@ -1,4 +1,4 @@
-"""The optimizer: param groups, state and step. It checks and orchestrates; what it computes stands in the modules below.
+"""The optimizer: param groups, state and step. It checks and orchestrates; the modules below compute.
 
 A step: gradients → bundles of equal shapes → stacks of equal blocks → refresh of the roots (every `interval` steps) →
 direction → momentum → graft → weight decay and update → parameters. See :mod:`jorge.stacks`.
@@ -291,7 +291,7 @@ class Jorge(torch.optim.Optimizer):
                     f"{', '.join(changed)} of param group {cohort.group_index} changed after its state was made: "
                     "set it back, or build a new optimizer"
                 )
-        capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         if capturing and not all(g["capturable"] for g in self.param_groups):
             raise RuntimeError("step() is being captured in a CUDA graph: build the optimizer with capturable=True")
 

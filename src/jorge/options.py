@@ -72,9 +72,7 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
         if p.is_complex():
             raise TypeError(f"{name} is complex ({p.dtype}): optimize torch.view_as_real(p) as a real parameter")
         if not p.is_floating_point():
-            raise TypeError(
-                f"{name} has dtype {p.dtype}: only floating-point parameters can be optimized; leave it out"
-            )
+            raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters can be optimized")
         if id(p) in seen:
             raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
         seen[id(p)] = name

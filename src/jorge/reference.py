@@ -45,7 +45,7 @@ def reference_root(L: Tensor, GGt: Tensor) -> Tensor:
     beta2 = nu / (1 + nu)  #                                 β2 = ν / (1 + ν), so that (1−β2)/β2 = 1/ν
     eye = torch.eye(L.shape[0], dtype=L.dtype, device=L.device)
     series = eye - X / (4 * nu) + 5 * (X @ X) / (32 * nu**2)  # (I + X/ν)^(-1/4) ≈ I − X/(4ν) + 5X²/(32ν²)
-    return beta2**-0.25 * L @ series  #                      L ← β2^(-1/4) L (I − X/(4ν) + 5X²/(32ν²))
+    return torch.mul(L @ series, beta2**-0.25)  #                   L ← β2^(-1/4) L (I − X/(4ν) + 5X²/(32ν²))
 
 
 def reference_step(
@@ -65,4 +65,4 @@ def reference_step(
     state.b = momentum * state.b + G  #                             b ← μb + G, SGD's momentum: the step length
     tiny = torch.finfo(W.dtype).tiny
     U = state.M * (torch.linalg.matrix_norm(state.b) / (torch.linalg.matrix_norm(state.M) + tiny))
-    return W - lr * weight_decay * W - lr * U  #                    decoupled weight decay
+    return torch.sub(W, lr * weight_decay * W + lr * U)  #                    decoupled weight decay

@@ -196,13 +196,12 @@ def congruence(
         else:
             root, used = _congruence_wide(root, grad, remaining, noise)
         remaining = remaining - used
-    return root * beta2**-0.25
+    return torch.mul(root, beta2**-0.25)
 
 
-def _capped(remaining: Tensor, unit_x: Tensor, trace: Tensor, cap: float) -> Tensor:
-    """`min(remaining, cap/λ)` for `X = trace · unit_x`; the same λ for `VVᵀ` and `VᵀV`."""
-    largest = trace * torch.linalg.vector_norm(unit_x @ unit_x, dim=(-2, -1)).sqrt()
-    return torch.minimum(remaining, cap / largest)
+def _weight(remaining: Tensor, square: Tensor, trace: Tensor, cap: float) -> Tensor:
+    """`min(remaining, cap/λ)` for `X = trace · U` with `square = U²`; the same λ for `VVᵀ` and `VᵀV`."""
+    return torch.minimum(remaining, cap / (trace * torch.linalg.vector_norm(square, dim=(-2, -1)).sqrt()))
 
 
 def _congruence_wide(root: Tensor, grad: Tensor, remaining: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,8 +212,7 @@ def _congruence_wide(root: Tensor, grad: Tensor, remaining: Tensor, noise: Tenso
     v = v * _per_block(trace.rsqrt())
     x = v @ v.mT
     x2 = x @ x
-    largest = trace * torch.linalg.vector_norm(x2, dim=(-2, -1)).sqrt()
-    weight = torch.minimum(remaining, CONGRUENCE_CAP / largest)
+    weight = _weight(remaining, x2, trace, CONGRUENCE_CAP)
     scale = _per_block(weight * trace)
     q = x * (p1 * scale) + x2 * (p2 * scale**2)
     q.diagonal(dim1=-2, dim2=-1).add_(1)
@@ -227,7 +225,7 @@ def _congruence_narrow(root: Tensor, grad: Tensor, remaining: Tensor) -> tuple[T
     trace = _square_sum(v)
     v = v * _per_block(trace.rsqrt())
     s = v.mT @ v
-    weight = _capped(remaining, s, trace, CONGRUENCE_CAP)
+    weight = _weight(remaining, s @ s, trace, CONGRUENCE_CAP)
     v = v * _per_block((weight * trace).sqrt())
     k = s * (p2 * _per_block(weight * trace))
     k.diagonal(dim1=-2, dim2=-1).add_(p1)

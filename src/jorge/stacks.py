@@ -2,7 +2,7 @@
 
 Two kinds of stack, both persistent:
 
-* a :class:`Bundle` holds what is elementwise (momentum and graft buffers) of parameters of one shape, `[count, *shape]`;
+* a :class:`Bundle` holds what is elementwise (momentum, graft buffers) of parameters of one shape, `[count, *shape]`;
 * a :class:`RootStack` holds the roots of all blocks of one shape, `[count, d, d]` a side, whichever parameter they
   come from.
 
@@ -146,7 +146,9 @@ class RootStack:
         grad = parts[0] if len(parts) == 1 else torch.cat(parts)
         if substeps:
             refresh(group["method"], self.state, grad, options, substeps=substeps)
-        for (bundle, tile), part in zip(self.members, direction(self.state, grad).split(self.sizes), strict=True):
+        for (bundle, tile), part in zip(
+            self.members, torch.split(direction(self.state, grad), self.sizes), strict=True
+        ):
             if bundle.blocking is not None and bundle.blocking.blocks == 1:
                 bundle.work = part.view_as(bundle.work)
             else:

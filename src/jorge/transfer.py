@@ -143,11 +143,8 @@ def _finish(
     options["lr"] = lr.detach().clone() if isinstance(lr, Tensor) else lr
     rule = "same" if "initial_lr" not in group else "same: the recipe's, before its scheduler changed it"
     lines.insert(0, Line(index, "lr", _show(lr), _show(lr), rule))
-    for name in dropped:
-        if group.get(name):
-            lines.append(
-                Line(index, name, str(group[name]), "–", "left out: an implementation of torch's, not a result")
-            )
+    rule = "left out: it chooses torch's implementation, not a result"
+    lines += [Line(index, name, str(group[name]), "–", rule) for name in dropped if group.get(name)]
     names = group.get("param_names")
     params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
     recipe.groups.append({"params": params, **options})

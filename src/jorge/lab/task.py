@@ -78,7 +78,7 @@ class Task:
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-            for chosen in order.split(self.batch_size):
+            for chosen in torch.split(order, self.batch_size):
                 if len(chosen) == min(self.batch_size, len(inputs)):
                     yield inputs[chosen], targets[chosen]
 
@@ -86,10 +86,7 @@ class Task:
     def evaluate(self, model: nn.Module, data: Data) -> float:
         """The validation metric, in evaluation mode."""
         model.eval()
-        inputs, targets = data.validation
-        total = sum(
-            float(self.score(model, (x, y)))
-            for x, y in zip(inputs.split(self.batch_size), targets.split(self.batch_size), strict=True)
-        )
+        inputs, targets = (torch.split(part, self.batch_size) for part in data.validation)
+        total = sum((float(self.score(model, batch)) for batch in zip(inputs, targets, strict=True)), 0.0)
         model.train()
-        return total / len(inputs)
+        return total / len(data.validation[0])

