@@ -52,13 +52,16 @@ def adam(
     steps.add_(active.view(-1))
     t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
     root = torch.pow(beta2, t).neg().add(1).sqrt()
-    scale = root / torch.pow(beta1, t).neg().add(1)
-    return exp_avg.div(exp_avg_sq.sqrt().add_(root * eps)).mul_(scale)
+    denominator = exp_avg_sq.sqrt().add_(root * eps)
+    unbias = torch.div(root, torch.pow(beta1, t).neg().add(1))
+    direction: Tensor = exp_avg.div(denominator).mul_(unbias)
+    return direction
 
 
 def norms(bundle: Tensor) -> Tensor:
     """Euclidean norm of each parameter of a bundle, shaped `[count, 1, …]`."""
-    return torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim())), keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim())), keepdim=True)
+    return lengths
 
 
 def rescale(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:

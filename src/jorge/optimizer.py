@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import options, routing, transfer
-from jorge.roots import Init
+from jorge.methods import Init
 from jorge.stacks import STRUCTURAL, Cohort, structure
 
 __all__ = ["Jorge"]

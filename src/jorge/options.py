@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from jorge.roots import METHODS, Init
+from jorge.methods import METHODS, Init
 
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
 STATE_VERSION = 1

@@ -4,7 +4,7 @@ Every function takes a batch `[count, m, n]` of gradients (or `[count, d, d]` of
 nothing here reads a value back to the host, branches on data, or draws a random number.
 
 A gradient `G` (m × n) is preconditioned as `L G R`. A *full* side is a symmetric matrix, `[count, d, d]`; a
-*diagonal* side is a vector, `[count, d]`. The four methods are the four entries of :data:`METHODS`:
+*diagonal* side is a vector, `[count, d]`. Four methods (:mod:`jorge.methods` gives them one face):
 
 ========== ========================================================================= =====================
 method     what it tracks                                                             source
@@ -21,57 +21,29 @@ its recursion is reconstructed from its abstract, its public reviews and a third
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
-
-from jorge.blocks import Side
-
-Init = Literal["auto", "paper"]
 
 #: Minimax of `(1+x)^(-1/8)` on [0, 6] as `1 + p1·x + p2·x²`; the Taylor polynomial on [0, 1] is clearly worse.
 CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP = (-0.077425, 0.007224), 6.0
 #: Minimax of `(1+x)^(-1/4)` on [0, 3], monotone there, error 1.3 %.
 WHITENING_POLYNOMIAL, WHITENING_CAP = (-0.185204, 0.030181), 3.0
-#: A refresh is repeated while the roots are far from their fixed point.
-EARLY_REFRESHES = 10
 #: The narrow forms of the recursions pay where the other side is at most this part of the side itself.
 NARROW = 0.55
-
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class RootOptions:
-    """What a refresh needs to know beside the data.
-
-    Args:
-        beta2: memory of the second moments, in refreshes: 0.95 remembers about 20.
-        damping: white noise that is added to the gradient in expectation, relative to its mean square.
-        init: `"paper"` starts the binomial method from `eps^(-1/4)`, `"auto"` from the first gradient's scale.
-        eps: the ε of the method's start (binomial, congruence) or of its regularisation (exact); `None` takes the
-            method's own (:attr:`Method.eps`).
-    """
-
-    beta2: float = 0.95
-    damping: float = 1e-4
-    init: Init = "auto"
-    eps: float | None = None
 
 
 def apply(left: Tensor, grad: Tensor, right: Tensor) -> Tensor:
     """`L G R` for each of `[count, m, n]` gradients; each side is `[count, d, d]` or, diagonal, `[count, d]`."""
-    return _apply_right(_apply_left(left, grad), right)
+    return apply_right(apply_left(left, grad), right)
 
 
-def _apply_left(left: Tensor, grad: Tensor) -> Tensor:
+def apply_left(left: Tensor, grad: Tensor) -> Tensor:
+    """`L G`, a new `[count, m, n]`."""
     return left @ grad if left.dim() == 3 else left.unsqueeze(-1) * grad
 
 
-def _apply_right(grad: Tensor, right: Tensor) -> Tensor:
+def apply_right(grad: Tensor, right: Tensor) -> Tensor:
+    """`G R`, a new `[count, m, n]`."""
     return grad @ right if right.dim() == 3 else grad * right.unsqueeze(-2)
 
 
@@ -85,13 +57,7 @@ def identity_like(matrices: Tensor) -> Tensor:
     return torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device).expand_as(matrices)
 
 
-def is_usable(grad: Tensor) -> Tensor:
-    """`[count]` booleans: which of `[count, m, n]` gradients are finite and not all zero."""
-    largest = grad.abs().amax(dim=(-2, -1))
-    return torch.isfinite(largest) & (largest > 0)
-
-
-def _choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` where the block's `mask` is true, `old` (to the bit) elsewhere."""
     return torch.where(mask.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
@@ -100,11 +66,12 @@ def _trace(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _square_sum(tensor: Tensor) -> Tensor:
+def square_sum(tensor: Tensor) -> Tensor:
+    """Sum of squares of each block, `[count]`; of a side `O` it is `tr(O Oᵀ)`."""
     return tensor.square().flatten(1).sum(-1)
 
 
-def _per_block(values: Tensor) -> Tensor:
+def per_block(values: Tensor) -> Tensor:
     """`[count]` as `[count, 1, 1]`."""
     return values.view(-1, 1, 1)
 
@@ -137,7 +104,7 @@ def _binomial_wide(root: Tensor, grad: Tensor) -> Tensor:
     x = ((root2 @ root2) @ grad) @ grad.mT
     nu = torch.linalg.vector_norm(x, dim=(-2, -1))
     step = root @ x
-    inverse = _per_block(1 / nu)
+    inverse = per_block(1 / nu)
     series = root - step * (inverse / 4) + (step @ x) * (5 / 32 * inverse**2)
     return _binomial_scale(series, root, nu)
 
@@ -145,7 +112,7 @@ def _binomial_wide(root: Tensor, grad: Tensor) -> Tensor:
 def _binomial_narrow(root: Tensor, grad: Tensor) -> Tensor:
     u = root @ (root @ (root @ (root @ grad)))
     nu = ((u.mT @ u) * (grad.mT @ grad)).flatten(1).sum(-1).clamp(min=0).sqrt()
-    inverse = _per_block(1 / nu)
+    inverse = per_block(1 / nu)
     inner = identity_like(u.mT @ u) * (inverse / 4) - (grad.mT @ u) * (5 / 32 * inverse**2)
     series = root - ((root @ u) @ inner) @ grad.mT
     return _binomial_scale(series, root, nu)
@@ -153,13 +120,13 @@ def _binomial_narrow(root: Tensor, grad: Tensor) -> Tensor:
 
 def _binomial_scale(series: Tensor, root: Tensor, nu: Tensor) -> Tensor:
     beta2 = nu / (1 + nu)
-    return _choose(torch.isfinite(nu) & (nu > 1e-30), series * _per_block(beta2**-0.25), root)
+    return choose(torch.isfinite(nu) & (nu > 1e-30), series * per_block(beta2**-0.25), root)
 
 
 def binomial_start(grad: Tensor, eps: float | None) -> Tensor:
     """`L_0`, `[count, m, m]`: `ε^(-1/4) I` for a given ε (the paper), `(tr(GGᵀ)/m)^(-1/4) I` for `None`."""
     count, m, _ = grad.shape
-    scale = grad.new_full((count,), eps) if eps is not None else _square_sum(grad) / m
+    scale = grad.new_full((count,), eps) if eps is not None else square_sum(grad) / m
     return torch.diag_embed((scale**-0.25).unsqueeze(-1).expand(count, m))
 
 
@@ -189,7 +156,7 @@ def congruence(
     if narrow is None:
         narrow = damping == 0 and n <= NARROW * m
     remaining = grad.new_full((grad.shape[0],), (1 - beta2) / beta2)
-    noise = (damping * _square_sum(grad) / m).sqrt()
+    noise = (damping * square_sum(grad) / m).sqrt()
     for _ in range(substeps):
         if narrow:
             root, used = _congruence_narrow(root, grad, remaining)
@@ -207,13 +174,13 @@ def _weight(remaining: Tensor, square: Tensor, trace: Tensor, cap: float) -> Ten
 def _congruence_wide(root: Tensor, grad: Tensor, remaining: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     p1, p2 = CONGRUENCE_POLYNOMIAL
     root2 = root @ root
-    v = torch.cat([root2 @ grad, root2 * _per_block(noise)], dim=-1)
-    trace = _square_sum(v)
-    v = v * _per_block(trace.rsqrt())
+    v = torch.cat([root2 @ grad, root2 * per_block(noise)], dim=-1)
+    trace = square_sum(v)
+    v = v * per_block(trace.rsqrt())
     x = v @ v.mT
     x2 = x @ x
     weight = _weight(remaining, x2, trace, CONGRUENCE_CAP)
-    scale = _per_block(weight * trace)
+    scale = per_block(weight * trace)
     q = x * (p1 * scale) + x2 * (p2 * scale**2)
     q.diagonal(dim1=-2, dim2=-1).add_(1)
     return symmetrize(q @ root @ q), weight
@@ -222,12 +189,12 @@ def _congruence_wide(root: Tensor, grad: Tensor, remaining: Tensor, noise: Tenso
 def _congruence_narrow(root: Tensor, grad: Tensor, remaining: Tensor) -> tuple[Tensor, Tensor]:
     p1, p2 = CONGRUENCE_POLYNOMIAL
     v = root @ (root @ grad)
-    trace = _square_sum(v)
-    v = v * _per_block(trace.rsqrt())
+    trace = square_sum(v)
+    v = v * per_block(trace.rsqrt())
     s = v.mT @ v
     weight = _weight(remaining, s @ s, trace, CONGRUENCE_CAP)
-    v = v * _per_block((weight * trace).sqrt())
-    k = s * (p2 * _per_block(weight * trace))
+    v = v * per_block((weight * trace).sqrt())
+    k = s * (p2 * per_block(weight * trace))
     k.diagonal(dim1=-2, dim2=-1).add_(p1)
     w = root @ v
     m = k @ (v.mT @ w) @ k
@@ -239,7 +206,7 @@ def _congruence_narrow(root: Tensor, grad: Tensor, remaining: Tensor) -> tuple[T
 def congruence_start(grad: Tensor, eps: float) -> Tensor:
     """`L_0 = (ε‖G‖²/m)^(-1/4) I`, `[count, m, m]`. ε = 1e-2: 1e-6 hurts where gradients are rank-deficient."""
     count, m, _ = grad.shape
-    return torch.diag_embed(((eps * _square_sum(grad) / m) ** -0.25).unsqueeze(-1).expand(count, m))
+    return torch.diag_embed(((eps * square_sum(grad) / m) ** -0.25).unsqueeze(-1).expand(count, m))
 
 
 # --- whitening: two-sided, scale-free -------------------------------------------------------------------------------
@@ -275,43 +242,38 @@ def whitening(
     Returns:
         the new left, right and moments.
     """
-    grad = grad / _per_block(grad.abs().amax(dim=(-2, -1)))
+    grad = grad / per_block(grad.abs().amax(dim=(-2, -1)))
     sigma2 = grad.square().mean(dim=(-2, -1))
     blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
     new_moments: list[Tensor | None] = list(moments)
     for _ in range(substeps):
-        half = _apply_left(left, grad)
-        v = _apply_right(half, right)
+        half = apply_left(left, grad)
+        v = apply_right(half, right)
         noise = damping * sigma2
         if left.dim() == 3:
-            new_left = _whiten(left, v, _energy(right) * noise, blend)
+            new_left = _whiten(left, v, square_sum(right) * noise, blend)
         else:
-            new_left, new_moments[0] = diagonal(moments[0], _apply_right(grad, right), _energy(right) * noise, blend)
+            new_left, new_moments[0] = diagonal(moments[0], apply_right(grad, right), square_sum(right) * noise, blend)
         if right.dim() == 3:
-            right = _whiten(right, v.mT, _energy(left) * noise, blend)
+            right = _whiten(right, v.mT, square_sum(left) * noise, blend)
         else:
-            right, new_moments[1] = diagonal(moments[1], half.mT, _energy(left) * noise, blend)
+            right, new_moments[1] = diagonal(moments[1], half.mT, square_sum(left) * noise, blend)
         left = new_left
     return left, right, (new_moments[0], new_moments[1])
-
-
-def _energy(side: Tensor) -> Tensor:
-    """`tr(O Oᵀ)`, `[count]`."""
-    return _square_sum(side)
 
 
 def _whiten(root: Tensor, v: Tensor, noise: Tensor, blend: Tensor) -> Tensor:
     """`root` after one step towards whitening `v`; `noise`, `[count]`, is the factor of `H Hᵀ` in X."""
     p1, p2 = WHITENING_POLYNOMIAL
-    x = torch.baddbmm(v @ v.mT, root * _per_block(noise), root.mT)
+    x = torch.baddbmm(v @ v.mT, root * per_block(noise), root.mT)
     x2 = x @ x
     mean = _trace(x) / x.shape[-1]
     largest = torch.linalg.vector_norm(x2, dim=(-2, -1)).sqrt()
-    weight = _per_block(torch.minimum(blend / ((1 - blend) * mean), WHITENING_CAP / largest))
+    weight = per_block(torch.minimum(blend / ((1 - blend) * mean), WHITENING_CAP / largest))
     q = x.mul_(p1 * weight).add_(x2.mul_(p2 * weight**2))
     q.diagonal(dim1=-2, dim2=-1).add_(1)
     new = symmetrize(q @ root @ q)
-    return new / _per_block(_trace(new) / new.shape[-1])
+    return new / per_block(_trace(new) / new.shape[-1])
 
 
 def diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
@@ -347,147 +309,3 @@ def exact_root(factor: Tensor, *, eps: float, power: float = -0.25) -> Tensor:
     values, vectors = torch.linalg.eigh(wide)
     powers = (values.clamp(min=0) + floor) ** power
     return symmetrize((vectors * powers.unsqueeze(-2)) @ vectors.mT).to(factor.dtype)
-
-
-# --- one face for the optimizer --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to track the roots: its refresh, the extra state of a full side, and its default ε."""
-
-    refresh: Callable[[State, Tensor, RootOptions, int], State]
-    keeps_factor: bool = False
-    eps: float = 0.0
-    early_substeps: int = 1
-    substeps: tuple[int, int] = (1, 1)
-
-    def substeps_at(self, refreshes: int, interval: int) -> int:
-        """Repetitions of the step in the refresh after `refreshes` earlier ones."""
-        return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps[interval > 1]
-
-
-def _fresh_moment(state: State, side: str, other: str, grad: Tensor, options: RootOptions) -> tuple[Tensor, Tensor]:
-    """The diagonal `side` from the gradient that the other side preconditions, with the state's counter."""
-    blend = (1 / (state["refreshes"] + 1)).clamp(min=1 - options.beta2)
-    noise = options.damping * grad.square().mean(dim=(-2, -1)) * _energy(state[other])
-    return diagonal(state[f"{side}_moment"], _apply_right(grad, state[other]), noise, blend)
-
-
-def _refresh_sides(
-    state: State, grad: Tensor, options: RootOptions, full: Callable[[str, Tensor, Tensor], State]
-) -> State:
-    """Refresh each side on its own: full ones by `full(side, root, gradient seen from that side)`."""
-    new: State = {}
-    for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
-        if state[side].dim() == 3:
-            new |= full(side, state[side], seen)
-        else:
-            new[side], new[f"{side}_moment"] = _fresh_moment(state, side, other, seen, options)
-    return new
-
-
-def _first(state: State, start: Tensor, root: Tensor) -> Tensor:
-    """`start` for blocks that were never refreshed, their `root` for the others."""
-    return _choose(state["refreshes"] == 0, start, root)
-
-
-def _refresh_binomial(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
-    eps = None if options.init == "auto" else (options.eps or METHODS["binomial"].eps)
-
-    def full(side: str, root: Tensor, seen: Tensor) -> State:
-        return {side: binomial(_first(state, binomial_start(seen, eps), root), seen)}
-
-    return _refresh_sides(state, grad, options, full)
-
-
-def _refresh_congruence(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
-    eps = options.eps or METHODS["congruence"].eps
-
-    def full(side: str, root: Tensor, seen: Tensor) -> State:
-        root = _first(state, congruence_start(seen, eps), root)
-        return {side: congruence(root, seen, beta2=options.beta2, damping=options.damping, substeps=substeps)}
-
-    return _refresh_sides(state, grad, options, full)
-
-
-def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
-    left, right, moments = whitening(
-        state["left"],
-        grad,
-        state["right"],
-        state["refreshes"],
-        beta2=options.beta2,
-        damping=options.damping,
-        substeps=substeps,
-        moments=(state.get("left_moment"), state.get("right_moment")),
-    )
-    new = {"left": left, "right": right, "left_moment": moments[0], "right_moment": moments[1]}
-    return {key: value for key, value in new.items() if value is not None}
-
-
-def _refresh_exact(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
-    eps = options.eps or METHODS["exact"].eps
-    correction = _per_block(1 - options.beta2 ** (state["refreshes"] + 1))
-
-    def full(side: str, root: Tensor, seen: Tensor) -> State:
-        factor = state[f"{side}_factor"] * options.beta2 + (seen @ seen.mT) * (1 - options.beta2)
-        factor = symmetrize(factor)
-        return {f"{side}_factor": factor, side: exact_root(factor / correction, eps=eps)}
-
-    return _refresh_sides(state, grad, options, full)
-
-
-METHODS: dict[str, Method] = {
-    "whitening": Method(_refresh_whitening, early_substeps=4, substeps=(1, 2)),
-    "congruence": Method(_refresh_congruence, eps=1e-2, early_substeps=4, substeps=(2, 2)),
-    "binomial": Method(_refresh_binomial, eps=1e-6),
-    "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
-}
-
-
-def initial_state(
-    method: str,
-    count: int,
-    shape: tuple[int, int],
-    sides: tuple[Side, Side],
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> State:
-    """State of `count` blocks of `shape` before any gradient: identity roots, zero moments, counters of zero.
-
-    `dtype` is that in which the roots are stored; the counters are float32.
-    """
-    state: State = {"refreshes": torch.zeros(count, dtype=torch.float32, device=device)}
-    for name, d, kind in zip(("left", "right"), shape, sides, strict=True):
-        if kind == "full":
-            state[name] = torch.eye(d, dtype=dtype, device=device).repeat(count, 1, 1)
-            if METHODS[method].keeps_factor:
-                state[f"{name}_factor"] = torch.zeros(count, d, d, dtype=dtype, device=device)
-        else:
-            state[name] = torch.ones(count, d, dtype=dtype, device=device)
-            state[f"{name}_moment"] = torch.zeros(count, d, dtype=dtype, device=device)
-    return state
-
-
-def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, substeps: int) -> None:
-    """Refresh the roots of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
-
-    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
-    new roots would not be finite (the binomial recursion can overflow).
-    """
-    usable = is_usable(grad)
-    grad = grad.masked_fill(~_per_block(usable), 0)
-    wide = {key: value if key == "refreshes" else value.to(grad.dtype) for key, value in state.items()}
-    new = METHODS[method].refresh(wide, grad, options, substeps)
-    for value in new.values():
-        usable = usable & torch.isfinite(value.flatten(1).sum(-1))
-    for key, value in new.items():
-        state[key].copy_(_choose(usable, value, wide[key]))
-    state["refreshes"].add_(usable)
-
-
-def direction(state: State, grad: Tensor) -> Tensor:
-    """`L G R` with the state's roots, `[count, m, n]` in the dtype of `grad`."""
-    return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype))

@@ -15,7 +15,7 @@ import torch
 
 from jorge.blocks import Blocking, Side, blocking
 from jorge.grafting import BUFFERS
-from jorge.roots import METHODS
+from jorge.methods import METHODS
 
 Kind = Literal["matrix", "vector", "empty"]
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jorge import grafting
 from jorge.blocks import Blocking, Side, Tile, gather, scatter
-from jorge.roots import METHODS, RootOptions, State, direction, initial_state, refresh
+from jorge.methods import METHODS, RootOptions, State, direction, initial_state, refresh
 from jorge.routing import compute_dtype, route
 
 Group = dict[str, Any]

@@ -42,7 +42,7 @@ class FirstOrder:
     warmup: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A training problem that every optimizer is given alike.
 

@@ -1,0 +1,5 @@
+"""`python -m jorge`."""
+
+from jorge.cli import main
+
+raise SystemExit(main())

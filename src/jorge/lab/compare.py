@@ -1,0 +1,163 @@
+"""`jorge compare`: train each optimizer on each task with each seed, keep what is finished, and report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from jorge.lab import report
+from jorge.lab.contenders import CONTENDERS, Contender
+from jorge.lab.progress import progress
+from jorge.lab.run import Record, describe, key, train
+from jorge.lab.summary import cells, summarize, write_csv
+from jorge.lab.task import DataMissingError, Task
+
+
+class UsageError(Exception):
+    """Something that the caller asked for cannot be done; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison."""
+
+    task: Task
+    contender: Contender
+    seed: int
+    steps: int
+
+    def matches(self, record: Record, settings: dict[str, object]) -> bool:
+        """Whether a record is of this very run, with the same settings."""
+        wanted = key(self.task, self.contender, self.seed, self.steps)
+        return bool(record["key"] == wanted and record["settings"] == settings)
+
+
+def open_folder(folder: Path) -> Path:
+    """Make the output folder and see that it can be written; the path of the records in it."""
+    path = folder / "runs.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to --out {folder}: {error.strerror}. Name a folder that you may write"
+        ) from None
+    return path
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of earlier runs; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and "key" in record and "settings" in record:
+            records.append(record)
+    return records
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Add a line, on the disk before the next run starts; a line that was cut off is ended first."""
+    with path.open("ab+") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write((json.dumps(record, separators=(",", ":")) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def compare(
+    jobs: Sequence[Job], folder: Path, targets: dict[str, float], device: torch.device, console: Console
+) -> int:
+    """Run the jobs that are not done, then report on all of them; the exit status."""
+    path = open_folder(folder)
+    earlier = read_records(path)
+    settings = {
+        (job.task.name, job.contender.name): describe(job.task, job.contender, job.steps)
+        for job in {(job.task.name, job.contender.name): job for job in jobs}.values()
+    }
+    done: dict[Job, Record] = {}
+    for job in jobs:
+        wanted = settings[job.task.name, job.contender.name]
+        for record in earlier:
+            if job.matches(record, wanted):
+                done[job] = record
+    if done:
+        console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
+    stopped = False
+    try:
+        data = {task.name: task.load().to(device) for task in {job.task.name: job.task for job in jobs}.values()}
+        with progress(console, len(jobs) - len(done)) as watch:
+            for job in jobs:
+                if job in done:
+                    continue
+                title = f"{job.task.name} · {job.contender.name} · seed {job.seed}"
+                with watch(title, job.steps, job.task.metric[0]) as step:
+                    record = train(job.task, job.contender, job.seed, job.steps, data[job.task.name], step)
+                append_record(path, record)
+                done[job] = record
+                if record["diverged_at"]:
+                    console.print(f"{title}: diverged at step {record['diverged_at']}, the others go on")
+    except DataMissingError as error:
+        raise UsageError(str(error)) from None
+    except KeyboardInterrupt:
+        stopped = True
+        console.print(f"\nstopped: {len(done)} of {len(jobs)} runs are kept in {path}; the same command goes on")
+    if done:
+        _report([(job, done[job]) for job in jobs if job in done], folder, targets, console)
+    return 130 if stopped else 0
+
+
+def _report(done: Iterable[tuple[Job, Record]], folder: Path, targets: dict[str, float], console: Console) -> None:
+    by_task: dict[str, tuple[Task, list[Record]]] = {}
+    for job, record in done:
+        by_task.setdefault(job.task.name, (job.task, []))[1].append(record)
+    sections, rows = [], []
+    for name, (task, records) in by_task.items():
+        section = report.Section(task, records, summarize(task, records, targets.get(name)), targets.get(name))
+        sections.append(section)
+        rows += section.rows
+        console.print()
+        console.print(_table(section))
+        console.print(report.answer(section))
+    write_csv(rows, folder / "summary.csv")
+    page = report.write(sections, folder, "jorge " + shlex.join(sys.argv[1:]))
+    console.print(f"\nreport: {page}\ntable:  {folder / 'summary.csv'}", soft_wrap=True)
+
+
+def _table(section: report.Section) -> Table:
+    table = Table(title=section.task.title, title_justify="left", title_style="bold")
+    shown = [cells(row, section.task) for row in section.rows]
+    for i, heading in enumerate(shown[0]):
+        table.add_column(heading, justify="left" if i == 0 else "right")
+    for row in shown:
+        table.add_row(*row.values())
+    return table
+
+
+def jobs_for(
+    tasks: Sequence[Task], optimizers: Sequence[str], seeds: int, steps: int | None, epochs: float | None
+) -> list[Job]:
+    """Every run, seed by seed, so that what is finished at any time is comparable."""
+    jobs = []
+    for task in tasks:
+        length = steps or task.steps
+        if epochs is not None:
+            length = max(1, round(epochs * (len(task.load().train[0]) // task.batch_size)))
+        jobs += [Job(task, CONTENDERS[name], seed, length) for seed in range(seeds) for name in optimizers]
+    return jobs

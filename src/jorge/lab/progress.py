@@ -1,0 +1,85 @@
+"""Live progress of a comparison: bars on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jorge.lab.run import Watcher
+
+#: Opens the progress of one run: title, steps, name of the metric.
+Watch = Callable[[str, int, str], AbstractContextManager[Watcher]]
+
+#: Seconds between two plain lines of one run.
+_PLAIN_EVERY = 10.0
+
+
+@contextmanager
+def progress(console: Console, runs: int) -> Iterator[Watch]:
+    """Progress over `runs` runs; the watcher of each is told every step."""
+    if console.is_terminal:
+        with _bars(console, runs) as watch:
+            yield watch
+    else:
+        yield _plain(console)
+
+
+def _said(loss: float, metric: float | None, name: str, rate: float) -> str:
+    shown = f"loss {loss:.4f}"
+    if metric is not None:
+        shown += f"  {name} {metric:.4f}"
+    return f"{shown}  {rate:.1f} steps/s"
+
+
+@contextmanager
+def _bars(console: Console, runs: int) -> Iterator[Watch]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[said]}"),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bars:
+        overall = bars.add_task("all runs", total=runs, said="")
+
+        @contextmanager
+        def watch(title: str, steps: int, name: str) -> Iterator[Watcher]:
+            bar = bars.add_task(title, total=steps, said="")
+            started = time.perf_counter()
+
+            def step(done: int, loss: float, metric: float | None) -> None:
+                rate = done / (time.perf_counter() - started)
+                bars.update(bar, completed=done, said=_said(loss, metric, name, rate))
+
+            try:
+                yield step
+            finally:
+                bars.stop_task(bar)
+                bars.advance(overall)
+
+        yield watch
+
+
+def _plain(console: Console) -> Watch:
+    @contextmanager
+    def watch(title: str, steps: int, name: str) -> Iterator[Watcher]:
+        started = spoken = time.perf_counter()
+
+        def step(done: int, loss: float, metric: float | None) -> None:
+            nonlocal spoken
+            now = time.perf_counter()
+            if done < steps and now - spoken < _PLAIN_EVERY:
+                return
+            spoken = now
+            rate = done / (now - started)
+            left = (steps - done) / rate
+            console.print(f"{title}  step {done}/{steps}  {_said(loss, metric, name, rate)}  {left:.0f} s left")
+
+        yield step
+
+    return watch

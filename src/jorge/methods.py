@@ -1,0 +1,202 @@
+"""One face for the four methods: the state of a stack of equal blocks, its refresh and its direction.
+
+A method is an entry of :data:`METHODS`; it differs from the others in the function of :mod:`jorge.roots` that its
+refresh calls, and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from jorge.blocks import Side
+from jorge.roots import (
+    apply,
+    apply_right,
+    binomial,
+    binomial_start,
+    choose,
+    congruence,
+    congruence_start,
+    diagonal,
+    exact_root,
+    per_block,
+    square_sum,
+    symmetrize,
+    whitening,
+)
+
+Init = Literal["auto", "paper"]
+State = dict[str, Tensor]
+
+#: A refresh is repeated while the roots are far from their fixed point.
+EARLY_REFRESHES = 10
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """What a refresh needs to know beside the data.
+
+    Args:
+        beta2: memory of the second moments, in refreshes: 0.95 remembers about 20.
+        damping: white noise that is added to the gradient in expectation, relative to its mean square.
+        init: `"paper"` starts the binomial method from `eps^(-1/4)`, `"auto"` from the first gradient's scale.
+        eps: the ε of the method's start (binomial, congruence) or of its regularisation (exact); `None` takes the
+            method's own (:attr:`Method.eps`).
+    """
+
+    beta2: float = 0.95
+    damping: float = 1e-4
+    init: Init = "auto"
+    eps: float | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to track the roots: its refresh, the extra state of a full side, and its default ε."""
+
+    refresh: Callable[[State, Tensor, RootOptions, int], State]
+    keeps_factor: bool = False
+    eps: float = 0.0
+    early_substeps: int = 1
+    substeps: tuple[int, int] = (1, 1)
+
+    def substeps_at(self, refreshes: int, interval: int) -> int:
+        """Repetitions of the step in the refresh after `refreshes` earlier ones."""
+        return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps[interval > 1]
+
+
+def _fresh_moment(state: State, side: str, other: str, grad: Tensor, options: RootOptions) -> tuple[Tensor, Tensor]:
+    """The diagonal `side` from the gradient that the other side preconditions, with the state's counter."""
+    blend = (1 / (state["refreshes"] + 1)).clamp(min=1 - options.beta2)
+    noise = options.damping * grad.square().mean(dim=(-2, -1)) * square_sum(state[other])
+    return diagonal(state[f"{side}_moment"], apply_right(grad, state[other]), noise, blend)
+
+
+def _refresh_sides(
+    state: State, grad: Tensor, options: RootOptions, full: Callable[[str, Tensor, Tensor], State]
+) -> State:
+    """Refresh each side on its own: full ones by `full(side, root, gradient seen from that side)`."""
+    new: State = {}
+    for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
+        if state[side].dim() == 3:
+            new |= full(side, state[side], seen)
+        else:
+            new[side], new[f"{side}_moment"] = _fresh_moment(state, side, other, seen, options)
+    return new
+
+
+def _first(state: State, start: Tensor, root: Tensor) -> Tensor:
+    """`start` for blocks that were never refreshed, their `root` for the others."""
+    return choose(state["refreshes"] == 0, start, root)
+
+
+def _refresh_binomial(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+    eps = None if options.init == "auto" else (options.eps or METHODS["binomial"].eps)
+
+    def full(side: str, root: Tensor, seen: Tensor) -> State:
+        return {side: binomial(_first(state, binomial_start(seen, eps), root), seen)}
+
+    return _refresh_sides(state, grad, options, full)
+
+
+def _refresh_congruence(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+    eps = options.eps or METHODS["congruence"].eps
+
+    def full(side: str, root: Tensor, seen: Tensor) -> State:
+        root = _first(state, congruence_start(seen, eps), root)
+        return {side: congruence(root, seen, beta2=options.beta2, damping=options.damping, substeps=substeps)}
+
+    return _refresh_sides(state, grad, options, full)
+
+
+def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+    left, right, moments = whitening(
+        state["left"],
+        grad,
+        state["right"],
+        state["refreshes"],
+        beta2=options.beta2,
+        damping=options.damping,
+        substeps=substeps,
+        moments=(state.get("left_moment"), state.get("right_moment")),
+    )
+    new = {"left": left, "right": right, "left_moment": moments[0], "right_moment": moments[1]}
+    return {key: value for key, value in new.items() if value is not None}
+
+
+def _refresh_exact(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+    eps = options.eps or METHODS["exact"].eps
+    correction = per_block(1 - options.beta2 ** (state["refreshes"] + 1))
+
+    def full(side: str, root: Tensor, seen: Tensor) -> State:
+        factor = state[f"{side}_factor"] * options.beta2 + (seen @ seen.mT) * (1 - options.beta2)
+        factor = symmetrize(factor)
+        return {f"{side}_factor": factor, side: exact_root(factor / correction, eps=eps)}
+
+    return _refresh_sides(state, grad, options, full)
+
+
+METHODS: dict[str, Method] = {
+    "whitening": Method(_refresh_whitening, early_substeps=4, substeps=(1, 2)),
+    "congruence": Method(_refresh_congruence, eps=1e-2, early_substeps=4, substeps=(2, 2)),
+    "binomial": Method(_refresh_binomial, eps=1e-6),
+    "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
+}
+
+
+def initial_state(
+    method: str,
+    count: int,
+    shape: tuple[int, int],
+    sides: tuple[Side, Side],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> State:
+    """State of `count` blocks of `shape` before any gradient: identity roots, zero moments, counters of zero.
+
+    `dtype` is that in which the roots are stored; the counters are float32.
+    """
+    state: State = {"refreshes": torch.zeros(count, dtype=torch.float32, device=device)}
+    for name, d, kind in zip(("left", "right"), shape, sides, strict=True):
+        if kind == "full":
+            state[name] = torch.eye(d, dtype=dtype, device=device).repeat(count, 1, 1)
+            if METHODS[method].keeps_factor:
+                state[f"{name}_factor"] = torch.zeros(count, d, d, dtype=dtype, device=device)
+        else:
+            state[name] = torch.ones(count, d, dtype=dtype, device=device)
+            state[f"{name}_moment"] = torch.zeros(count, d, dtype=dtype, device=device)
+    return state
+
+
+def is_usable(grad: Tensor) -> Tensor:
+    """`[count]` booleans: which of `[count, m, n]` gradients are finite and not all zero."""
+    largest = grad.abs().amax(dim=(-2, -1))
+    return torch.isfinite(largest) & (largest > 0)
+
+
+def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, substeps: int) -> None:
+    """Refresh the roots of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
+
+    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
+    new roots would not be finite (the binomial recursion can overflow).
+    """
+    usable = is_usable(grad)
+    grad = grad.masked_fill(~per_block(usable), 0)
+    wide = {key: value if key == "refreshes" else value.to(grad.dtype) for key, value in state.items()}
+    new = METHODS[method].refresh(wide, grad, options, substeps)
+    for value in new.values():
+        usable = usable & torch.isfinite(value.flatten(1).sum(-1))
+    for key, value in new.items():
+        state[key].copy_(choose(usable, value, wide[key]))
+    state["refreshes"].add_(usable)
+
+
+def direction(state: State, grad: Tensor) -> Tensor:
+    """`L G R` with the state's roots, `[count, m, n]` in the dtype of `grad`."""
+    return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype))
