@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ import jorge
 _EXTRA = "this command needs the extra packages of the laboratory: pip install 'jorge[lab]'"
 
 
-def _at_least(least: int) -> object:
+def _at_least(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -96,6 +96,7 @@ def _compare(args: argparse.Namespace) -> int:
 
         from jorge.lab import compare
         from jorge.lab.contenders import CONTENDERS
+        from jorge.lab.task import DataMissingError
         from jorge.lab.tasks import TASKS
     except ModuleNotFoundError as error:
         raise SystemExit(f"jorge: {error.name} is not installed; {_EXTRA}") from None
@@ -114,7 +115,7 @@ def _compare(args: argparse.Namespace) -> int:
         compare.open_folder(args.out)
         jobs = compare.jobs_for([TASKS[name] for name in names], chosen, args.seeds, args.steps, args.epochs)
         return compare.compare(jobs, args.out, _targets(args.target, names), device, console)
-    except (compare.UsageError, compare.DataMissingError) as error:
+    except (compare.UsageError, DataMissingError) as error:
         print(f"jorge compare: {error}", file=sys.stderr)
         return 2
 

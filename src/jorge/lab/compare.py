@@ -18,7 +18,7 @@ from jorge.lab import report
 from jorge.lab.contenders import CONTENDERS, Contender
 from jorge.lab.progress import progress
 from jorge.lab.run import Record, describe, key, train
-from jorge.lab.summary import cells, summarize, write_csv
+from jorge.lab.summary import Row, cells, summarize, write_csv
 from jorge.lab.task import DataMissingError, Task
 
 
@@ -49,9 +49,7 @@ def open_folder(folder: Path) -> Path:
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise UsageError(
-            f"cannot write to --out {folder}: {error.strerror}. Name a folder that you may write"
-        ) from None
+        raise UsageError(f"cannot write to --out {folder}: {error.strerror}. name another folder") from None
     return path
 
 
@@ -127,7 +125,8 @@ def _report(done: Iterable[tuple[Job, Record]], folder: Path, targets: dict[str,
     by_task: dict[str, tuple[Task, list[Record]]] = {}
     for job, record in done:
         by_task.setdefault(job.task.name, (job.task, []))[1].append(record)
-    sections, rows = [], []
+    sections: list[report.Section] = []
+    rows: list[Row] = []
     for name, (task, records) in by_task.items():
         section = report.Section(task, records, summarize(task, records, targets.get(name)), targets.get(name))
         sections.append(section)

@@ -82,13 +82,12 @@ def _draw(axes: Axes, records: Sequence[Record], rows: Sequence[Row], axis: Axis
 
 def _svg(figure: Figure, description: str) -> str:
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    FigureCanvasSVG(figure)
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(
-        r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", re.sub(r'(<svg [^>]*?)height="[^"]*" ', r"\1", svg, count=1)
-    )
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{description}" ', 1)
+    opening, rest = svg[svg.index("<svg") :].split(">", 1)
+    opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the page decides; the viewBox keeps the shape
+    return f'{opening} role="img" aria-label="{description}">{rest}'
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:

@@ -6,7 +6,7 @@ All optimizers get the same initial weights and the same batches for the same se
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import platform
 import time
@@ -57,7 +57,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 
