@@ -1,0 +1,74 @@
+import math
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jorge.blocks import blocking, gather, matrix_shape, near_square, scatter, split
+
+shapes = st.lists(st.integers(1, 40), min_size=1, max_size=5).map(tuple)
+sizes = st.one_of(st.integers(1, 50), st.just("auto"))
+
+
+@given(st.integers(1, 10_000), st.integers(1, 1024))
+def test_split_is_equal_within_the_limit_and_short(size: int, limit: int) -> None:
+    parts = split(size, limit)
+    assert sum(parts) == size
+    assert max(parts) <= limit
+    assert max(parts) - min(parts) <= 1
+    assert len(parts) == math.ceil(size / limit)
+
+
+@given(shapes)
+def test_a_matrix_keeps_the_elements_and_never_has_a_side_of_one(shape: tuple[int, ...]) -> None:
+    matrix = matrix_shape(shape)
+    if matrix is None:
+        assert sum(d > 1 for d in shape) < 2
+    else:
+        assert math.prod(matrix) == math.prod(shape)
+        assert min(matrix) > 1
+
+
+def test_leading_ones_kernels_and_heads() -> None:
+    assert matrix_shape((1, 64, 64)) == (64, 64)
+    assert matrix_shape((1, 1, 5, 7)) == (5, 7)
+    assert matrix_shape((64, 3, 7, 7)) == (64, 147)
+    assert matrix_shape((32, 1, 3, 3)) == (32, 9)
+    assert matrix_shape((8, 1024, 1024)) == (8192, 1024)
+    assert matrix_shape((7,)) is None
+    assert matrix_shape(()) is None
+
+
+@given(shapes, sizes, st.integers(10, 200), st.integers(1, 3))
+def test_tiles_cover_every_element_once(shape: tuple[int, ...], size: int, max_dim: int, count: int) -> None:
+    cut = blocking(shape, block_size=size, max_dim=max_dim)  # type: ignore[arg-type]
+    if cut is None:
+        return
+    source = torch.arange(count * math.prod(cut.matrix), dtype=torch.float64).view(count, *cut.matrix)
+    target = torch.full_like(source, -1)
+    for tile in cut.tiles:
+        blocks = gather(source, tile)
+        assert blocks.shape == (count * tile.blocks, *tile.shape)
+        scatter(blocks, target, tile)
+    assert torch.equal(source, target)
+    assert sum(tile.blocks for tile in cut.tiles) == cut.blocks
+    for d, kind, side in zip(cut.matrix, (cut.left, cut.right), (0, 1), strict=True):
+        assert kind == ("diagonal" if d > max_dim else "full")
+        if size != "auto" and kind == "full":
+            assert max(tile.shape[side] for tile in cut.tiles) <= size
+
+
+@given(st.integers(2, 5000), st.integers(2, 5000))
+def test_near_square_blocks_are_bounded_and_cheap(rows: int, columns: int) -> None:
+    limits = near_square((rows, columns))
+    assert max(limits) <= 1024
+    for d, limit in zip((rows, columns), limits, strict=True):
+        assert limit <= max(128, min(rows, columns))
+        assert limit == d or limit > 64
+
+
+def test_a_whole_contiguous_matrix_is_gathered_without_a_copy() -> None:
+    cut = blocking((6, 8), block_size=16, max_dim=99)
+    assert cut is not None
+    matrices = torch.randn(3, 6, 8)
+    assert gather(matrices, cut.tiles[0]).data_ptr() == matrices.data_ptr()

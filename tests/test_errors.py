@@ -1,0 +1,175 @@
+"""Bad input: a typed error that names what was wrong, and nothing lost."""
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jorge import Jorge
+
+
+def weight(*shape: int, **kwargs: Any) -> nn.Parameter:
+    return nn.Parameter(torch.randn(*(shape or (4, 4)), **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lr": -0.1}, "lr must be"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"lr": torch.tensor([0.1, 0.2])}, "one such element"),
+        ({"lr": torch.tensor(1)}, "floating-point tensor"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"method": "shampoo"}, "method must be one of 'whitening'"),
+        ({"grafting": "rmsprop"}, "grafting"),
+        ({"grafting": "adam", "betas": (0.9, 1.0)}, "betas"),
+        ({"eps": -1e-8}, "eps"),
+        ({"interval": 0}, "interval must be a whole number of at least 1"),
+        ({"interval": 1.5}, "interval"),
+        ({"warmup_refreshes": -1}, "warmup_refreshes"),
+        ({"block_size": 0}, "block_size"),
+        ({"max_dim": 0}, "max_dim"),
+        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"preconditioner_beta2": 1.0}, "preconditioner_beta2"),
+        ({"damping": -1.0}, "damping"),
+        ({"init": "zeros"}, "init"),
+        ({"root_eps": 0.0}, "root_eps"),
+        ({"preconditioner_dtype": torch.float16}, "preconditioner_dtype"),
+        ({"nesterov": 1}, "nesterov"),
+    ],
+)
+def test_values_out_of_range(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Jorge([weight()], **{"lr": 0.1, **options})
+    optimizer = Jorge([weight()], lr=0.1)
+    with pytest.raises(ValueError, match=says):
+        optimizer.add_param_group({"params": [weight()], **options})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(TypeError, match="momentun"):
+        Jorge([weight()], lr=0.1, momentun=0.9)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"param group 0: unknown option 'intervall'; did you mean 'interval'"):
+        Jorge([{"params": [weight()], "intervall": 5}], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "says"),
+    [
+        (torch.zeros(3, 3, dtype=torch.complex64, requires_grad=True), "complex"),
+        (torch.zeros(3, 3, dtype=torch.int64), "dtype torch.int64"),
+        (torch.zeros(3, 3).to_sparse().requires_grad_(), "dense"),
+        ("weight", "not a tensor"),
+    ],
+)
+def test_parameters_that_cannot_be_optimized(parameter: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says) as error:
+        Jorge([("encoder.weight", weight()), ("encoder.odd", parameter)], lr=0.1)
+    assert "encoder.odd" in str(error.value)
+    optimizer = Jorge([weight()], lr=0.1)
+    with pytest.raises(TypeError, match="parameter 0 of group 1"):
+        optimizer.add_param_group({"params": [parameter]})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_nothing_to_optimize_and_duplicates() -> None:
+    with pytest.raises(ValueError, match="params is empty"):
+        Jorge([], lr=0.1)
+    with pytest.raises(TypeError, match="single tensor"):
+        Jorge(weight(), lr=0.1)  # type: ignore[arg-type]
+    p = weight()
+    with pytest.raises(ValueError, match="'b' .*appears twice, also as 'a'"):
+        Jorge([("a", p), ("b", p)], lr=0.1)
+    optimizer = Jorge([p], lr=0.1)
+    with pytest.raises(ValueError, match="appears twice, also as an earlier group"):
+        optimizer.add_param_group({"params": [p]})
+    with pytest.raises(TypeError, match="set"):
+        Jorge([{"params": {p}}], lr=0.1)
+
+
+def snapshot(optimizer: Jorge) -> Any:
+    return copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for g in optimizer.param_groups for p in g["params"]]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_a_sparse_gradient_changes_nothing() -> None:
+    table, other = nn.Embedding(5, 4, sparse=True), weight()
+    optimizer = Jorge([("other", other), ("table", table.weight)], lr=0.1)
+    for sparse in (False, True):
+        other.grad = torch.ones(4, 4)
+        table.weight.grad = torch.ones(5, 4).to_sparse() if sparse else torch.ones(5, 4)
+        if not sparse:
+            optimizer.step()
+    before = snapshot(optimizer)
+    with pytest.raises(RuntimeError, match=r"gradient of table \(shape \(5, 4\)\) is sparse"):
+        optimizer.step()
+    assert same(before, snapshot(optimizer))
+
+
+def test_a_gradient_of_another_shape_changes_nothing() -> None:
+    p, other = weight(4, 4), weight(3, 3)
+    optimizer = Jorge([("other", other), ("p", p)], lr=0.1)
+    p.grad, other.grad = torch.ones(4, 4), torch.ones(3, 3)
+    p.data = torch.ones(2, 2)
+    with pytest.raises(RuntimeError, match="gradient of p has shape"):
+        optimizer.step()
+    assert not optimizer.state
+    assert torch.equal(p, torch.ones(2, 2))
+
+
+def test_an_option_that_shapes_the_state_cannot_change() -> None:
+    p = weight()
+    optimizer = Jorge([p], lr=0.1)
+    p.grad = torch.ones(4, 4)
+    optimizer.step()
+    optimizer.param_groups[0]["block_size"] = 2
+    with pytest.raises(RuntimeError, match="block_size of param group 0 changed"):
+        optimizer.step()
+
+
+def stepped(*shapes: tuple[int, ...], **options: Any) -> Jorge:
+    params = [weight(*shape) for shape in shapes]
+    optimizer = Jorge(params, lr=0.1, **options)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("saved", "says"),
+    [
+        (stepped((4, 4), (3, 3)).state_dict(), "2 parameters and has 1"),
+        (stepped((6, 6)).state_dict(), r"parameter 0 of group 0.*shape \(6, 6\)"),
+        (stepped((4,)).state_dict(), "left.0"),
+        (torch.optim.SGD([weight()], lr=0.1).state_dict(), "not saved by jorge"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(saved: dict[str, Any], says: str) -> None:
+    optimizer = stepped((4, 4))
+    before = snapshot(optimizer)
+    with pytest.raises(ValueError, match=re.compile(says, re.DOTALL)):
+        optimizer.load_state_dict(saved)
+    assert same(before, snapshot(optimizer))
+
+
+def test_a_state_of_another_version_is_refused() -> None:
+    optimizer = stepped((4, 4))
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["state_version"] = 99
+    with pytest.raises(ValueError, match="state_version must be 1"):
+        optimizer.load_state_dict(saved)

@@ -1,0 +1,236 @@
+"""The invariants of the four methods, on matrices of known and of random spectra."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from jorge.methods import METHODS, RootOptions, State, direction, initial_state, refresh
+from jorge.roots import (
+    CONGRUENCE_CAP,
+    CONGRUENCE_POLYNOMIAL,
+    WHITENING_CAP,
+    WHITENING_POLYNOMIAL,
+    binomial,
+    congruence,
+    congruence_start,
+    exact_root,
+)
+
+METHOD_NAMES = sorted(METHODS)
+SYMMETRIC = ["congruence", "exact", "whitening"]
+
+
+def fresh(method: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32, **kinds: Any) -> State:
+    sides = (kinds.get("left", "full"), kinds.get("right", "full"))
+    return initial_state(method, 1, shape, sides, dtype=dtype, device=torch.device("cpu"))
+
+
+def run(method: str, grads: list[Tensor], state: State | None = None, **options: Any) -> State:
+    state = state or fresh(method, tuple(grads[0].shape), grads[0].dtype)  # type: ignore[arg-type]
+    for i, grad in enumerate(grads):
+        refresh(method, state, grad[None], RootOptions(**options), substeps=METHODS[method].substeps_at(i, 1))
+    return state
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def gradients(count: int, m: int, n: int, condition: float = 1.0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Gaussian gradients whose rows and columns have the given condition numbers."""
+    left = torch.logspace(0, -torch.log10(torch.tensor(condition)).item() / 2, m, dtype=torch.float64)
+    right = torch.logspace(0, -torch.log10(torch.tensor(condition)).item() / 2, n, dtype=torch.float64)
+    u = torch.linalg.qr(torch.randn(m, m, dtype=torch.float64))[0]
+    v = torch.linalg.qr(torch.randn(n, n, dtype=torch.float64))[0]
+    noise = torch.randn(count, m, n, dtype=torch.float64)
+    return list((u * left @ noise @ (right[:, None] * v.T)).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("polynomial", "cap", "power", "worst"),
+    [(CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP, -1 / 8, 0.012), (WHITENING_POLYNOMIAL, WHITENING_CAP, -1 / 4, 0.014)],
+)
+def test_the_polynomials_are_near_the_roots_and_monotone(
+    polynomial: tuple[float, float], cap: float, power: float, worst: float
+) -> None:
+    x = torch.linspace(0, cap, 1001, dtype=torch.float64)
+    q = 1 + polynomial[0] * x + polynomial[1] * x**2
+    assert ((q - (1 + x) ** power).abs() <= worst).all()
+    assert (q > 0).all()
+    assert (q.diff() < 0)[: int(0.85 * len(x))].all()
+
+
+@pytest.mark.parametrize("method", SYMMETRIC)
+def test_roots_are_symmetric_to_the_bit_and_positive(method: str) -> None:
+    state = run(method, gradients(40, 12, 7, condition=1e4))
+    for side in ("left", "right"):
+        assert torch.equal(state[side], state[side].mT)
+        assert torch.linalg.eigvalsh(state[side].double()).min() > 0
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
+def test_zero_and_non_finite_gradients_change_nothing(method: str, value: float) -> None:
+    state = run(method, gradients(5, 6, 4))
+    before = {key: tensor.clone() for key, tensor in state.items()}
+    bad = torch.zeros(6, 4)
+    bad[2, 1] = value
+    run(method, [bad], state)
+    assert all(torch.equal(before[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("kind", ["full", "rank-1", "jumps", "rotating"])
+def test_everything_stays_finite(method: str, scale: float, kind: str) -> None:
+    grads = gradients(60, 10, 14)
+    if kind == "rank-1":
+        grads = [g[:, :1] @ g[:1, :] for g in grads]
+    elif kind == "jumps":
+        grads = [g * (1e3 if i % 7 == 0 else 1.0) for i, g in enumerate(grads)]
+    elif kind == "rotating":
+        grads = [torch.eye(10, 14).roll(i, 0) for i in range(60)]
+    state = run(method, [g * scale for g in grads])
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert torch.isfinite(direction(state, grads[0][None] * scale)).all()
+
+
+@pytest.mark.parametrize("power", [20, -20])
+def test_whitening_does_not_see_scale(power: int) -> None:
+    grads = gradients(30, 9, 13)
+    state = run("whitening", grads)
+    same = run("whitening", [g * 2.0**power for g in grads])
+    near = run("whitening", [g * 1e7 for g in grads])
+    for side in ("left", "right"):
+        assert torch.equal(state[side], same[side])
+        assert relative(near[side], state[side]) < 1e-5
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_transposing_the_gradient_swaps_the_sides(method: str) -> None:
+    grads = gradients(20, 9, 5, dtype=torch.float64)
+    state, swapped = run(method, grads), run(method, [g.T.contiguous() for g in grads])
+    assert relative(swapped["left"], state["right"]) < 1e-5
+    assert relative(swapped["right"], state["left"]) < 1e-5
+
+
+@pytest.mark.parametrize("method", SYMMETRIC)
+def test_rotating_the_gradient_rotates_the_root(method: str) -> None:
+    grads = gradients(20, 9, 12, dtype=torch.float64)
+    u = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64))[0]
+    state, rotated = run(method, grads), run(method, [u @ g for g in grads])
+    # whitening divides by max|G|, which a rotation changes; its fixed point is free of scale
+    assert relative(rotated["left"][0], u @ state["left"][0] @ u.T) < 1e-5
+    assert relative(rotated["right"], state["right"]) < 1e-5
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(2, 20), st.integers(2, 20), st.floats(0, 8), st.integers(0, 2**31))
+def test_float32_whitening_follows_its_float64_run(m: int, n: int, digits: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    grads = gradients(60, m, n, condition=10**digits, dtype=torch.float64)
+    wide = run("whitening", grads)
+    narrow = run("whitening", [g.float() for g in grads])
+    for side in ("left", "right"):
+        assert relative(narrow[side].double(), wide[side]) < 1e-4
+
+
+def test_dead_rows_stay_bounded() -> None:
+    state = fresh("whitening", (64, 64))
+    for i in range(4500):
+        grad = torch.randn(1, 64, 64)
+        grad[:, 48:] = 0
+        refresh("whitening", state, grad, RootOptions(), substeps=METHODS["whitening"].substeps_at(i, 1))
+    values = torch.linalg.eigvalsh(state["left"].double())
+    assert values.min() / values.max() > 1e-4
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e3, 1e4])
+def test_congruence_finds_shampoos_root(condition: float) -> None:
+    grads = gradients(300, 12, 24, condition=condition)
+    state = run("congruence", grads, damping=0.0)
+    second = torch.zeros(12, 12, dtype=torch.float64)
+    for g in grads:
+        second = 0.95 * second + 0.05 * (g.double() @ g.double().T)
+    exact = exact_root(second[None], eps=1e-12)
+    cosine = torch.nn.functional.cosine_similarity(state["left"].double().flatten(), exact.flatten(), dim=0)
+    assert cosine > 0.99
+
+
+@pytest.mark.parametrize("n", [1, 3, 6])
+def test_narrow_congruence_is_the_wide_form(n: int) -> None:
+    grads = torch.randn(30, 1, 12, n)
+    forms = []
+    for narrow in (False, True):
+        root = congruence_start(grads[0], 1e-2)
+        for grad in grads:
+            root = congruence(root, grad, beta2=0.95, damping=0.0, substeps=4, narrow=narrow)
+        forms.append(root)
+    assert relative(forms[1], forms[0]) < 1e-5
+
+
+def test_narrow_binomial_is_the_wide_form() -> None:
+    grads = torch.randn(30, 1, 12, 3, dtype=torch.float64)
+    wide = narrow = torch.eye(12, dtype=torch.float64)[None] * 2
+    for grad in grads:
+        wide, narrow = binomial(wide, grad, narrow=False), binomial(narrow, grad, narrow=True)
+    assert relative(narrow, wide) < 1e-10
+
+
+@pytest.mark.parametrize("d", [1, 5, 40])
+def test_the_exact_root_is_the_inverse_fourth_root(d: int) -> None:
+    a = torch.randn(2, d, 2 * d, dtype=torch.float64)
+    factor = a @ a.mT
+    root = exact_root(factor, eps=1e-12)
+    identity = torch.linalg.matrix_power(root, 4) @ factor
+    assert torch.allclose(identity, torch.eye(d, dtype=torch.float64).expand(2, d, d), atol=1e-8)
+
+
+def test_whitening_whitens() -> None:
+    grads = gradients(400, 10, 10, condition=1e3)
+    state = run("whitening", grads)
+    after = torch.stack([direction(state, g[None])[0] for g in gradients_like(grads)])
+    rows = torch.linalg.eigvalsh((after @ after.mT).mean(0).double())
+    before = torch.stack(grads)
+    raw = torch.linalg.eigvalsh((before @ before.mT).mean(0).double())
+    assert raw.max() / raw.min() > 100
+    assert rows.max() / rows.min() < 6
+
+
+def gradients_like(grads: list[Tensor]) -> list[Tensor]:
+    return grads[-200:]
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_a_diagonal_side_scales_rows_to_one_size(method: str) -> None:
+    scale = torch.logspace(0, -3, 30)
+    state = fresh(method, (30, 6), left="diagonal")
+    for i in range(200):
+        grad = scale[None, :, None] * torch.randn(1, 30, 6)
+        refresh(method, state, grad, RootOptions(damping=0.0), substeps=METHODS[method].substeps_at(i, 1))
+    assert state["left"].shape == (1, 30)
+    assert torch.allclose(state["left"].mean(-1), torch.ones(1))
+    balanced = state["left"][0] * scale
+    assert balanced.max() / balanced.min() < 2.5
+
+
+def test_a_stack_refreshes_each_block_as_if_alone() -> None:
+    grads = torch.randn(8, 3, 5, 7)
+    grads[2, 1] = torch.nan
+    grads[5, 2] = 0
+    for method in METHOD_NAMES:
+        together = initial_state(
+            method, 3, (5, 7), ("full", "full"), dtype=torch.float32, device=torch.device("cpu")
+        )
+        for grad in grads:
+            refresh(method, together, grad, RootOptions(), substeps=2)
+        for i in range(3):
+            alone = fresh(method, (5, 7))
+            for grad in grads:
+                refresh(method, alone, grad[i : i + 1], RootOptions(), substeps=2)
+            assert together["refreshes"][i] == alone["refreshes"][0]
+            assert relative(together["left"][i], alone["left"][0]) < 1e-4
