@@ -1,5 +1,9 @@
+import hypothesis
 import pytest
 import torch
+
+hypothesis.settings.register_profile("jorge", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("jorge")
 
 
 @pytest.fixture(autouse=True)

@@ -17,4 +17,6 @@ for _ in range(20):
     optimizer.step()
     losses.append(loss.item())
 assert losses[-1] < losses[0] / 10, losses
-print(f"jorge steps on Python {sys.version.split()[0]} with torch {torch.__version__}: {losses[0]:.3f} → {losses[-1]:.2g}")
+print(
+    f"jorge steps on Python {sys.version.split()[0]} with torch {torch.__version__}: {losses[0]:.3f} → {losses[-1]:.2g}"
+)

@@ -64,7 +64,7 @@ def test_near_square_blocks_are_bounded_and_cheap(rows: int, columns: int) -> No
     assert max(limits) <= 1024
     for d, limit in zip((rows, columns), limits, strict=True):
         assert limit <= max(128, min(rows, columns))
-        assert limit == d or limit > 64
+        assert limit == d or limit > 42
 
 
 def test_a_whole_contiguous_matrix_is_gathered_without_a_copy() -> None:

@@ -93,7 +93,9 @@ def test_nothing_to_optimize_and_duplicates() -> None:
 
 
 def snapshot(optimizer: Jorge) -> Any:
-    return copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for g in optimizer.param_groups for p in g["params"]]
+    return copy.deepcopy(optimizer.state_dict()), [
+        p.detach().clone() for g in optimizer.param_groups for p in g["params"]
+    ]
 
 
 def same(a: Any, b: Any) -> bool:

@@ -52,7 +52,7 @@ def gradients(count: int, m: int, n: int, condition: float = 1.0, dtype: torch.d
 
 @pytest.mark.parametrize(
     ("polynomial", "cap", "power", "worst"),
-    [(CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP, -1 / 8, 0.012), (WHITENING_POLYNOMIAL, WHITENING_CAP, -1 / 4, 0.014)],
+    [(CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP, -1 / 8, 0.02), (WHITENING_POLYNOMIAL, WHITENING_CAP, -1 / 4, 0.014)],
 )
 def test_the_polynomials_are_near_the_roots_and_monotone(
     polynomial: tuple[float, float], cap: float, power: float, worst: float
@@ -223,9 +223,7 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
     grads[2, 1] = torch.nan
     grads[5, 2] = 0
     for method in METHOD_NAMES:
-        together = initial_state(
-            method, 3, (5, 7), ("full", "full"), dtype=torch.float32, device=torch.device("cpu")
-        )
+        together = initial_state(method, 3, (5, 7), ("full", "full"), dtype=torch.float32, device=torch.device("cpu"))
         for grad in grads:
             refresh(method, together, grad, RootOptions(), substeps=2)
         for i in range(3):

@@ -188,7 +188,7 @@ def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, su
     """
     usable = is_usable(grad)
     grad = grad.masked_fill(~per_block(usable), 0)
-    wide = {key: value if key == "refreshes" else value.to(grad.dtype) for key, value in state.items()}
+    wide = {key: value.to(grad.dtype) for key, value in state.items()}
     new = METHODS[method].refresh(wide, grad, options, substeps)
     for value in new.values():
         usable = usable & torch.isfinite(value.flatten(1).sum(-1))

@@ -356,7 +356,8 @@ class Jorge(torch.optim.Optimizer):
         super().__setstate__({**state, "state": defaultdict(dict)})
         for group in self.param_groups:
             for name, value in self.defaults.items():
-                group.setdefault(name, value)
+                if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
+                    group.setdefault(name, value)
         self._adopt(incoming)
 
     def _adopt(self, incoming: dict[Tensor, dict[str, Any]]) -> None:

@@ -20,7 +20,7 @@ from jorge.methods import METHODS, Init
 STATE_VERSION = 1
 
 #: Keys that torch and its schedulers put into param groups, beside the options.
-_TORCH_KEYS = {"params", "param_names", "name", "initial_lr"}
+_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable"}
 _TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 
 Group = dict[str, Any]

@@ -64,7 +64,7 @@ MNIST = Task(
     recipe=FirstOrder(
         baseline="sgd",
         sgd={"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-        adamw={"lr": 3e-3, "weight_decay": 1e-2},
+        adamw={"lr": 1e-2, "weight_decay": 1e-2},
         schedule="step",
     ),
     steps=400,

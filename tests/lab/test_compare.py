@@ -1,0 +1,163 @@
+"""`jorge compare` as a user runs it: in a process of its own, on real data."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "jorge", "compare"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+
+
+def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    result = compare("mnist", "--steps", 40, "--seeds", 2, "--out", folder)
+    assert result.returncode == 0, result.stderr
+    for word in ("Jorge", "SGD", "AdamW", "Shampoo", "steps to target", "report:", "step 40/40", "accuracy"):
+        assert word in result.stdout
+    return folder
+
+
+@pytest.mark.slow
+def test_records_and_summary(finished: Path) -> None:
+    found = records(finished)
+    assert len(found) == 8
+    by_seed: dict[int, set[float]] = {}
+    for record in found:
+        assert len(record["losses"]) == len(record["seconds"]) == len(record["optimizer_seconds"]) == 40
+        assert record["seconds"] == sorted(record["seconds"])
+        assert record["evaluations"][-1][0] == 40
+        assert record["environment"]["torch"]
+        by_seed.setdefault(record["seed"], set()).add(record["losses"][0])
+    assert all(len(first_losses) == 1 for first_losses in by_seed.values()), "same weights, same batches"
+    with (finished / "summary.csv").open() as file:
+        rows = {row["optimizer"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"jorge", "sgd", "adamw", "shampoo"}
+    assert float(rows["sgd"]["speedup"]) == 1.0
+    assert int(rows["jorge"]["state_bytes"]) > int(rows["adamw"]["state_bytes"]) > int(rows["sgd"]["state_bytes"]) > 0
+    assert float(rows["jorge"]["step_ratio"]) < 0.9
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_trained_again(finished: Path) -> None:
+    before = (finished / "runs.jsonl").read_bytes()
+    result = compare("mnist", "--steps", 40, "--seeds", 2, "--out", finished, "--target", "0.000001")
+    assert result.returncode == 0
+    assert "8 of 8 runs" in result.stdout
+    assert (finished / "runs.jsonl").read_bytes() == before
+    assert "not reached" in result.stdout
+    assert "No optimizer reached the target" in result.stdout
+    # another optimizer is added to what is there, a line that was cut off is trained again
+    with (finished / "runs.jsonl").open("a") as file:
+        file.write('{"key": [1, "mnist"')
+    result = compare("mnist", "--steps", 40, "--optimizers", "sgd,jorge-binomial", "--out", finished)
+    assert "1 of 2 runs" in result.stdout
+    good = (finished / "runs.jsonl").read_text().splitlines()
+    assert len(good) == 10
+    assert json.loads(good[-1])["optimizer"] == "jorge-binomial"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
+    arguments = ["mnist", "--steps", "120", "--optimizers", "sgd,adamw,jorge", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    path = tmp_path / "runs.jsonl"
+    deadline = time.monotonic() + 120
+    while not (path.exists() and path.read_text().count("\n")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "are kept in" in out
+    assert "Traceback" not in err
+    kept = len(records(tmp_path))
+    assert 1 <= kept < 3
+    assert (tmp_path / "report.html").exists()
+    again = compare(*arguments)
+    assert f"{kept} of 3 runs" in again.stdout
+    assert len(records(tmp_path)) == 3
+
+
+@pytest.mark.slow
+def test_a_diverging_optimizer_is_shown_and_the_others_go_on(tmp_path: Path) -> None:
+    code = (
+        "import sys, dataclasses\n"
+        "from jorge.lab.tasks import TASKS\n"
+        "t = TASKS['mnist']\n"
+        "TASKS['mnist'] = dataclasses.replace(t, recipe=dataclasses.replace(t.recipe, adamw={'lr': 1e30}))\n"
+        "from jorge.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ["compare", "mnist", "--steps", "20", "--optimizers", "adamw,sgd", "--out", str(tmp_path)]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "diverged at step" in result.stdout
+    assert result.stderr == ""
+    adamw, sgd = records(tmp_path)
+    assert adamw["diverged_at"] == len(adamw["losses"]) + 1
+    assert sgd["diverged_at"] is None
+    assert "diverged: seed 0 at step" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cifar"], "unknown task 'cifar': there are mnist, shakespeare"),
+        (["mnist", "--optimizers", "sgd,adagrad"], "unknown optimizer 'adagrad'"),
+        (["mnist", "--optimizers", ","], "--optimizers is empty"),
+        (["mnist", "--out", "/proc/nowhere"], "cannot write to --out"),
+        (["mnist", "--seeds", "0"], "at least 1"),
+        (["mnist", "--epochs", "-1"], "above 0"),
+        (["mnist", "--target", "low"], "--target takes a loss"),
+        (["mnist", "shakespeare", "--target", "1"], "with several tasks"),
+        (["mnist", "--target", "shakespeare=1"], "not among the tasks"),
+        (["mnist", "--device", "abacus"], "--device abacus"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_without_a_traceback(arguments: list[str], says: str, tmp_path: Path) -> None:
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path)]
+    result = compare(*arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_epochs_and_two_tasks_in_one_report(tmp_path: Path) -> None:
+    result = compare("mnist", "shakespeare", "--steps", 20, "--optimizers", "sgd,adamw", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert '<section id="mnist">' in page
+    assert '<section id="shakespeare">' in page
+    result = compare("mnist", "--epochs", "0.5", "--optimizers", "sgd", "--out", tmp_path)
+    assert "step 20/20" in result.stdout or "1 of 1 runs" in result.stdout

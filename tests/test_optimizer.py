@@ -1,0 +1,473 @@
+"""Jorge as a `torch.optim.Optimizer`: what a user who replaces SGD or AdamW relies on."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from jorge import Jorge
+
+METHODS = ["whitening", "congruence", "binomial", "exact"]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+def quadratic(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: int) -> list[float]:
+    targets = [torch.linspace(-1, 1, max(1, p.numel()))[: p.numel()].view(p.shape) for p in params]
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = torch.stack([((p.float() - t) ** 2).sum() for p, t in zip(params, targets, strict=True)]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+SHAPES: list[tuple[int, ...]] = [
+    (),
+    (7,),
+    (0, 3),
+    (1, 5),
+    (8, 5),
+    (5, 8),
+    (1, 6, 6),
+    (6, 4, 3),
+    (6, 4, 3, 3),
+    (4, 2, 3, 3, 3),
+    (40, 30),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_shape_and_dtype_learns(method: str, grafting: str, dtype: torch.dtype) -> None:
+    params = [nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
+    lr = 0.02 if grafting == "sgd" else 0.05
+    optimizer = Jorge(params, lr=lr, method=method, grafting=grafting, block_size=16, max_dim=32)  # type: ignore[arg-type]
+    losses = quadratic(optimizer, params, 150)
+    assert losses[-1] < 0.05 * losses[0]
+    for p in params:
+        assert torch.isfinite(p).all()
+        buffers = [v for k, v in optimizer.state[p].items() if k.endswith("buffer")]
+        assert all(b.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) for b in buffers)
+
+
+def test_several_dtypes_in_one_group() -> None:
+    params = [nn.Parameter(torch.randn(6, 5).to(dtype)) for dtype in DTYPES]
+    assert quadratic(Jorge(params, lr=0.02), params, 150)[-1] < 0.2
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv1d(3, 4, 3),
+        nn.Conv2d(3, 4, 3),
+        nn.Conv3d(2, 3, 2),
+        nn.ConvTranspose1d(3, 4, 3),
+        nn.ConvTranspose2d(3, 4, 3),
+        nn.ConvTranspose3d(2, 3, 2),
+        nn.Conv2d(4, 4, 3, groups=4),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_convolutions(module: nn.Module) -> None:
+    dims = next(module.parameters()).dim() - 2
+    x = torch.randn(4, module.in_channels, *(5,) * dims)
+    optimizer = Jorge(module.named_parameters(), lr=0.02)
+    losses = []
+    for _ in range(30):
+        loss = (module(x) - 1).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_memory_formats_are_kept_and_do_not_matter() -> None:
+    plain = nn.Parameter(torch.randn(8, 6, 3, 3))
+    last = nn.Parameter(plain.detach().clone().to(memory_format=torch.channels_last))
+    turned = nn.Parameter(torch.randn(5, 7).T)
+    strided = nn.Parameter(torch.randn(8, 10)[:, ::2])
+    strides = [p.stride() for p in (last, turned, strided)]
+    first, second = Jorge([plain], lr=0.1), Jorge([last, turned, strided], lr=0.1)
+    for _ in range(5):
+        grad = torch.randn(8, 6, 3, 3)
+        plain.grad, last.grad = grad, grad.to(memory_format=torch.channels_last)
+        turned.grad, strided.grad = torch.randn(5, 7).T, torch.randn(8, 5)
+        first.step()
+        second.step()
+    assert torch.allclose(plain, last, atol=1e-6)
+    assert [p.stride() for p in (last, turned, strided)] == strides
+    assert second.state[last]["momentum_buffer"].stride() == last.stride()
+    assert second.state[turned]["momentum_buffer"].stride() == turned.stride()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_vectors_take_sgds_own_step(nesterov: bool, maximize: bool) -> None:
+    options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "nesterov": nesterov, "maximize": maximize}
+    mine, theirs = nn.Parameter(torch.ones(9)), nn.Parameter(torch.ones(9))
+    optimizers = [Jorge([mine], **options), torch.optim.SGD([theirs], **options)]
+    for _ in range(6):
+        mine.grad = theirs.grad = torch.randn(9)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_vectors_take_adamws_own_step() -> None:
+    mine, theirs = nn.Parameter(torch.ones(9)), nn.Parameter(torch.ones(9))
+    optimizers = [
+        Jorge([mine], lr=0.1, grafting="adam", betas=(0.8, 0.99), eps=1e-5, weight_decay=0.1),
+        torch.optim.AdamW([theirs], lr=0.1, betas=(0.8, 0.99), eps=1e-5, weight_decay=0.1),
+    ]
+    for _ in range(6):
+        mine.grad = theirs.grad = torch.randn(9)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_matrix_moves_as_far_as_sgd_would(method: str) -> None:
+    mine, theirs = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(6, 8))
+    optimizers = [Jorge([mine], lr=0.1, method=method), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)]  # type: ignore[arg-type]
+    for _ in range(8):
+        before = mine.detach().clone(), theirs.detach().clone()
+        mine.grad = torch.randn(6, 8)
+        theirs.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert torch.isclose((mine - before[0]).norm(), (theirs - before[1]).norm(), rtol=1e-4)
+
+
+def test_weight_decay_is_decoupled_and_for_every_parameter() -> None:
+    params = [nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3)), nn.Parameter(torch.tensor(1.0))]
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    Jorge(params, lr=0.1, weight_decay=0.5).step()
+    assert all(torch.allclose(p, torch.tensor(0.95)) for p in params)
+
+
+def test_small_decay_reaches_bfloat16_parameters_with_the_update() -> None:
+    # 1 − lr·λ rounds to 1 in bfloat16: decay and update must be rounded once, together
+    p = nn.Parameter(torch.full((4,), 256.0, dtype=torch.bfloat16))
+    optimizer = Jorge([p], lr=1.0, momentum=0.0, weight_decay=0.0035)
+    p.grad = torch.full((4,), 0.2, dtype=torch.bfloat16)
+    optimizer.step()
+    assert (p < 256).all()
+
+
+def test_gradients_are_never_modified() -> None:
+    p, q = nn.Parameter(torch.randn(5, 6)), nn.Parameter(torch.randn(5))
+    optimizer = Jorge([p, q], lr=0.1, weight_decay=0.1, maximize=True)
+    p.grad, q.grad = torch.randn(5, 6), torch.randn(5)
+    kept = p.grad, q.grad
+    copies = p.grad.clone(), q.grad.clone()
+    optimizer.step()
+    assert p.grad is kept[0]
+    assert q.grad is kept[1]
+    assert torch.equal(p.grad, copies[0])
+    assert torch.equal(q.grad, copies[1])
+
+
+def test_an_expanded_gradient_is_read_right() -> None:
+    p = nn.Parameter(torch.randn(4, 3))
+    q = nn.Parameter(p.detach().clone())
+    p.grad, q.grad = torch.ones(1, 1).expand(4, 3), torch.ones(4, 3)
+    Jorge([p], lr=0.1).step()
+    Jorge([q], lr=0.1).step()
+    assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_non_finite_gradient_poisons_nothing(grafting: str, bad: float) -> None:
+    params = [nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))]
+    optimizer = Jorge(params, lr=0.01, grafting=grafting, weight_decay=0.1)  # type: ignore[arg-type]
+    for step in range(6):
+        for p in params:
+            p.grad = torch.randn_like(p)
+        if step == 4:
+            assert params[0].grad is not None
+            params[0].grad[1, 1] = bad
+        before = [p.detach().clone() for p in params]
+        states = [{k: v.clone() for k, v in optimizer.state[p].items() if k != "step"} for p in params if step]
+        optimizer.step()
+        if step == 4:
+            assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+            for p, state in zip(params, states, strict=True):
+                assert all(torch.equal(value, optimizer.state[p][key]) for key, value in state.items())
+        else:
+            assert not any(torch.equal(a, b) for a, b in zip(before, params, strict=True))
+
+
+def test_parameters_without_a_gradient_stay_and_join_later() -> None:
+    params = [nn.Parameter(torch.randn(4, 4)) for _ in range(3)]
+    optimizer = Jorge(params, lr=0.1, weight_decay=0.1)
+    params[0].grad = torch.randn(4, 4)
+    before = [p.detach().clone() for p in params]
+    optimizer.step()
+    assert [p in optimizer.state for p in params] == [True, False, False]
+    for p in params[:2]:
+        p.grad = torch.randn(4, 4)
+    optimizer.step()
+    assert torch.equal(params[2], before[2])
+    assert [optimizer.state[p]["step"] for p in params[:2]] == [2, 1]
+
+
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+def test_a_missing_gradient_leaves_its_state_alone(grafting: str) -> None:
+    """Two equal shapes share a stack: one that gets no gradient behaves as if the other were not there."""
+    together = [nn.Parameter(torch.randn(5, 4)) for _ in range(2)]
+    alone = nn.Parameter(together[0].detach().clone())
+    pair = Jorge(together, lr=0.05, grafting=grafting, weight_decay=0.1)  # type: ignore[arg-type]
+    single = Jorge([alone], lr=0.05, grafting=grafting, weight_decay=0.1)  # type: ignore[arg-type]
+    for step in range(6):
+        grad = torch.randn(5, 4)
+        together[0].grad, alone.grad = grad, grad.clone()
+        together[1].grad = torch.randn(5, 4) if step in (0, 3) else None
+        frozen = together[1].detach().clone()
+        pair.step()
+        single.step()
+        assert torch.allclose(together[0], alone, atol=1e-6)
+        assert torch.equal(together[1], frozen) == (step not in (0, 3))
+
+
+def test_groups_and_options_per_group() -> None:
+    a, b, c = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
+    optimizer = Jorge([{"params": [a], "lr": 0.0}, {"params": [b], "method": "exact"}], lr=0.1)
+    for p in (a, b):
+        p.grad = torch.randn(6, 6)
+    before = a.detach().clone()
+    optimizer.step()
+    assert torch.equal(a, before)
+    assert "left_factor.0" in optimizer.state[b]
+    optimizer.add_param_group({"params": [c], "grafting": "adam", "interval": 3})
+    c.grad = torch.randn(6, 6)
+    optimizer.step()
+    assert optimizer.state[c]["step"] == 1
+    assert optimizer.state[a]["step"] == 2
+    assert "exp_avg" in optimizer.state[c]
+
+
+def test_closures_return_the_loss() -> None:
+    p = nn.Parameter(torch.ones(3, 3))
+    optimizer = Jorge([p], lr=0.1)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    assert optimizer.step(closure) == 9.0
+    assert optimizer.step() is None
+
+
+@pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)])
+def test_a_tensor_lr_is_the_float_and_can_be_changed_in_place(lr: Tensor) -> None:
+    p, q = nn.Parameter(torch.randn(5, 4)), nn.Parameter(torch.randn(5))
+    r, s = nn.Parameter(p.detach().clone()), nn.Parameter(q.detach().clone())
+    first = Jorge([p, q], lr=lr, weight_decay=0.1, capturable=True)
+    second = Jorge([r, s], lr=0.1, weight_decay=0.1)
+    for factor in (1.0, 0.5):
+        lr.fill_(0.1 * factor)
+        second.param_groups[0]["lr"] = 0.1 * factor
+        p.grad, q.grad = torch.randn(5, 4), torch.randn(5)
+        r.grad, s.grad = p.grad.clone(), q.grad.clone()
+        first.step()
+        second.step()
+    assert torch.allclose(p, r)
+    assert torch.allclose(q, s)
+
+
+SCHEDULERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda t: 0.9**t),
+    "MultiplicativeLR": lambda o: lr_scheduler.MultiplicativeLR(o, lambda t: 0.9),
+    "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
+    "MultiStepLR": lambda o: lr_scheduler.MultiStepLR(o, [2]),
+    "ConstantLR": lambda o: lr_scheduler.ConstantLR(o),
+    "LinearLR": lambda o: lr_scheduler.LinearLR(o),
+    "ExponentialLR": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+    "PolynomialLR": lambda o: lr_scheduler.PolynomialLR(o, 10),
+    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 10),
+    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5),
+    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 0.01, 0.1),
+    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=10),
+    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(o, patience=0),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+def test_torchs_schedulers(name: str, grafting: str) -> None:
+    p = nn.Parameter(torch.randn(4, 4))
+    optimizer = Jorge([p], lr=0.1, grafting=grafting)  # type: ignore[arg-type]
+    scheduler = SCHEDULERS[name](optimizer)
+    seen = set()
+    for _ in range(6):
+        p.grad = torch.randn(4, 4)
+        optimizer.step()
+        scheduler.step(1.0) if name == "ReduceLROnPlateau" else scheduler.step()
+        seen.add(optimizer.param_groups[0]["lr"])
+    assert len(seen) > 1
+    if name in ("OneCycleLR", "CyclicLR"):
+        group = optimizer.param_groups[0]
+        assert (group["momentum"] if grafting == "sgd" else group["betas"][0]) != 0.9
+
+
+def test_hooks_are_called() -> None:
+    p = nn.Parameter(torch.randn(4, 4))
+    optimizer = Jorge([p], lr=0.1)
+    called: list[str] = []
+    optimizer.register_step_pre_hook(lambda *_: called.append("step pre"))
+    optimizer.register_step_post_hook(lambda *_: called.append("step post"))
+    optimizer.register_state_dict_post_hook(lambda *_: called.append("state"))
+    optimizer.register_load_state_dict_pre_hook(lambda *_: called.append("load pre"))
+    optimizer.register_load_state_dict_post_hook(lambda *_: called.append("load post"))
+    p.grad = torch.randn(4, 4)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert called == ["step pre", "step post", "state", "load pre", "load post"]
+
+
+def test_names_and_repr() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizer = Jorge(model.named_parameters(), lr=0.1)
+    assert optimizer.param_groups[0]["param_names"] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert [row.name for row in optimizer.plan().rows] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert "method: whitening" in repr(optimizer)
+    assert "parameter 1 of group 0" in str(Jorge(model.parameters(), lr=0.1).plan())
+
+
+class Counter(TorchDispatchMode):
+    """Counts operators and fails on those that wait for the device."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "equal", "item", "is_nonzero", "masked_select", "unique")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.WAITS, f"{name} waits for the device"
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_no_step_waits_for_the_device(method: str, grafting: str, capturable: bool) -> None:
+    params = [nn.Parameter(torch.randn(shape)) for shape in ((20, 6), (6, 20), (6, 20), (9,))]
+    lr = torch.tensor(0.01) if capturable else 0.01
+    optimizer = Jorge(
+        params,
+        lr=lr,
+        method=method,
+        grafting=grafting,
+        max_dim=16,
+        warmup_refreshes=3,
+        capturable=capturable,  # type: ignore[arg-type]
+    )
+    for _ in range(25):
+        for p in params:
+            p.grad = torch.randn_like(p)
+        with Counter():
+            optimizer.step()
+
+
+def test_operators_do_not_grow_with_the_number_of_layers() -> None:
+    counts = []
+    for layers in (2, 40):
+        params = [nn.Parameter(torch.randn(8, 8)) for _ in range(layers)]
+        params += [nn.Parameter(torch.randn(8)) for _ in range(layers)]
+        optimizer = Jorge(params, lr=0.01, weight_decay=0.1)
+        for _ in range(2):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            with Counter() as counter:
+                optimizer.step()
+        counts.append(counter.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6)])
+def test_blocks_are_preconditioned_as_matrices_of_their_own(shape: tuple[int, int]) -> None:
+    whole = nn.Parameter(torch.randn(shape))
+    optimizer = Jorge([whole], lr=0.1, block_size=10)
+    cut = 1 if shape[1] == 20 else 0
+    parts = [nn.Parameter(h.detach().clone()) for h in whole.chunk(2, cut)]
+    singles = Jorge(parts, lr=0.1, block_size=10)
+    for _ in range(5):
+        whole.grad = torch.randn(shape)
+        for part, grad in zip(parts, whole.grad.chunk(2, cut), strict=True):
+            part.grad = grad.clone()
+        optimizer.step()
+        singles.step()
+    for i, part in enumerate(parts):
+        for side in ("left", "right"):
+            assert torch.allclose(optimizer.state[whole][f"{side}.{i}"], singles.state[part][f"{side}.0"], atol=1e-5)
+
+
+def test_the_interval_is_kept() -> None:
+    p = nn.Parameter(torch.randn(5, 5))
+    optimizer = Jorge([p], lr=0.01, interval=4, warmup_refreshes=2)
+    refreshed = []
+    for step in range(1, 15):
+        before = optimizer.state[p]["left.0"].clone() if step > 1 else torch.eye(5)
+        p.grad = torch.randn(5, 5)
+        optimizer.step()
+        if not torch.equal(before, optimizer.state[p]["left.0"]):
+            refreshed.append(step)
+    assert refreshed == [1, 2, 6, 10, 14]
+
+
+def test_roots_may_be_bfloat16() -> None:
+    p, q = nn.Parameter(torch.randn(12, 9)), nn.Parameter(torch.randn(12, 9))
+    q.data.copy_(p)
+    a, b = Jorge([p], lr=0.01), Jorge([q], lr=0.01, preconditioner_dtype=torch.bfloat16)
+    for _ in range(40):
+        p.grad = torch.randn(12, 9)
+        q.grad = p.grad.clone()
+        a.step()
+        b.step()
+    left, right = a.state[p]["left.0"], b.state[q]["left.0"]
+    assert right.dtype == torch.bfloat16
+    assert torch.nn.functional.cosine_similarity(left.flatten(), right.float().flatten(), dim=0) > 0.998
+
+
+def test_no_warnings_and_no_random_numbers() -> None:
+    p = nn.Parameter(torch.randn(5, 5))
+    p.grad = torch.randn(5, 5)
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Jorge([p], lr=0.1).step()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_gradient_scaler_and_autocast() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = Jorge(model.named_parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    x = torch.randn(32, 6)
+    losses = []
+    for _ in range(60):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = (model(x).float() - x[:, :1]).square().mean()
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
