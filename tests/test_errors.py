@@ -81,9 +81,9 @@ def test_nothing_to_optimize_and_duplicates() -> None:
     with pytest.raises(ValueError, match="params is empty"):
         Jorge([], lr=0.1)
     with pytest.raises(TypeError, match="single tensor"):
-        Jorge(weight(), lr=0.1)  # type: ignore[arg-type]
+        Jorge(weight(), lr=0.1)
     p = weight()
-    with pytest.raises(ValueError, match="'b' .*appears twice, also as 'a'"):
+    with pytest.raises(ValueError, match=r"'b' .*appears twice, also as 'a'"):
         Jorge([("a", p), ("b", p)], lr=0.1)
     optimizer = Jorge([p], lr=0.1)
     with pytest.raises(ValueError, match="appears twice, also as an earlier group"):

@@ -78,7 +78,9 @@ def test_several_dtypes_in_one_group() -> None:
 )
 def test_convolutions(module: nn.Module) -> None:
     dims = next(module.parameters()).dim() - 2
-    x = torch.randn(4, module.in_channels, *(5,) * dims)
+    channels = module.in_channels
+    assert isinstance(channels, int)
+    x = torch.randn(4, channels, *(5,) * dims)
     optimizer = Jorge(module.named_parameters(), lr=0.02)
     losses = []
     for _ in range(30):
@@ -243,7 +245,8 @@ def test_a_missing_gradient_leaves_its_state_alone(grafting: str) -> None:
 
 def test_groups_and_options_per_group() -> None:
     a, b, c = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
-    optimizer = Jorge([{"params": [a], "lr": 0.0}, {"params": [b], "method": "exact"}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [a], "lr": 0.0}, {"params": [b], "method": "exact"}]
+    optimizer = Jorge(groups, lr=0.1)
     for p in (a, b):
         p.grad = torch.randn(6, 6)
     before = a.detach().clone()
@@ -348,13 +351,13 @@ def test_names_and_repr() -> None:
     assert "parameter 1 of group 0" in str(Jorge(model.parameters(), lr=0.1).plan())
 
 
-class Counter(TorchDispatchMode):
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators and fails on those that wait for the device."""
 
     WAITS = ("_local_scalar_dense", "nonzero", "equal", "item", "is_nonzero", "masked_select", "unique")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -367,18 +370,11 @@ class Counter(TorchDispatchMode):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("grafting", ["sgd", "adam"])
 @pytest.mark.parametrize("capturable", [False, True])
-def test_no_step_waits_for_the_device(method: str, grafting: str, capturable: bool) -> None:
+def test_no_step_waits_for_the_device(method: Any, grafting: Any, capturable: bool) -> None:
     params = [nn.Parameter(torch.randn(shape)) for shape in ((20, 6), (6, 20), (6, 20), (9,))]
     lr = torch.tensor(0.01) if capturable else 0.01
-    optimizer = Jorge(
-        params,
-        lr=lr,
-        method=method,
-        grafting=grafting,
-        max_dim=16,
-        warmup_refreshes=3,
-        capturable=capturable,  # type: ignore[arg-type]
-    )
+    options: dict[str, Any] = {"max_dim": 16, "warmup_refreshes": 3, "capturable": capturable}
+    optimizer = Jorge(params, lr=lr, method=method, grafting=grafting, **options)
     for _ in range(25):
         for p in params:
             p.grad = torch.randn_like(p)

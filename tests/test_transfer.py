@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -127,8 +129,8 @@ def test_what_cannot_be_carried_over_is_refused() -> None:
 
 
 def test_groups_with_another_momentum_keep_it() -> None:
-    a, b = params(2)
-    sgd = torch.optim.SGD([{"params": [a]}, {"params": [b], "momentum": 0.5}], lr=0.1, momentum=0.9, weight_decay=0.01)
+    groups: list[dict[str, Any]] = [{"params": params()}, {"params": params(), "momentum": 0.5}]
+    sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)
     optimizer, _ = Jorge.from_sgd(sgd, schedule="keep")
     assert [g["momentum"] for g in optimizer.param_groups] == [0.9, 0.5]
     assert [g["weight_decay"] for g in optimizer.param_groups] == pytest.approx([0.1, 0.02])

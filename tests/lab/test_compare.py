@@ -29,9 +29,9 @@ def records(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    result = compare("mnist", "--steps", 40, "--seeds", 2, "--out", folder)
+    result = compare("mnist", "--steps", 100, "--seeds", 2, "--out", folder)
     assert result.returncode == 0, result.stderr
-    for word in ("Jorge", "SGD", "AdamW", "Shampoo", "steps to target", "report:", "step 40/40", "accuracy"):
+    for word in ("Jorge", "SGD", "AdamW", "Shampoo", "steps to target", "report:", "step 100/100", "accuracy"):
         assert word in result.stdout
     return folder
 
@@ -42,9 +42,9 @@ def test_records_and_summary(finished: Path) -> None:
     assert len(found) == 8
     by_seed: dict[int, set[float]] = {}
     for record in found:
-        assert len(record["losses"]) == len(record["seconds"]) == len(record["optimizer_seconds"]) == 40
+        assert len(record["losses"]) == len(record["seconds"]) == len(record["optimizer_seconds"]) == 100
         assert record["seconds"] == sorted(record["seconds"])
-        assert record["evaluations"][-1][0] == 40
+        assert record["evaluations"][-1][0] == 100
         assert record["environment"]["torch"]
         by_seed.setdefault(record["seed"], set()).add(record["losses"][0])
     assert all(len(first_losses) == 1 for first_losses in by_seed.values()), "same weights, same batches"
@@ -59,7 +59,7 @@ def test_records_and_summary(finished: Path) -> None:
 @pytest.mark.slow
 def test_finished_runs_are_not_trained_again(finished: Path) -> None:
     before = (finished / "runs.jsonl").read_bytes()
-    result = compare("mnist", "--steps", 40, "--seeds", 2, "--out", finished, "--target", "0.000001")
+    result = compare("mnist", "--steps", 100, "--seeds", 2, "--out", finished, "--target", "0.000001")
     assert result.returncode == 0
     assert "8 of 8 runs" in result.stdout
     assert (finished / "runs.jsonl").read_bytes() == before
@@ -68,7 +68,7 @@ def test_finished_runs_are_not_trained_again(finished: Path) -> None:
     # another optimizer is added to what is there, a line that was cut off is trained again
     with (finished / "runs.jsonl").open("a") as file:
         file.write('{"key": [1, "mnist"')
-    result = compare("mnist", "--steps", 40, "--optimizers", "sgd,jorge-binomial", "--out", finished)
+    result = compare("mnist", "--steps", 100, "--optimizers", "sgd,jorge-binomial", "--out", finished)
     assert "1 of 2 runs" in result.stdout
     good = (finished / "runs.jsonl").read_text().splitlines()
     assert len(good) == 10

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-import matplotlib
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -85,7 +85,7 @@ def _svg(figure: Figure, description: str) -> str:
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     # text stays text, and the same run gives the same file
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": description, "font.family": "sans-serif"}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": description, "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
@@ -114,7 +114,8 @@ def plot(records: Sequence[Record], rows: Sequence[Row], axis: Axis) -> str:
     figure.patch.set_alpha(0)
     _draw(axes, records, rows, axis)
     _style(axes)
-    axes.legend(frameon=False, labelcolor=_INK)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure, f"training loss against {axis}").replace(_INK, "currentColor")
 
 
@@ -124,5 +125,6 @@ def picture(records: Sequence[Record], rows: Sequence[Row], title: str) -> str:
     figure.suptitle(title)
     for panel, axis in zip(axes, ("steps", "seconds"), strict=True):
         _draw(panel, records, rows, "steps" if axis == "steps" else "seconds")
-    axes[0].legend(frameon=False)
+    if axes[0].get_legend_handles_labels()[1]:
+        axes[0].legend(frameon=False)
     return _svg(figure, title).replace(_INK, "#222222")
