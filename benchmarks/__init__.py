@@ -1,0 +1,1 @@
+"""Scripts that print every figure of the documentation."""
