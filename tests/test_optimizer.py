@@ -243,6 +243,24 @@ def test_a_missing_gradient_leaves_its_state_alone(grafting: str) -> None:
         assert torch.equal(together[1], frozen) == (step not in (0, 3))
 
 
+def test_state_that_the_caller_looks_up_or_clears() -> None:
+    params = [nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
+    optimizer = Jorge(params, lr=0.1)
+    assert optimizer.state[params[0]] == {}
+    for cleared in ([], params[:1], params):
+        for p in cleared:
+            del optimizer.state[p]
+        kept = {p: s["momentum_buffer"].clone() for p, s in optimizer.state.items() if s}
+        before = [p.detach().clone() for p in params]
+        for p in params:
+            p.grad = torch.eye(4)
+        optimizer.step()
+        for p, old in zip(params, before, strict=True):
+            assert optimizer.state[p]["step"] == (optimizer.state[params[1]]["step"] if p in kept else 1)
+            length = (p - old).norm() / 0.2
+            assert torch.isclose(length, torch.tensor(1.9 if p in kept else 1.0), rtol=0.01)
+
+
 def test_groups_and_options_per_group() -> None:
     a, b, c = (nn.Parameter(torch.randn(6, 6)) for _ in range(3))
     groups: list[dict[str, Any]] = [{"params": [a], "lr": 0.0}, {"params": [b], "method": "exact"}]

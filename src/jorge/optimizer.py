@@ -298,10 +298,12 @@ class Jorge(torch.optim.Optimizer):
 
     def _admit(self) -> None:
         """Make state for parameters that have their first gradient: a cohort a group and device."""
+        if not all(self.state.get(p) for cohort in self._cohorts for p in cohort.params):
+            self._adopt({p: state for p, state in self.state.items() if state})  # the caller has reset some
         for index, group in enumerate(self.param_groups):
             fresh: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
-                if p.grad is not None and p.numel() and p not in self.state:
+                if p.grad is not None and p.numel() and not self.state.get(p):
                     fresh[p.device].append(p)
             for params in fresh.values():
                 self._add_cohort(Cohort(index, group, params))
