@@ -21,6 +21,9 @@ from jorge.lab.run import Record, describe, key, train
 from jorge.lab.summary import Row, cells, summarize, write_csv
 from jorge.lab.task import DataMissingError, Task
 
+#: Columns of a terminal from which the table is a row an optimizer.
+_WIDE = 150
+
 
 class UsageError(Exception):
     """Something that the caller asked for cannot be done; the message says what to do."""
@@ -132,20 +135,24 @@ def _report(done: Iterable[tuple[Job, Record]], folder: Path, targets: dict[str,
         sections.append(section)
         rows += section.rows
         console.print()
-        console.print(_table(section))
+        console.print(_table(section, across=console.width >= _WIDE))
         console.print(report.answer(section))
     write_csv(rows, folder / "summary.csv")
     page = report.write(sections, folder, "jorge " + shlex.join(sys.argv[1:]))
     console.print(f"\nreport: {page}\ntable:  {folder / 'summary.csv'}", soft_wrap=True)
 
 
-def _table(section: report.Section) -> Table:
+def _table(section: report.Section, *, across: bool) -> Table:
+    """A row an optimizer, or on a narrow terminal a column an optimizer."""
     table = Table(title=section.task.title, title_justify="left", title_style="bold")
     shown = [cells(row, section.task) for row in section.rows]
-    for i, heading in enumerate(shown[0]):
+    lines = [list(shown[0]), *(list(row.values()) for row in shown)]
+    if not across:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    for i, heading in enumerate(lines[0]):
         table.add_column(heading, justify="left" if i == 0 else "right")
-    for row in shown:
-        table.add_row(*row.values())
+    for line in lines[1:]:
+        table.add_row(*line)
     return table
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from jorge.lab.run import Watcher
 
@@ -32,17 +33,16 @@ def _said(loss: float, metric: float | None, name: str, rate: float) -> str:
     shown = f"loss {loss:.4f}"
     if metric is not None:
         shown += f"  {name} {metric:.4f}"
-    return f"{shown}  {rate:.1f} steps/s"
+    return f"{shown}  {rate:.0f} steps/s"
 
 
 @contextmanager
 def _bars(console: Console, runs: int) -> Iterator[Watch]:
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[said]}"),
+        BarColumn(bar_width=8, table_column=Column(min_width=8)),
+        TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
+        TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True)),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as bars:
         overall = bars.add_task("all runs", total=runs, said="")
