@@ -1,0 +1,27 @@
+"""The claim of steps, on real data: with settings from the baseline alone, at most 0.6 of its steps to its best loss.
+
+Counts of steps are the same on every machine but for rounding; seconds are measured by `jorge compare`, not here.
+"""
+
+import pytest
+
+from jorge.lab.contenders import CONTENDERS
+from jorge.lab.run import train
+from jorge.lab.summary import summarize
+from jorge.lab.tasks import TASKS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_fewer_steps_than_the_baseline_and_no_more_than_shampoo(name: str) -> None:
+    task = TASKS[name]
+    data = task.load()
+    names = ("jorge", task.recipe.baseline, "shampoo")
+    records = [train(task, CONTENDERS[n], 0, task.steps, data, lambda *_: None) for n in names]
+    jorge, _, shampoo = summarize(task, records)
+    assert jorge.step_ratio is not None
+    assert jorge.step_ratio <= 0.6
+    assert shampoo.steps_to_target is not None
+    assert jorge.steps_to_target is not None
+    assert jorge.steps_to_target <= 1.1 * shampoo.steps_to_target
