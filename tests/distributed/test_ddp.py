@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from jorge import Jorge
@@ -32,7 +33,7 @@ def _worker(rank: int, folder: str) -> None:
 
 def test_ranks_agree_to_the_bit() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_worker, args=(folder,), nprocs=2)  # type: ignore[no-untyped-call]
+        spawn(_worker, args=(folder,), nprocs=2)  # type: ignore[no-untyped-call]
         (weights, state), (others, other_state) = (torch.load(Path(folder) / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
     for i, values in state.items():
