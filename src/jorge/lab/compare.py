@@ -18,7 +18,7 @@ from jorge.lab import report
 from jorge.lab.contenders import CONTENDERS, Contender
 from jorge.lab.progress import progress
 from jorge.lab.run import Record, describe, key, train
-from jorge.lab.summary import Row, cells, summarize, write_csv
+from jorge.lab.summary import Row, cells, markdown, summarize, write_csv
 from jorge.lab.task import DataMissingError, Task
 
 #: Columns of a terminal from which the table is a row an optimizer.
@@ -138,6 +138,8 @@ def _report(done: Iterable[tuple[Job, Record]], folder: Path, targets: dict[str,
         console.print(_table(section, across=console.width >= _WIDE))
         console.print(report.answer(section))
     write_csv(rows, folder / "summary.csv")
+    pages = [f"## {s.task.title}\n\n{markdown(s.rows, s.task)}\n{report.answer(s)}\n" for s in sections]
+    (folder / "summary.md").write_text("\n".join(pages), encoding="utf-8")
     page = report.write(sections, folder, "jorge " + shlex.join(sys.argv[1:]))
     console.print(f"\nreport: {page}\ntable:  {folder / 'summary.csv'}", soft_wrap=True)
 

@@ -173,6 +173,13 @@ def cells(row: Row, task: Task) -> dict[str, str]:
     }
 
 
+def markdown(rows: Sequence[Row], task: Task) -> str:
+    """The table that people read, as Markdown."""
+    shown = [cells(row, task) for row in rows]
+    lines = [list(shown[0]), ["---"] * len(shown[0]), *(list(row.values()) for row in shown)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def _number(value: float | None, spec: str, unit: str = "") -> str:
     return "–" if value is None else f"{value:{spec}}{unit}"
 
