@@ -34,7 +34,8 @@ class Jorge(torch.optim.Optimizer):
     Args:
         params: parameters, param groups, or `model.named_parameters()`, whose names then appear in plans and errors.
         lr: learning rate, a float or a tensor with one element; the one that SGD or AdamW was tuned to.
-        momentum: momentum of the direction, and of SGD's step length, in [0, 1). Default 0.9, as in most recipes.
+        momentum: momentum of the direction, and of SGD's step length, in [0, 1). Default 0.9, as in most recipes; it
+            is meant to come from the recipe, so it was not measured.
         nesterov: Nesterov momentum, for the direction and for SGD's step length.
         weight_decay: decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.
         method: how the roots are tracked: `"whitening"` (default: it won in the measurements of `docs/methods.md`),
@@ -42,15 +43,18 @@ class Jorge(torch.optim.Optimizer):
         grafting: whose step length: `"sgd"` or `"adam"`.
         betas: Adam's running averages, for `grafting="adam"` only.
         eps: Adam's denominator term, for `grafting="adam"` only.
-        interval: steps between refreshes of the roots. Default 10: within noise of 1 in steps to a target
-            (`docs/defaults.md`), and a step then costs little more than SGD's.
-        warmup_refreshes: so many steps refresh at every step before `interval` applies. Without them an interval of
-            10 fails on an autoencoder.
+        interval: steps between refreshes of the roots. Default 10: against 1 it needs a few hundredths of the
+            baseline's steps more to a target, and a step takes a seventh to a third less time (`docs/defaults.md`).
+        warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0 and an
+            interval of 10 training diverges or crawls; 100 gains little for its time (`docs/defaults.md`).
         block_size: largest side of a block. Default `"auto"`: near-square blocks with sides up to 1024, which reach
             a target in the same number of steps as whole matrices for a fraction of the time (`docs/defaults.md`).
-        max_dim: a side longer than this is diagonal, one number a row.
-        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20.
+        max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
+            vocabularies diagonal and the layers of common networks whole; not measured in training.
+        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20. Default 0.95: 0.9
+            and 0.99 are within noise of it (`docs/defaults.md`).
         damping: noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded.
+            Default 1e-4: 0 to 1e-3 train alike (`docs/defaults.md`), but without it a dead row overflows.
         init: `"auto"` starts the binomial method from the first gradient's scale, `"paper"` from `root_eps`.
         root_eps: ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and
             exact, 1e-2 for congruence; whitening has none).
