@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from jorge.methods import METHODS, Init
 
@@ -65,8 +65,8 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
         name, p = _named(entry, group_index, i)
         if not isinstance(p, Tensor):
             raise TypeError(f"{name} is a {type(p).__name__}, not a tensor: pass tensors, or (name, tensor) pairs")
-        if isinstance(p, DTensor):
-            raise TypeError(f"{name} is a DTensor of {p.device_mesh}: sharded parameters are not supported yet")
+        if _is_sharded(p):
+            raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
         if p.layout != torch.strided:
             raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
         if p.is_complex():
@@ -76,6 +76,12 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
         if id(p) in seen:
             raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
         seen[id(p)] = name
+
+
+def _is_sharded(p: Tensor) -> bool:
+    """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(p, module.DTensor)
 
 
 def check_known(group: Group, where: str) -> None:

@@ -31,6 +31,21 @@ def _worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def _refuse(rank: int, folder: str) -> None:
+    from torch.distributed.tensor import distribute_tensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=1)
+    sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), init_device_mesh("cpu", (1,))))
+    with pytest.raises(TypeError, match="'layer' .* is a DTensor: sharded parameters are not supported yet"):
+        Jorge([("layer", sharded)], lr=0.1)
+    dist.destroy_process_group()
+
+
+def test_sharded_parameters_are_refused_by_name() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_refuse, args=(folder,), nprocs=1)  # type: ignore[no-untyped-call]
+
+
 def test_ranks_agree_to_the_bit() -> None:
     with tempfile.TemporaryDirectory() as folder:
         spawn(_worker, args=(folder,), nprocs=2)  # type: ignore[no-untyped-call]
