@@ -32,11 +32,12 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def _refuse(rank: int, folder: str) -> None:
-    from torch.distributed.tensor import distribute_tensor, init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import distribute_tensor
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=1)
     sharded = nn.Parameter(distribute_tensor(torch.ones(4, 4), init_device_mesh("cpu", (1,))))
-    with pytest.raises(TypeError, match="'layer' .* is a DTensor: sharded parameters are not supported yet"):
+    with pytest.raises(TypeError, match=r"'layer' .* is a DTensor: sharded parameters are not supported yet"):
         Jorge([("layer", sharded)], lr=0.1)
     dist.destroy_process_group()
 
