@@ -80,6 +80,10 @@ def test_parameters_that_cannot_be_optimized(parameter: Any, says: str) -> None:
 def test_nothing_to_optimize_and_duplicates() -> None:
     with pytest.raises(ValueError, match="params is empty"):
         Jorge([], lr=0.1)
+    with pytest.raises(ValueError, match="every param group is empty"):
+        Jorge([{"params": []}], lr=0.1)
+    with pytest.raises(ValueError, match=r"'w' .* is not a leaf"):
+        Jorge([("w", weight() * 2)], lr=0.1)
     with pytest.raises(TypeError, match="single tensor"):
         Jorge(weight(), lr=0.1)
     p = weight()
@@ -131,6 +135,21 @@ def test_a_gradient_of_another_shape_changes_nothing() -> None:
         optimizer.step()
     assert not optimizer.state
     assert torch.equal(p, torch.ones(2, 2))
+
+
+def test_a_parameter_that_changed_its_shape_or_dtype_is_named() -> None:
+    p, other = weight(4, 4), weight(3, 3)
+    optimizer = Jorge([("other", other), ("w", p)], lr=0.1)
+    p.grad, other.grad = torch.ones(4, 4), torch.ones(3, 3)
+    optimizer.step()
+    for data in (torch.zeros(1, 4), torch.zeros(4, 4, dtype=torch.float64)):
+        p.data = data
+        p.grad = None
+        p.grad = torch.ones_like(p)
+        before = snapshot(optimizer)
+        with pytest.raises(RuntimeError, match=r"w is now .* its state is for \(4, 4\)"):
+            optimizer.step()
+        assert same(before, snapshot(optimizer))
 
 
 def test_an_option_that_shapes_the_state_cannot_change() -> None:

@@ -243,6 +243,62 @@ def test_a_missing_gradient_leaves_its_state_alone(grafting: str) -> None:
         assert torch.equal(together[1], frozen) == (step not in (0, 3))
 
 
+def test_parameters_that_take_turns_are_refreshed_by_their_own_count() -> None:
+    """Two equal shapes in one stack, trained in turns, keep the schedule that each would have alone."""
+    pair = [nn.Parameter(torch.randn(6, 8)) for _ in range(2)]
+    singles = [nn.Parameter(p.detach().clone()) for p in pair]
+    options: dict[str, Any] = {"lr": 0.01, "warmup_refreshes": 4, "interval": 3}
+    together = Jorge(pair, **options)
+    alone = [Jorge([p], **options) for p in singles]
+    for step in range(40):
+        for i in range(2):
+            grad = torch.randn(6, 8) if step == 0 or step % 3 == i else None
+            pair[i].grad = grad
+            singles[i].grad = None if grad is None else grad.clone()
+        together.step()
+        for optimizer in alone:
+            optimizer.step()
+        if step == 20:
+            together.load_state_dict(together.state_dict())
+    for p, single, optimizer in zip(pair, singles, alone, strict=True):
+        mine, theirs = together.state[p], optimizer.state[single]
+        assert mine["step"] == theirs["step"] < 20
+        assert mine["refreshes.0"] == theirs["refreshes.0"] > 4
+        assert torch.allclose(p, single, atol=1e-5)
+
+
+def test_groups_that_the_caller_edits() -> None:
+    params = [nn.Parameter(torch.randn(4, 4)) for _ in range(3)]
+    groups: list[dict[str, Any]] = [{"params": params[:2]}, {"params": params[2:]}]
+    optimizer = Jorge(groups, lr=0.1)
+    for p in params:
+        p.grad = torch.randn(4, 4)
+    optimizer.step()
+    del optimizer.param_groups[0]["params"][1]
+    del optimizer.param_groups[1]
+    before = [p.detach().clone() for p in params]
+    optimizer.step()
+    assert [torch.equal(p, old) for p, old in zip(params, before, strict=True)] == [False, True, True]
+    assert optimizer.state[params[0]]["step"] == 2
+
+
+def test_a_low_precision_lr_keeps_the_decay() -> None:
+    p = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([p], lr=torch.tensor(0.01, dtype=torch.bfloat16), weight_decay=0.1)
+    for _ in range(100):
+        p.grad = torch.zeros(4, 4)
+        optimizer.step()
+    assert torch.allclose(p, torch.tensor(0.9048), atol=1e-3)
+
+
+def test_keys_that_the_caller_adds_survive_a_reload() -> None:
+    p = nn.Parameter(torch.randn(4, 4))
+    optimizer = Jorge([p], lr=0.1)
+    optimizer.param_groups[0]["lr_scale"] = 0.5
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.param_groups[0]["lr_scale"] == 0.5
+
+
 def test_state_that_the_caller_looks_up_or_clears() -> None:
     params = [nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
     optimizer = Jorge(params, lr=0.1)

@@ -128,6 +128,24 @@ def test_what_cannot_be_carried_over_is_refused() -> None:
         Jorge.from_adamw(torch.optim.AdamW(params(), amsgrad=True))
 
 
+def test_a_scheduler_that_cycled_the_recipe_and_other_traps() -> None:
+    sgd = torch.optim.SGD(params(), lr=0.1, momentum=0.9)
+    torch.optim.lr_scheduler.OneCycleLR(sgd, 0.1, total_steps=10)
+    with pytest.raises(ValueError, match="transfer first"):
+        Jorge.from_sgd(sgd, total_steps=10)
+    with pytest.raises(ValueError, match=r"group 0 has momentum=1\.0"):
+        Jorge.from_sgd(torch.optim.SGD(params(), lr=0.1, momentum=1.0), total_steps=10)
+    with pytest.raises(TypeError, match="params come from"):
+        Jorge.from_sgd(torch.optim.SGD(params(), lr=0.1), total_steps=10, params=params())
+
+
+def test_names_are_kept_and_unknown_keys_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    group: dict[str, Any] = {"params": params(), "name": "decoder", "lr_scale": 0.5}
+    optimizer, _ = Jorge.from_sgd(torch.optim.SGD([group], lr=0.1), schedule="keep", explain=True)
+    assert optimizer.param_groups[0]["name"] == "decoder"
+    assert "left out: Jorge has no such option" in capsys.readouterr().out
+
+
 def test_groups_with_another_momentum_keep_it() -> None:
     groups: list[dict[str, Any]] = [{"params": params()}, {"params": params(), "momentum": 0.5}]
     sgd = torch.optim.SGD(groups, lr=0.1, momentum=0.9, weight_decay=0.01)

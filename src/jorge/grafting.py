@@ -65,6 +65,6 @@ def norms(bundle: Tensor) -> Tensor:
 
 
 def rescale(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:
-    """`direction` with the norms `length` (`[count, 1, …]`), in place; zero where inactive or not finite."""
+    """`direction` with the norms `length` (`[count, 1, …]`), in place; zero where inactive. It must be finite."""
     ratio = length / norms(direction).add_(torch.finfo(direction.dtype).tiny)
     return direction.mul_(torch.where(active & torch.isfinite(ratio), ratio, 0.0))

@@ -35,7 +35,8 @@ class Jorge(torch.optim.Optimizer):
         params: parameters, param groups, or `model.named_parameters()`, whose names then appear in plans and errors.
         lr: learning rate, a float or a tensor with one element; the one that SGD or AdamW was tuned to.
         momentum: momentum of the direction, and of SGD's step length, in [0, 1). Default 0.9, as in most recipes; it
-            is meant to come from the recipe, so it was not measured.
+            is meant to come from the recipe, so it was not measured. Schedulers that cycle momentum cycle the first
+            of `betas` with Adam grafting, and leave this one.
         nesterov: Nesterov momentum, for the direction and for SGD's step length.
         weight_decay: decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.
         method: how the roots are tracked: `"whitening"` (default: it won in the measurements of `docs/methods.md`),
@@ -134,6 +135,8 @@ class Jorge(torch.optim.Optimizer):
         options.check_group(defaults, "the constructor's arguments")
         self._cohorts: list[Cohort] = []
         super().__init__(options.listed(params), defaults)
+        if not any(group["params"] for group in self.param_groups):
+            raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -206,8 +209,12 @@ class Jorge(torch.optim.Optimizer):
         overrides: dict[str, Any],
     ) -> tuple[Jorge, LambdaLR]:
         factor = transfer.lr_factor(schedule, total_steps=total_steps, warmup_steps=warmup_steps)
+        if "params" in overrides:
+            raise TypeError("params come from the optimizer that is transferred: use add_param_group() for more")
         groups = [{**group, **overrides} for group in recipe.groups]
-        optimizer = cls(groups, groups[0]["lr"], **{k: v for k, v in groups[0].items() if k not in ("params", "lr")})
+        optimizer = cls(
+            groups, groups[0]["lr"], **{k: v for k, v in groups[0].items() if k not in ("params", "lr", "name")}
+        )
         if explain:
             print(recipe)
             print(transfer.explain_schedule(schedule, total_steps, warmup_steps))
@@ -267,6 +274,7 @@ class Jorge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_step()
+        self._follow_groups()
         self._admit()
         finite: dict[torch.device, Tensor] = {}
         taking_part = []
@@ -277,8 +285,8 @@ class Jorge(torch.optim.Optimizer):
                 finite[cohort.device] = ok & finite[cohort.device] if cohort.device in finite else ok
         for cohort in taking_part:
             cohort.advance(self.param_groups[cohort.group_index], finite[cohort.device])
-            for p in cohort.params:
-                self.state[p]["step"] = cohort.step
+            for p, step in cohort.steps().items():
+                self.state[p]["step"] = step
         return loss
 
     def _check_step(self) -> None:
@@ -287,6 +295,9 @@ class Jorge(torch.optim.Optimizer):
                 if p.grad is not None:
                     options.check_gradient(p, group, index, i)
         for cohort in self._cohorts:
+            options.check_layouts([(p, b.layout) for b in cohort.bundles for p in b.params], self.param_groups)
+            if cohort.group_index >= len(self.param_groups):
+                continue  # a group that was taken out
             group = self.param_groups[cohort.group_index]
             if cohort.structure != structure(group):
                 changed = [
@@ -300,10 +311,19 @@ class Jorge(torch.optim.Optimizer):
         if capturing and not all(g["capturable"] for g in self.param_groups):
             raise RuntimeError("step() is being captured in a CUDA graph: build the optimizer with capturable=True")
 
+    def _follow_groups(self) -> None:
+        """Rearrange the stacks where the caller has moved or removed parameters, or reset the state of some."""
+        home = {id(p): index for index, group in enumerate(self.param_groups) for p in group["params"]}
+        settled = (
+            bool(self.state.get(p)) and home.get(id(p)) == cohort.group_index
+            for cohort in self._cohorts
+            for p in cohort.params
+        )
+        if not all(settled):
+            self._adopt({p: state for p, state in self.state.items() if state})
+
     def _admit(self) -> None:
         """Make state for parameters that have their first gradient: a cohort a group and device."""
-        if not all(self.state.get(p) for cohort in self._cohorts for p in cohort.params):
-            self._adopt({p: state for p, state in self.state.items() if state})  # the caller has reset some
         for index, group in enumerate(self.param_groups):
             fresh: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -379,7 +399,7 @@ class Jorge(torch.optim.Optimizer):
             cohort = there.get((index, *map(id, params)))
             if cohort is None or cohort.structure != structure(self.param_groups[index]):
                 cohort = Cohort(index, self.param_groups[index], params)
-            cohort.step = step
+            cohort.set_steps(dict.fromkeys(params, step))
             self._add_cohort(cohort)
             for p in params:
                 for name, view in self.state[p].items():

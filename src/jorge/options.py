@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
@@ -24,6 +25,10 @@ _TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable"}
 _TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 
 Group = dict[str, Any]
+
+
+#: What parameters may be; arithmetic is float32 for all but float64.
+_PARAM_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def listed(params: Any) -> list[Any]:
@@ -71,8 +76,11 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
             raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
         if p.is_complex():
             raise TypeError(f"{name} is complex ({p.dtype}): optimize torch.view_as_real(p) as a real parameter")
-        if not p.is_floating_point():
-            raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters can be optimized")
+        if p.dtype not in _PARAM_DTYPES:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PARAM_DTYPES)
+            raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters ({wanted}) can be optimized")
+        if not (p.is_leaf or p.retains_grad):
+            raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass those instead")
         if id(p) in seen:
             raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
         seen[id(p)] = name
@@ -101,7 +109,7 @@ def check_group(group: Group, where: str) -> None:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -176,6 +184,17 @@ def check_gradient(p: Tensor, group: Group, group_index: int, index: int) -> Non
     )
 
 
+def check_layouts(layouts: Sequence[tuple[Tensor, tuple[torch.Size, torch.dtype]]], groups: Sequence[Group]) -> None:
+    """Refuse parameters whose shape or dtype is no longer that of their state."""
+    for p, (shape, dtype) in layouts:
+        if p.shape != shape or p.dtype != dtype:
+            found = (n for i, g in enumerate(groups) for q, n in zip(g["params"], names(g, i), strict=True) if q is p)
+            raise RuntimeError(
+                f"{next(found, 'a parameter')} is now {tuple(p.shape)} of {p.dtype}, its state is for "
+                f"{tuple(shape)} of {dtype}: build a new optimizer after changing parameters, or delete optimizer.state[p]"
+            )
+
+
 def check_saved_groups(saved: dict[str, Any], groups: Sequence[Group]) -> None:
     """Refuse a state dict whose param groups do not match."""
     if len(saved["param_groups"]) != len(groups):
@@ -192,7 +211,7 @@ def check_saved_groups(saved: dict[str, Any], groups: Sequence[Group]) -> None:
         if "state_version" not in theirs:
             raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
         where = f"saved param group {index}"
-        check_known(theirs, where)
+        check_known({key: value for key, value in theirs.items() if key not in mine}, where)
         check_group(theirs, where)
 
 

@@ -103,18 +103,21 @@ def _binomial_wide(root: Tensor, grad: Tensor) -> Tensor:
     root2 = root @ root
     x = ((root2 @ root2) @ grad) @ grad.mT
     nu = torch.linalg.vector_norm(x, dim=(-2, -1))
+    x = x / per_block(nu)
     step = root @ x
-    inverse = per_block(1 / nu)
-    series = root - step * (inverse / 4) + (step @ x) * (5 / 32 * inverse**2)
+    series = root - step / 4 + (step @ x) * (5 / 32)
     return _binomial_scale(series, root, nu)
 
 
 def _binomial_narrow(root: Tensor, grad: Tensor) -> Tensor:
     u = root @ (root @ (root @ (root @ grad)))
-    nu = ((u.mT @ u) * (grad.mT @ grad)).flatten(1).sum(-1).clamp(min=0).sqrt()
-    inverse = per_block(1 / nu)
-    inner = identity_like(u.mT @ u) * (inverse / 4) - (grad.mT @ u) * (5 / 32 * inverse**2)
-    series = root - ((root @ u) @ inner) @ grad.mT
+    u_norm, g_norm = (torch.linalg.vector_norm(t, dim=(-2, -1)) for t in (u, grad))  # apart: ν² may underflow
+    u, g = u / per_block(u_norm), grad / per_block(g_norm)
+    unit = ((u.mT @ u) * (g.mT @ g)).flatten(1).sum(-1).clamp(min=0).sqrt()
+    nu = unit * u_norm * g_norm
+    u = u / per_block(unit)
+    inner = identity_like(u.mT @ u) / 4 - (g.mT @ u) * (5 / 32)
+    series = root - ((root @ u) @ inner) @ g.mT
     return _binomial_scale(series, root, nu)
 
 
@@ -291,7 +294,7 @@ def diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) 
     assert moment is not None, "a diagonal side carries its second moment"
     fresh = (grad.square().sum(-1) + noise.unsqueeze(-1)) / grad.shape[-1]
     moment = moment.lerp(fresh, blend.unsqueeze(-1))
-    side = moment.rsqrt()
+    side = torch.maximum(moment, 1e-12 * moment.mean(-1, keepdim=True)).rsqrt()  # without damping, dead rows are zero
     return side / side.mean(-1, keepdim=True), moment
 
 

@@ -6,9 +6,9 @@ Two kinds of stack, both persistent:
 * a :class:`RootStack` holds the roots of all blocks of one shape, `[count, d, d]` a side, whichever parameter they
   come from.
 
-A :class:`Cohort` is the parameters of one group and device that received their first gradient at the same step; they
-share the host's step counter, so a layer that is unfrozen late has its own warm-up. Readers of the state see none of
-this: :meth:`Cohort.views` names per-parameter views.
+A :class:`Cohort` is the parameters of one group and device that received their first gradient at the same step. Each
+parameter counts the steps in which it had a gradient, so a layer that is unfrozen late, or is trained every other step,
+has its own warm-up and interval. Readers of the state see no stacks: :meth:`Cohort.views` names per-parameter views.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ class Bundle:
     def __init__(self, params: list[Tensor], blocking: Blocking | None, group: Group) -> None:
         first = params[0]
         self.params = params
+        self.layout = (first.shape, first.dtype)
+        self.steps = [0] * len(params)  # steps in which each parameter had a gradient
+        self.substeps = [0] * len(params)  # of the refresh that is due at this step, or 0
         self.blocking = blocking
         self.compute = compute_dtype(first.dtype)
         names = grafting.BUFFERS[group["grafting"]] + (("momentum_buffer",) if blocking else ())
@@ -97,6 +100,16 @@ class Bundle:
             mask = torch.tensor(self.present, device=finite.device)
             self._masks[self.present] = mask.view(-1, *(1,) * (self.work.dim() - 1))
         return self._masks[self.present] & finite
+
+    def count(self, group: Group) -> None:
+        """Advance the counters of the parameters that have a gradient, and see whose roots are due."""
+        schedule = {"interval": group["interval"], "warmup_refreshes": group["warmup_refreshes"]}
+        method = METHODS[group["method"]]
+        for i, present in enumerate(self.present):
+            self.steps[i] += present
+            due = present and is_refresh_step(self.steps[i], **schedule)
+            earlier = refreshes_before(self.steps[i], **schedule)
+            self.substeps[i] = method.substeps_at(earlier, group["interval"]) if due else 0
 
     def graft(self, active: Tensor, group: Group) -> None:
         """Advance the graft optimizer; a vector's update is its direction, a matrix needs only the length."""
@@ -140,12 +153,12 @@ class RootStack:
             device=bundle.params[0].device,
         )
 
-    def precondition(self, group: Group, options: RootOptions, substeps: int) -> None:
-        """Refresh (with `substeps` above 0) and replace the gradients of the members by their directions."""
+    def precondition(self, group: Group, options: RootOptions) -> None:
+        """Refresh the roots that are due and replace the gradients of the members by their directions."""
         parts = [gather(bundle.matrices, tile) for bundle, tile in self.members]
         grad = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if substeps:
-            refresh(group["method"], self.state, grad, options, substeps=substeps)
+        for substeps, due in self._due(grad):
+            refresh(group["method"], self.state, due, options, substeps=substeps)
         for (bundle, tile), part in zip(
             self.members, torch.split(direction(self.state, grad), self.sizes), strict=True
         ):
@@ -154,16 +167,28 @@ class RootStack:
             else:
                 scatter(part, bundle.matrices, tile)
 
+    def _due(self, grad: Tensor) -> list[tuple[int, Tensor]]:
+        """Substeps and gradients of the refreshes of this step: one, unless parameters have missed gradients.
+
+        Blocks whose parameter is not due see a gradient of zero, which leaves their roots alone; a parameter without
+        a gradient has that already.
+        """
+        present = {s for bundle, _ in self.members for s, p in zip(bundle.substeps, bundle.present, strict=True) if p}
+        if len(present) == 1:
+            return [(substeps, grad) for substeps in present if substeps]
+        mine = [s for bundle, tile in self.members for s in bundle.substeps for _ in range(tile.blocks)]
+        masks = ((s, torch.tensor([s == t for t in mine], device=grad.device)) for s in sorted(present - {0}))
+        return [(s, grad.masked_fill(~mask.view(-1, 1, 1), 0)) for s, mask in masks]
+
 
 class Cohort:
-    """Parameters of one group and device with the same first step: their stacks, their counter and their step."""
+    """Parameters of one group and device with the same first step: their stacks and their step."""
 
     def __init__(self, index: int, group: Group, params: Sequence[Tensor]) -> None:
         self.group_index = index
         self.structure = structure(group)
         self.params = list(params)
         self.device = self.params[0].device
-        self.step = 0
         alike: defaultdict[Any, list[Tensor]] = defaultdict(list)
         for p in self.params:
             alike[p.shape, p.dtype, torch.empty_like(p, device="meta").stride()].append(p)
@@ -179,12 +204,21 @@ class Cohort:
                 shapes[tile.shape, kinds, bundle.compute].append((bundle, tile))
         self.stacks = [RootStack(members, kinds, group) for (_, kinds, _), members in shapes.items()]
 
+    def steps(self) -> dict[Tensor, int]:
+        """How many steps each parameter has taken part in."""
+        return {p: step for bundle in self.bundles for p, step in zip(bundle.params, bundle.steps, strict=True)}
+
+    def set_steps(self, steps: dict[Tensor, int]) -> None:
+        """Set the counters, after loading."""
+        for bundle in self.bundles:
+            bundle.steps = [steps[p] for p in bundle.params]
+
     def views(self) -> dict[Tensor, dict[str, Any]]:
         """State of each parameter: its step and named views into the stacks.
 
         `left.i` and `right.i` (and, by method, `left_factor.i`, `left_moment.i`, …) belong to block i, row by row.
         """
-        found: dict[Tensor, dict[str, Any]] = {p: {"step": self.step} for p in self.params}
+        found: dict[Tensor, dict[str, Any]] = {p: {"step": step} for p, step in self.steps().items()}
         for bundle in self.bundles:
             for name, buffer in bundle.buffers.items():
                 for p, view in zip(bundle.params, buffer.unbind(0), strict=True):
@@ -218,19 +252,14 @@ class Cohort:
 
     def advance(self, group: Group, finite: Tensor) -> None:
         """One step of the parameters that have a gradient; none of them moves where `finite` is false."""
-        self.step += 1
-        schedule = {"interval": group["interval"], "warmup_refreshes": group["warmup_refreshes"]}
-        substeps = 0
-        if is_refresh_step(self.step, **schedule):
-            method = METHODS[group["method"]]
-            substeps = method.substeps_at(refreshes_before(self.step, **schedule), group["interval"])
         options = RootOptions(group["preconditioner_beta2"], group["damping"], group["init"], group["root_eps"])
         active = [bundle.active(finite) for bundle in self.bundles]
         for bundle, mask in zip(self.bundles, active, strict=True):
+            bundle.count(group)
             bundle.work.masked_fill_(~finite, 0)
             bundle.graft(mask, group)
         for stack in self.stacks:
-            stack.precondition(group, options, substeps)
+            stack.precondition(group, options)
         for bundle, mask in zip(self.bundles, active, strict=True):
             if bundle.blocking is not None:
                 bundle.momentum(mask, group)
@@ -243,12 +272,13 @@ class Cohort:
         lr, decay = group["lr"], group["weight_decay"]
         params: list[Tensor] = []
         updates: list[Tensor] = []
-        scale = lr
-        if isinstance(lr, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
-            lr, scale = lr.reshape(()), 1.0
-            torch._foreach_mul_([bundle.work for bundle in self.bundles], lr)
+        scale = 1.0 if isinstance(lr, Tensor) else lr
         for bundle in self.bundles:
-            keep = grafting.fading(finite, 1 - lr * decay, bundle.compute) if decay else None
+            rate = lr
+            if isinstance(lr, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
+                rate = lr.reshape(()).to(bundle.compute)
+                bundle.work.mul_(rate)
+            keep = grafting.fading(finite, 1 - rate * decay, bundle.compute) if decay else None
             pairs = zip(bundle.params, bundle.work.unbind(0), bundle.present, strict=True)
             chosen = [(p, update) for p, update, present in pairs if present]
             some, steps = [p for p, _ in chosen], [update for _, update in chosen]

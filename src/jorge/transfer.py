@@ -20,6 +20,8 @@ SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
 
 #: Options of torch's optimizers that choose an implementation, not a result.
 _IMPLEMENTATION = ("foreach", "fused", "differentiable")
+#: Options that are checked to be at their neutral value before a transfer, or that a subclass relation brings along.
+_ELSEWHERE = ("dampening", "amsgrad", "decoupled_weight_decay", "capturable")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def recipe_from_sgd(sgd: torch.optim.SGD) -> Recipe:
                 "build the SGD with dampening=0 and the lr that was tuned for that"
             )
         momentum, decay = float(group["momentum"]), float(group["weight_decay"])
+        if not 0 <= momentum < 1:
+            raise ValueError(f"group {index} has momentum={momentum}: Jorge needs one in [0, 1)")
         options = {
             "grafting": "sgd",
             "momentum": momentum,
@@ -139,12 +143,23 @@ def _finish(
     dropped: tuple[str, ...],
 ) -> None:
     """Add the lr, the parameters and what was left behind; the group's lr before its scheduler touched it."""
+    if cycled := [key for key in ("max_lr", "base_momentum", "max_momentum") if key in group]:
+        raise ValueError(
+            f"group {index} has {', '.join(cycled)}: a scheduler that cycles lr or momentum has changed the recipe's "
+            "values; transfer first, and attach the scheduler to the optimizer that comes out"
+        )
     lr = group.get("initial_lr", group["lr"])
     options["lr"] = lr.detach().clone() if isinstance(lr, Tensor) else lr
     rule = "same" if "initial_lr" not in group else "same: the recipe's, before its scheduler changed it"
     lines.insert(0, Line(index, "lr", _show(lr), _show(lr), rule))
     rule = "left out: it chooses torch's implementation, not a result"
     lines += [Line(index, name, str(group[name]), "–", rule) for name in dropped if group.get(name)]
+    if "name" in group:
+        options["name"] = group["name"]
+        lines.append(Line(index, "name", str(group["name"]), str(group["name"]), "same"))
+    seen = {line.option for line in lines} | {"params", "param_names", "initial_lr", *_ELSEWHERE, *dropped}
+    rule = "left out: Jorge has no such option"
+    lines += [Line(index, key, str(group[key]), "–", rule) for key in group if key not in seen]
     names = group.get("param_names")
     params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
     recipe.groups.append({"params": params, **options})
