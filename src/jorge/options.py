@@ -188,7 +188,8 @@ def check_layouts(layouts: Sequence[tuple[Tensor, tuple[torch.Size, torch.dtype]
     """Refuse parameters whose shape or dtype is no longer that of their state."""
     for p, (shape, dtype) in layouts:
         if p.shape != shape or p.dtype != dtype:
-            found = (n for i, g in enumerate(groups) for q, n in zip(g["params"], names(g, i), strict=True) if q is p)
+            named = ((q, n) for i, g in enumerate(groups) for q, n in zip(g["params"], names(g, i), strict=True))
+            found = (name for q, name in named if q is p)
             raise RuntimeError(
                 f"{next(found, 'a parameter')} is now {tuple(p.shape)} of {p.dtype}, its state is for "
                 f"{tuple(shape)} of {dtype}: build a new optimizer after changing parameters, or delete optimizer.state[p]"
