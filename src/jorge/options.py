@@ -192,7 +192,7 @@ def check_layouts(layouts: Sequence[tuple[Tensor, tuple[torch.Size, torch.dtype]
             found = (name for q, name in named if q is p)
             raise RuntimeError(
                 f"{next(found, 'a parameter')} is now {tuple(p.shape)} of {p.dtype}, its state is for "
-                f"{tuple(shape)} of {dtype}: build a new optimizer after changing parameters, or delete optimizer.state[p]"
+                f"{tuple(shape)} of {dtype}: build a new optimizer, or delete optimizer.state[p]"
             )
 
 
