@@ -8,9 +8,9 @@ from jorge import Jorge
 
 torch.manual_seed(0)
 model = torch.nn.Linear(8, 4)
-optimizer = Jorge(model.named_parameters(), lr=0.1)
+optimizer = Jorge(model.named_parameters(), lr=0.02)
 losses = []
-for _ in range(20):
+for _ in range(100):
     loss = (model(torch.ones(2, 8)) - 1).square().mean()
     optimizer.zero_grad()
     loss.backward()
