@@ -52,7 +52,7 @@ def test_records_and_summary(finished: Path) -> None:
         rows = {row["optimizer"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"jorge", "sgd", "adamw", "shampoo"}
     assert float(rows["sgd"]["speedup"]) == 1.0
-    assert (finished / "summary.md").read_text().count("\n| ") == 5
+    assert (finished / "summary.md").read_text().count("\n| ") == 6
     assert int(rows["jorge"]["state_bytes"]) > int(rows["adamw"]["state_bytes"]) > int(rows["sgd"]["state_bytes"]) > 0
     assert float(rows["jorge"]["step_ratio"]) < 0.9
 
