@@ -27,7 +27,7 @@ STYLES: dict[str, tuple[str, str | tuple[int, tuple[int, ...]]]] = {
     "jorge-congruence": ("#E69F00", (0, (4, 1))),
     "jorge-binomial": ("#56B4E9", (0, (2, 1))),
 }
-_OTHER: tuple[str, str | tuple[int, tuple[int, ...]]] = ("#888888", "solid")
+OTHER: tuple[str, str | tuple[int, tuple[int, ...]]] = ("#888888", "solid")
 #: Stands for the page's text colour until the SVG is written.
 _INK = "#010203"
 
@@ -57,7 +57,7 @@ def _draw(axes: Axes, records: Sequence[Record], rows: Sequence[Row], axis: Axis
         if not mine:
             continue
         x, mean, spread = curve(mine, axis)
-        color, dashes = STYLES.get(row.optimizer, _OTHER)
+        color, dashes = STYLES.get(row.optimizer, OTHER)
         label = CONTENDERS[row.optimizer].label if row.optimizer in CONTENDERS else row.optimizer
         axes.plot(x, mean, color=color, linestyle=dashes, linewidth=2, label=label)
         if len(mine) > 1:

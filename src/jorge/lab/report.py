@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from jorge.lab.contenders import CONTENDERS
-from jorge.lab.figures import _OTHER, STYLES, picture, plot
+from jorge.lab.figures import OTHER, STYLES, picture, plot
 from jorge.lab.run import Record
 from jorge.lab.summary import Row, cells
 from jorge.lab.task import Task
@@ -97,7 +97,7 @@ def _view(section: Section) -> dict[str, Any]:
                 "label": row.label,
                 "cells": cells(row, task),
                 "best": best[row.optimizer],
-                "color": STYLES.get(row.optimizer, _OTHER)[0],
+                "color": STYLES.get(row.optimizer, OTHER)[0],
             }
             for row in rows
         ],
