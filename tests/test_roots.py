@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jorge.methods import METHODS, RootOptions, State, direction, initial_state, refresh
+from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh
 from jorge.roots import (
     CONGRUENCE_CAP,
     CONGRUENCE_POLYNOMIAL,
@@ -32,7 +32,7 @@ def fresh(method: str, shape: tuple[int, int], dtype: torch.dtype = torch.float3
 def run(method: str, grads: list[Tensor], state: State | None = None, **options: Any) -> State:
     state = state or fresh(method, tuple(grads[0].shape), grads[0].dtype)  # type: ignore[arg-type]
     for i, grad in enumerate(grads):
-        refresh(method, state, grad[None], RootOptions(**options), substeps=METHODS[method].substeps_at(i, 1))
+        refresh(method, state, grad[None], RootOptions(**options), METHODS[method].pace(i, 1))
     return state
 
 
@@ -144,7 +144,7 @@ def test_dead_rows_stay_bounded() -> None:
     for i in range(4500):
         grad = torch.randn(1, 64, 64)
         grad[:, 48:] = 0
-        refresh("whitening", state, grad, RootOptions(), substeps=METHODS["whitening"].substeps_at(i, 1))
+        refresh("whitening", state, grad, RootOptions(), METHODS["whitening"].pace(i, 1))
     values = torch.linalg.eigvalsh(state["left"].double())
     assert values.min() / values.max() > 1e-4
 
@@ -211,7 +211,7 @@ def test_a_diagonal_side_scales_rows_to_one_size(method: str) -> None:
     state = fresh(method, (30, 6), left="diagonal")
     for i in range(200):
         grad = scale[None, :, None] * torch.randn(1, 30, 6)
-        refresh(method, state, grad, RootOptions(damping=0.0), substeps=METHODS[method].substeps_at(i, 1))
+        refresh(method, state, grad, RootOptions(damping=0.0), METHODS[method].pace(i, 1))
     assert state["left"].shape == (1, 30)
     assert torch.allclose(state["left"].mean(-1), torch.ones(1))
     balanced = state["left"][0] * scale
@@ -225,10 +225,10 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
     for method in METHOD_NAMES:
         together = initial_state(method, 3, (5, 7), ("full", "full"), dtype=torch.float32, device=torch.device("cpu"))
         for grad in grads:
-            refresh(method, together, grad, RootOptions(), substeps=2)
+            refresh(method, together, grad, RootOptions(), Pace(2))
         for i in range(3):
             alone = fresh(method, (5, 7))
             for grad in grads:
-                refresh(method, alone, grad[i : i + 1], RootOptions(), substeps=2)
+                refresh(method, alone, grad[i : i + 1], RootOptions(), Pace(2))
             assert together["refreshes"][i] == alone["refreshes"][0]
             assert relative(together["left"][i], alone["left"][0]) < 1e-4

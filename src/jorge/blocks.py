@@ -149,13 +149,18 @@ def _runs(parts: list[int]) -> list[tuple[int, int, int, int]]:
     return runs
 
 
-def gather(matrices: Tensor, tile: Tile) -> Tensor:
-    """The tile's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows."""
-    return _window(matrices, tile).reshape(-1, *tile.shape)
+def gather(matrices: Tensor, tile: Tile, *, turned: bool = False) -> Tensor:
+    """The tile's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows.
+
+    `turned` transposes each block: `[count · blocks, n, m]`.
+    """
+    window = _window(matrices, tile)
+    window = window.mT if turned else window
+    return window.reshape(-1, *window.shape[-2:])
 
 
 def scatter(blocks: Tensor, matrices: Tensor, tile: Tile) -> None:
-    """Write what :func:`gather` read, `[count · blocks, m, n]`, back to its place in `[count, M, N]`."""
+    """Write the tile's blocks, `[count · blocks, m, n]`, to their place in `[count, M, N]`."""
     _window(matrices, tile).copy_(blocks.view(matrices.shape[0], *tile.grid, *tile.shape))
 
 

@@ -16,19 +16,40 @@ Buffers = dict[str, Tensor]
 BUFFERS: dict[str, tuple[str, ...]] = {"sgd": ("graft_momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 
 
-def fading(active: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+#: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
+Scalar = float | Tensor
+
+
+def scalar(value: Scalar, like: Tensor) -> Tensor:
+    """`value` as a 0-dim tensor of the dtype and device of `like`, without waiting for the device."""
+    if isinstance(value, Tensor):
+        return value.reshape(()).to(like, non_blocking=True)
+    return torch.full((), value, dtype=like.dtype, device=like.device)
+
+
+def fading(active: Tensor, factor: Scalar, like: Tensor) -> Tensor:
     """`factor` where active and exactly 1 elsewhere: what a running average is multiplied by."""
-    one = torch.ones((), dtype=dtype, device=active.device)
-    return torch.where(active, one * factor, one)
+    return torch.where(active, scalar(factor, like), scalar(1.0, like))
 
 
-def sgd(buffer: Tensor, grad: Tensor, active: Tensor, *, momentum: float, nesterov: bool) -> Tensor:
+def average(buffer: Tensor, value: Tensor, active: Tensor, factor: Scalar) -> None:
+    """`b ← factor·b + (1−factor)·value` in place where active; untouched, to the bit, where not and `value` is 0."""
+    weight = torch.where(active, 1 - scalar(factor, buffer), scalar(0.0, buffer))
+    buffer.lerp_(value, weight)
+
+
+def blend(value: Tensor, ahead: Tensor, factor: Scalar) -> None:
+    """`value ← (1−factor)·value + factor·ahead` in place."""
+    value.lerp_(ahead, scalar(factor, value))
+
+
+def sgd(buffer: Tensor, grad: Tensor, active: Tensor, *, momentum: Scalar, nesterov: bool) -> Tensor:
     """The direction of `torch.optim.SGD` without dampening; updates `buffer` in place.
 
     `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum.
     """
-    buffer.mul_(fading(active, momentum, buffer.dtype)).add_(grad)
-    return torch.add(grad, buffer, alpha=momentum) if nesterov else buffer
+    torch.addcmul(grad, buffer, fading(active, momentum, buffer), out=buffer)
+    return torch.addcmul(grad, buffer, scalar(momentum, buffer)) if nesterov else buffer
 
 
 def adam(
@@ -38,7 +59,7 @@ def adam(
     grad: Tensor,
     active: Tensor,
     *,
-    betas: tuple[float, float],
+    betas: tuple[Scalar, Scalar],
     eps: float,
 ) -> Tensor:
     """The bias-corrected direction of `torch.optim.Adam`; updates the buffers and `steps` in place.
@@ -47,13 +68,13 @@ def adam(
     `steps` holds t for each parameter on its device, `[count]`, so that no host value enters the arithmetic.
     """
     beta1, beta2 = betas
-    exp_avg.mul_(fading(active, beta1, grad.dtype)).add_(grad, alpha=1 - beta1)
-    exp_avg_sq.mul_(fading(active, beta2, grad.dtype)).addcmul_(grad, grad, value=1 - beta2)
+    average(exp_avg, grad, active, beta1)
+    exp_avg_sq.mul_(fading(active, beta2, grad)).addcmul_(grad, grad * (1 - scalar(beta2, grad)))
     steps.add_(active.view(-1))
     t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
-    root = torch.pow(beta2, t).neg().add(1).sqrt()
+    root = torch.pow(scalar(beta2, grad), t).neg().add(1).sqrt()
     denominator = exp_avg_sq.sqrt().add_(root * eps)
-    unbias = torch.div(root, torch.pow(beta1, t).neg().add(1))
+    unbias = torch.div(root, torch.pow(scalar(beta1, grad), t).neg().add(1))
     direction: Tensor = exp_avg.div(denominator).mul_(unbias)
     return direction
 
@@ -64,7 +85,7 @@ def norms(bundle: Tensor) -> Tensor:
     return lengths
 
 
-def rescale(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:
-    """`direction` with the norms `length` (`[count, 1, …]`), in place; zero where inactive. It must be finite."""
-    ratio = length / norms(direction).add_(torch.finfo(direction.dtype).tiny)
-    return direction.mul_(torch.where(active & torch.isfinite(ratio), ratio, 0.0))
+def ratio(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:
+    """What gives `direction` the norms `length`, `[count, 1, …]`; zero where inactive or where the norm is."""
+    ratios = length / norms(direction).add_(torch.finfo(direction.dtype).tiny)
+    return torch.where(active & torch.isfinite(ratios), ratios, 0.0)

@@ -15,19 +15,25 @@ from torch import Tensor
 
 from jorge.blocks import Side
 from jorge.roots import (
+    DAMPING_PERIOD,
+    Precision,
     apply,
     apply_right,
     binomial,
+    binomial_flops,
     binomial_start,
     choose,
     congruence,
+    congruence_flops,
     congruence_start,
     diagonal,
     exact_root,
+    largest_entry,
     per_block,
     square_sum,
     symmetrize,
     whitening,
+    whitening_flops,
 )
 
 Init = Literal["auto", "paper"]
@@ -47,19 +53,37 @@ class RootOptions:
         init: `"paper"` starts the binomial method from `eps^(-1/4)`, `"auto"` from the first gradient's scale.
         eps: the ε of the method's start (binomial, congruence) or of its regularisation (exact); `None` takes the
             method's own (:attr:`Method.eps`).
+        precision: of the products of a refresh (:mod:`jorge.roots.products`); "exact" ignores it.
     """
 
     beta2: float = 0.95
     damping: float = 1e-4
     init: Init = "auto"
     eps: float | None = None
+    precision: Precision = None
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Which refresh this is: how often the step is repeated in it, and whether narrow forms apply their damping.
+
+    Both are the same for every block that is refreshed together, and known on the host.
+    """
+
+    substeps: int = 1
+    damped: bool = False
+
+    @property
+    def share(self) -> float:
+        """How many refreshes' damping the narrow forms apply in this one."""
+        return float(DAMPING_PERIOD) if self.damped else 0.0
 
 
 @dataclass(frozen=True)
 class Method:
     """A way to track the roots: its refresh, the extra state of a full side, and its default ε."""
 
-    refresh: Callable[[State, Tensor, RootOptions, int], State]
+    refresh: Callable[[State, Tensor, RootOptions, Pace], State]
     keeps_factor: bool = False
     eps: float = 0.0
     early_substeps: int = 1
@@ -69,12 +93,17 @@ class Method:
         """Repetitions of the step in the refresh after `refreshes` earlier ones."""
         return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps[interval > 1]
 
+    def pace(self, refreshes: int, interval: int) -> Pace:
+        """The pace of the refresh after `refreshes` earlier ones."""
+        return Pace(self.substeps_at(refreshes, interval), damped=refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1)
+
 
 def _fresh_moment(state: State, side: str, other: str, grad: Tensor, options: RootOptions) -> tuple[Tensor, Tensor]:
     """The diagonal `side` from the gradient that the other side preconditions, with the state's counter."""
     blend = (1 / (state["refreshes"] + 1)).clamp(min=1 - options.beta2)
     noise = options.damping * grad.square().mean(dim=(-2, -1)) * square_sum(state[other])
-    return diagonal(state[f"{side}_moment"], apply_right(grad, state[other]), noise, blend)
+    seen = apply_right(grad, state[other], options.precision)
+    return diagonal(state[f"{side}_moment"], seen, noise, blend)
 
 
 def _refresh_sides(
@@ -95,26 +124,36 @@ def _first(state: State, start: Tensor, root: Tensor) -> Tensor:
     return choose(state["refreshes"] == 0, start, root)
 
 
-def _refresh_binomial(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+def _refresh_binomial(state: State, grad: Tensor, options: RootOptions, pace: Pace) -> State:
     eps = None if options.init == "auto" else (options.eps or METHODS["binomial"].eps)
 
     def full(side: str, root: Tensor, seen: Tensor) -> State:
-        return {side: binomial(_first(state, binomial_start(seen, eps), root), seen)}
+        root = _first(state, binomial_start(seen, eps), root)
+        return {side: binomial(root, seen, precision=options.precision)}
 
     return _refresh_sides(state, grad, options, full)
 
 
-def _refresh_congruence(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+def _refresh_congruence(state: State, grad: Tensor, options: RootOptions, pace: Pace) -> State:
     eps = options.eps or METHODS["congruence"].eps
 
     def full(side: str, root: Tensor, seen: Tensor) -> State:
         root = _first(state, congruence_start(seen, eps), root)
-        return {side: congruence(root, seen, beta2=options.beta2, damping=options.damping, substeps=substeps)}
+        new = congruence(
+            root,
+            seen,
+            beta2=options.beta2,
+            damping=options.damping,
+            substeps=pace.substeps,
+            damped=pace.share,
+            precision=options.precision,
+        )
+        return {side: new}
 
     return _refresh_sides(state, grad, options, full)
 
 
-def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, pace: Pace) -> State:
     left, right, moments = whitening(
         state["left"],
         grad,
@@ -122,14 +161,16 @@ def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, substep
         state["refreshes"],
         beta2=options.beta2,
         damping=options.damping,
-        substeps=substeps,
+        substeps=pace.substeps,
         moments=(state.get("left_moment"), state.get("right_moment")),
+        damped=pace.share,
+        precision=options.precision,
     )
     new = {"left": left, "right": right, "left_moment": moments[0], "right_moment": moments[1]}
     return {key: value for key, value in new.items() if value is not None}
 
 
-def _refresh_exact(state: State, grad: Tensor, options: RootOptions, substeps: int) -> State:
+def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace) -> State:
     eps = options.eps or METHODS["exact"].eps
     correction = per_block(1 - options.beta2 ** (state["refreshes"] + 1))
 
@@ -176,11 +217,11 @@ def initial_state(
 
 def is_usable(grad: Tensor) -> Tensor:
     """`[count]` booleans: which of `[count, m, n]` gradients are finite and not all zero."""
-    largest = grad.abs().amax(dim=(-2, -1))
+    largest = largest_entry(grad)
     return torch.isfinite(largest) & (largest > 0)
 
 
-def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, substeps: int) -> None:
+def refresh(method: str, state: State, grad: Tensor, options: RootOptions, pace: Pace) -> None:
     """Refresh the roots of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
 
     Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
@@ -189,7 +230,7 @@ def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, su
     usable = is_usable(grad)
     grad = grad.masked_fill(~per_block(usable), 0)
     wide = {key: value.to(grad.dtype) for key, value in state.items()}
-    new = METHODS[method].refresh(wide, grad, options, substeps)
+    new = METHODS[method].refresh(wide, grad, options, pace)
     for value in new.values():
         usable = usable & torch.isfinite(value.flatten(1).sum(-1))
     for key, value in new.items():
@@ -197,6 +238,40 @@ def refresh(method: str, state: State, grad: Tensor, options: RootOptions, *, su
     state["refreshes"].add_(usable)
 
 
-def direction(state: State, grad: Tensor) -> Tensor:
+def direction(state: State, grad: Tensor, precision: Precision = None) -> Tensor:
     """`L G R` with the state's roots, `[count, m, n]` in the dtype of `grad`."""
-    return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype))
+    return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype), precision)
+
+
+# --- operation counts: what torch's counter sees, two for a multiplication and an addition ---------------------------
+
+
+def direction_flops(shape: tuple[int, int], sides: tuple[Side, Side]) -> int:
+    """Operations of `L G R` for one block of `shape`; a diagonal side is no product and counts none."""
+    m, n = shape
+    return 2 * m * m * n * (sides[0] == "full") + 2 * m * n * n * (sides[1] == "full")
+
+
+def refresh_flops(
+    method: str, shape: tuple[int, int], sides: tuple[Side, Side], options: RootOptions, *, substeps: int, number: int
+) -> int:
+    """Operations of one refresh of one block of `shape`, after `number` earlier ones; `eigh` counts none.
+
+    The narrow forms apply their damping at every :data:`~jorge.roots.DAMPING_PERIOD`-th refresh.
+    """
+    m, n = shape
+    full = (sides[0] == "full", sides[1] == "full")
+    damped = METHODS[method].pace(number, 1).damped
+    if method == "whitening":
+        return whitening_flops(shape, full, substeps=substeps, damped=damped)
+    total = 0
+    for d, k, mine, other in ((m, n, *full), (n, m, *full[::-1])):
+        if not mine:
+            total += 2 * d * k * k * other  # the gradient that the other side preconditions
+        elif method == "binomial":
+            total += binomial_flops(d, k)
+        elif method == "congruence":
+            total += congruence_flops(d, k, substeps=substeps, damping=options.damping, damped=damped)
+        else:
+            total += 2 * d * d * k + 2 * d**3  # the factor, and the root from its eigenvectors
+    return total

@@ -1,7 +1,7 @@
 """The optimizer: param groups, state and step. It checks and orchestrates; the modules below compute.
 
 A step: gradients → bundles of equal shapes → stacks of equal blocks → refresh of the roots (every `interval` steps) →
-direction → momentum → graft → weight decay and update → parameters. See :mod:`jorge.stacks`.
+direction → momentum → graft → weight decay and update → parameters. See :mod:`jorge.cohorts`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import options, routing, transfer
+from jorge.cohorts import STRUCTURAL, Cohort, structure
 from jorge.methods import Init
-from jorge.stacks import STRUCTURAL, Cohort, structure
+from jorge.roots import Precision
 
 __all__ = ["Jorge"]
 
@@ -107,6 +108,9 @@ class Jorge(torch.optim.Optimizer):
         init: Init = "auto",
         root_eps: float | None = None,
         preconditioner_dtype: torch.dtype | None = None,
+        matmul_precision: Precision | tuple[Precision, Precision] = None,
+        stagger: bool = False,
+        workspace: float | None = 1.0,
         maximize: bool = False,
         capturable: bool = False,
     ) -> None:
@@ -128,6 +132,9 @@ class Jorge(torch.optim.Optimizer):
             "init": init,
             "root_eps": root_eps,
             "preconditioner_dtype": preconditioner_dtype,
+            "matmul_precision": matmul_precision,
+            "stagger": stagger,
+            "workspace": workspace,
             "maximize": maximize,
             "capturable": capturable,
             "state_version": options.STATE_VERSION,
@@ -279,12 +286,12 @@ class Jorge(torch.optim.Optimizer):
         finite: dict[torch.device, Tensor] = {}
         taking_part = []
         for cohort in self._cohorts:
-            ok = cohort.gather(maximize=self.param_groups[cohort.group_index]["maximize"])
+            ok = cohort.finite()
             if ok is not None:
                 taking_part.append(cohort)
                 finite[cohort.device] = ok & finite[cohort.device] if cohort.device in finite else ok
         for cohort in taking_part:
-            cohort.advance(self.param_groups[cohort.group_index], finite[cohort.device])
+            cohort.step(self.param_groups[cohort.group_index], finite[cohort.device])
             for p, step in cohort.steps().items():
                 self.state[p]["step"] = step
         return loss

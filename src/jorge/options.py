@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from jorge.methods import METHODS, Init
+from jorge.roots import Precision
 
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
 STATE_VERSION = 1
@@ -134,6 +135,13 @@ def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _precision(value: Any) -> bool:
+    known = (None, *get_args(get_args(Precision)[0]))
+    if isinstance(value, (tuple, list)):
+        return len(value) == 2 and all(each in known for each in value)
+    return value in known
+
+
 _ROOT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 _CHECKS: dict[str, tuple[Any, str]] = {
     "lr": (_lr, "a finite number of at least 0, or a floating-point tensor with one such element"),
@@ -156,6 +164,12 @@ _CHECKS: dict[str, tuple[Any, str]] = {
         lambda v: v is None or v in _ROOT_DTYPES,
         "None, torch.float32, torch.float64 or torch.bfloat16",
     ),
+    "matmul_precision": (
+        _precision,
+        f"one of {', '.join(map(repr, get_args(get_args(Precision)[0])))} or None, or a pair (refresh, direction)",
+    ),
+    "stagger": (_flag, "True or False"),
+    "workspace": (lambda v: v is None or (_number(v) and v > 0), "None or a finite number above 0"),
     "maximize": (_flag, "True or False"),
     "capturable": (_flag, "True or False"),
     "state_version": (

@@ -1,0 +1,143 @@
+"""`congruence`: Shampoo's inverse fourth root, tracked symmetric and positive definite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jorge.roots.products import (
+    DAMPING_PERIOD,
+    Precision,
+    congruent,
+    multiply,
+    multiply_add,
+    norm,
+    per_block,
+    square_sum,
+)
+
+#: Minimax of `(1+x)^(-1/8)` on [0, 6] as `1 + p1·x + p2·x²`; the Taylor polynomial on [0, 1] is clearly worse.
+CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP = (-0.077425, 0.007224), 6.0
+
+
+def congruence(
+    root: Tensor,
+    grad: Tensor,
+    *,
+    beta2: float,
+    damping: float,
+    substeps: int,
+    narrow: bool | None = None,
+    damped: float = 1.0,
+    precision: Precision = None,
+) -> Tensor:
+    r"""One refresh of the symmetric recursion for the left side; for the right side pass `grad.mT`.
+
+    `X = L²GGᵀL²` is similar to `L⁴GGᵀ`, and `L ← β2^(-1/4) sym(Q L Q)` with `Q = q(wX) ≈ (I + wX)^(-1/8)` stays
+    symmetric positive definite. The weight `(1−β2)/β2` is given in steps of at most `cap/λ_max`.
+
+    Args:
+        root: `L`, `[count, m, m]`, symmetric positive definite.
+        grad: `G`, `[count, m, n]`.
+        beta2: memory of the second moment.
+        damping: adds `damping·σ²·n·L⁴` to `X`, with σ² the mean square of `G`: white noise, in expectation.
+        substeps: the most steps in which the weight is given; what then remains is dropped.
+        narrow: the form without m × m products, for n well below m, an exact rewrite but for the damping, which it has
+            to first order; `None` chooses by operation count.
+        damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
+            form always applies its own.
+        precision: of the products (:mod:`jorge.roots.products`).
+
+    λ_max is bounded by the Schatten-4 norm `‖X²‖_F^(1/2)`, with X first divided by its trace against overflow.
+    """
+    if narrow is None:
+        narrow = congruence_takes_narrow(*grad.shape[-2:], substeps=substeps, damping=damping)
+    remaining = grad.new_full((grad.shape[0],), (1 - beta2) / beta2)
+    noise = damping * square_sum(grad) / grad.shape[-2]
+    given = torch.zeros_like(remaining)
+    for _ in range(substeps):
+        if narrow:
+            root, used = _narrow(root, grad, remaining, precision)
+        else:
+            root, used = _wide(root, grad, remaining, noise.sqrt(), precision)
+        remaining, given = remaining - used, given + used
+    if narrow and damping and damped:
+        root = _damp(root, damped * given * noise, precision)
+    return torch.mul(root, beta2**-0.25)
+
+
+def _weight(remaining: Tensor, square: Tensor, size: Tensor) -> Tensor:
+    """`min(remaining, cap/λ)` for `X = size · U` with `square = U²`; the same λ for `VVᵀ` and `VᵀV`."""
+    return torch.minimum(remaining, CONGRUENCE_CAP / (size * norm(square).sqrt()))
+
+
+def _wide(root: Tensor, grad: Tensor, remaining: Tensor, noise: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    p1, p2 = CONGRUENCE_POLYNOMIAL
+    root2 = multiply(root, root, precision)
+    v = torch.cat([multiply(root2, grad, precision), root2 * per_block(noise)], dim=-1)
+    size = square_sum(v)
+    v = v * per_block(size.rsqrt())
+    x = multiply(v, v.mT, precision)
+    x2 = multiply(x, x, precision)
+    weight = _weight(remaining, x2, size)
+    scale = per_block(weight * size)
+    change = x2.mul_(p2 * scale**2).addcmul_(x, p1 * scale)  # Q − I
+    return congruent(root, change, precision), weight
+
+
+def _narrow(root: Tensor, grad: Tensor, remaining: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    p1, p2 = CONGRUENCE_POLYNOMIAL
+    v = multiply(root, multiply(root, grad, precision), precision)
+    size = square_sum(v)
+    v = v * per_block(size.rsqrt())
+    s = multiply(v.mT, v, precision)
+    weight = _weight(remaining, multiply(s, s, precision), size)
+    v = v * per_block((weight * size).sqrt())
+    k = s * (p2 * per_block(weight * size))
+    k.diagonal(dim1=-2, dim2=-1).add_(p1)
+    u = multiply(root, v, precision)
+    ka = multiply(k, multiply(v.mT, u, precision), precision)
+    z = multiply(multiply_add(u, v, ka, precision, alpha=0.5), k, precision)
+    half = multiply_add(root, v, z.mT, precision, beta=0.5)
+    return half + half.mT, weight
+
+
+def _damp(root: Tensor, amount: Tensor, precision: Precision) -> Tensor:
+    """`L + 2·p1·amount·L⁵`, what `amount·L⁴` in X does to first order, or as much of it as keeps that valid."""
+    square = multiply(root, root, precision)
+    fourth = multiply(square, square, precision)
+    amount = torch.minimum(amount, 1 / norm(fourth))
+    half = fourth.mul_(per_block(CONGRUENCE_POLYNOMIAL[0] * amount))
+    half = multiply_add(root, half, root, precision, beta=0.5)
+    return half + half.mT
+
+
+def congruence_start(grad: Tensor, eps: float) -> Tensor:
+    """`L_0 = (ε‖G‖²/m)^(-1/4) I`, `[count, m, m]`. ε = 1e-2: 1e-6 hurts where gradients are rank-deficient."""
+    count, m, _ = grad.shape
+    return torch.diag_embed(((eps * square_sum(grad) / m) ** -0.25).unsqueeze(-1).expand(count, m))
+
+
+def congruence_takes_narrow(m: int, n: int, *, substeps: int, damping: float) -> bool:
+    """Whether a side of m with the other of n is cheaper in the narrow form."""
+    extra = _damping_flops(m) / DAMPING_PERIOD if damping else 0
+    return substeps * _narrow_flops(m, n) + extra < substeps * _wide_flops(m, n)
+
+
+def congruence_flops(m: int, n: int, *, substeps: int, damping: float, damped: bool) -> int:
+    """Operations of a refresh of one side of m with the other of n; `damped` where the narrow form's damping is due."""
+    if not congruence_takes_narrow(m, n, substeps=substeps, damping=damping):
+        return substeps * _wide_flops(m, n)
+    return substeps * _narrow_flops(m, n) + (_damping_flops(m) if damping and damped else 0)
+
+
+def _wide_flops(m: int, n: int) -> int:
+    return 10 * m**3 + 4 * m * m * n
+
+
+def _narrow_flops(m: int, n: int) -> int:
+    return 8 * m * m * n + 8 * m * n * n + 4 * n**3
+
+
+def _damping_flops(m: int) -> int:
+    return 6 * m**3

@@ -1,0 +1,133 @@
+"""Batched matrix products at a chosen precision, and the small pieces that every method is made of.
+
+`precision` is that of the products alone; sums, norms and what is stored stay in the dtype of the operands:
+
+============= ====================================================== =================================================
+precision     on CUDA                                                on a CPU
+============= ====================================================== =================================================
+`None`        as torch's own settings say                            as torch's own settings say
+`"float32"`   IEEE float32                                           float32
+`"tf32"`      TF32 tensor cores                                      operands rounded to TF32: its accuracy, no speed
+`"bfloat16"`  bfloat16 operands, sums and results in float32         operands rounded to bfloat16: likewise
+============= ====================================================== =================================================
+
+float64 operands are multiplied in float64 whatever is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["float32", "tf32", "bfloat16"] | None
+
+#: The narrow forms apply their damping at every so many-th refresh, for all of them.
+DAMPING_PERIOD = 8
+
+_BLOCK = (-2, -1)
+
+
+@contextmanager
+def precision_scope(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Let CUDA multiply in IEEE float32 or TF32 inside; TF32 is a switch of the whole device and no argument."""
+    if device.type != "cuda" or precision not in ("float32", "tf32"):
+        yield
+        return
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def multiply(a: Tensor, b: Tensor, precision: Precision = None) -> Tensor:
+    """`A B` for each of `[count, m, k]` and `[count, k, n]`."""
+    if precision == "bfloat16" and a.is_cuda and a.dtype == torch.float32:
+        product: Tensor = torch.bmm(a.bfloat16(), b.bfloat16(), out_dtype=torch.float32)
+        return product
+    return torch.bmm(_rounded(a, precision), _rounded(b, precision))
+
+
+def multiply_add(
+    c: Tensor, a: Tensor, b: Tensor, precision: Precision = None, *, beta: float = 1.0, alpha: float = 1.0
+) -> Tensor:
+    """`beta·C + alpha·A B` for each block."""
+    if precision == "bfloat16" and a.is_cuda and a.dtype == torch.float32:
+        return torch.add(c * beta, multiply(a, b, precision), alpha=alpha)
+    return torch.baddbmm(c, _rounded(a, precision), _rounded(b, precision), beta=beta, alpha=alpha)
+
+
+def _rounded(operand: Tensor, precision: Precision) -> Tensor:
+    """The operand as the precision's units would read it, where this device has none; float32 in, float32 out."""
+    if operand.dtype != torch.float32 or operand.is_cuda or precision in (None, "float32"):
+        return operand
+    if precision == "bfloat16":
+        return operand.bfloat16().float()
+    bits = operand.contiguous().view(torch.int32)  # TF32 keeps 10 of the 23 bits of the fraction
+    return (bits + 0xFFF + ((bits >> 13) & 1)).bitwise_and_(-0x2000).view(torch.float32)
+
+
+def apply(left: Tensor, grad: Tensor, right: Tensor, precision: Precision = None) -> Tensor:
+    """`L G R` for each of `[count, m, n]` gradients; each side is `[count, d, d]` or, diagonal, `[count, d]`."""
+    return apply_right(apply_left(left, grad, precision), right, precision)
+
+
+def apply_left(left: Tensor, grad: Tensor, precision: Precision = None) -> Tensor:
+    """`L G`, a new `[count, m, n]`."""
+    return multiply(left, grad, precision) if left.dim() == 3 else left.unsqueeze(-1) * grad
+
+
+def apply_right(grad: Tensor, right: Tensor, precision: Precision = None) -> Tensor:
+    """`G R`, a new `[count, m, n]`."""
+    return multiply(grad, right, precision) if right.dim() == 3 else grad * right.unsqueeze(-2)
+
+
+def symmetrize(matrices: Tensor) -> Tensor:
+    """`(A + Aᵀ)/2`, symmetric to the bit."""
+    return (matrices + matrices.mT).mul_(0.5)
+
+
+def congruent(root: Tensor, change: Tensor, precision: Precision) -> Tensor:
+    """`(I+E) H (I+E)` of symmetric H and E, symmetric to the bit.
+
+    It is `B + Bᵀ` with `B = H/2 + (H + E H/2) E`: H itself is never rounded to the precision of the products.
+    """
+    half = multiply_add(root, change, root, precision, alpha=0.5)
+    half = multiply_add(root, half, change, precision, beta=0.5)
+    return half + half.mT
+
+
+def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` where the block's `mask` is true, `old` (to the bit) elsewhere."""
+    return torch.where(mask.view(-1, *(1,) * (new.dim() - 1)), new, old)
+
+
+def trace(matrices: Tensor) -> Tensor:
+    """Trace of each block, `[count]`."""
+    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """Frobenius norm of each block, `[count]`; a diagonal side, `[count, d]`, counts as its diagonal matrix."""
+    lengths: Tensor = torch.linalg.vector_norm(tensor, dim=_BLOCK if tensor.dim() == 3 else -1)
+    return lengths
+
+
+def square_sum(tensor: Tensor) -> Tensor:
+    """Sum of squares of each block, `[count]`; of a side `O` it is `tr(O Oᵀ)`."""
+    return norm(tensor).square()
+
+
+def largest_entry(tensor: Tensor) -> Tensor:
+    """Largest absolute value of each of `[count, m, n]` blocks, `[count]`; NaN where there is one."""
+    return torch.maximum(tensor.amax(_BLOCK), tensor.amin(_BLOCK).neg_())
+
+
+def per_block(values: Tensor) -> Tensor:
+    """`[count]` as `[count, 1, 1]`."""
+    return values.view(-1, 1, 1)

@@ -1,0 +1,213 @@
+"""`whitening`: two-sided and scale-free, beyond Shampoo. The default.
+
+Both sides whiten the gradient that both have preconditioned. The family is that of PSGD-Kron (arXiv 1512.04202) and
+KL-Shampoo (arXiv 2509.03378).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jorge.roots.products import (
+    DAMPING_PERIOD,
+    Precision,
+    apply_left,
+    apply_right,
+    congruent,
+    largest_entry,
+    multiply,
+    multiply_add,
+    norm,
+    per_block,
+    square_sum,
+    trace,
+)
+
+#: Minimax of `(1+x)^(-1/4)` on [0, 3] as `1 + p1·x + p2·x²`, monotone there, error 1.3 %.
+WHITENING_POLYNOMIAL, WHITENING_CAP = (-0.185204, 0.030181), 3.0
+
+
+def whitening(
+    left: Tensor,
+    grad: Tensor,
+    right: Tensor,
+    refreshes: Tensor,
+    *,
+    beta2: float,
+    damping: float,
+    substeps: int,
+    moments: tuple[Tensor | None, Tensor | None] = (None, None),
+    narrow: tuple[bool | None, bool | None] = (None, None),
+    damped: float = 1.0,
+    precision: Precision = None,
+) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
+    r"""One refresh of both sides: each whitens the gradient that both have preconditioned.
+
+    With `V = L G R` and, for the left side, `X = VVᵀ + damping·σ²·tr(RRᵀ)·LLᵀ`:
+    `L ← sym(Q L Q)`, `Q = q(wX) ≈ (I + wX)^(-1/4)`, then `L` is scaled to a mean diagonal of 1. The weight w is
+    `min(c/τ, cap/λ)` with `τ = tr(X)/m`, `c = w_t/(1−w_t)`, `w_t = max(1−β2, 1/(k+1))`, `λ = ‖X²‖_F^(1/2)`.
+
+    Args:
+        left, right: `L` and `R`, `[count, d, d]`; a diagonal side is `[count, d]` and needs its `moments`.
+        grad: `G`, `[count, m, n]`, finite and not zero.
+        refreshes: k, `[count]`: refreshes so far.
+        beta2: memory of the second moments.
+        damping: white noise added in expectation, relative to the mean square of `G`.
+        substeps: how often the step is repeated.
+        moments: running second moments of the diagonal sides, `[count, d]` each.
+        narrow: for each side, whether to take the form that builds no d × d product but one from the gradient, an
+            exact rewrite but for the damping, which it has to first order; `None` chooses by operation count.
+        damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
+            form always applies its own.
+        precision: of the products (:mod:`jorge.roots.products`).
+
+    Returns:
+        the new left, right and moments.
+    """
+    m, n = grad.shape[-2:]
+    narrow_left = left.dim() == 3 and (takes_narrow(m, n) if narrow[0] is None else narrow[0])
+    narrow_right = right.dim() == 3 and (takes_narrow(n, m) if narrow[1] is None else narrow[1])
+    wide_left, wide_right = left.dim() == 3 and not narrow_left, right.dim() == 3 and not narrow_right
+    grad = grad / per_block(largest_entry(grad))
+    noise = damping * square_sum(grad) / (m * n)
+    blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
+    for substep in range(substeps):
+        share = damped * substeps if substep == 0 else 0.0
+        sizes = square_sum(left), square_sum(right)
+        half = apply_left(left, grad, precision)
+        v = apply_right(half, right, precision)
+        # Each is the start of X for one side, and what the narrow form of the other side needs.
+        rows = multiply(v, v.mT, precision) if wide_left or narrow_right else v
+        columns = multiply(v.mT, v, precision) if wide_right or narrow_left else v
+        new_left, left_moment = left, moments[0]
+        if wide_left:
+            new_left = _wide(left, rows, noise * sizes[1], blend, precision)
+        elif narrow_left:
+            new_left = _narrow(left, v, columns, noise * sizes[1], sizes[0], blend, share, precision)
+        else:
+            seen = apply_right(grad, right, precision)
+            new_left, left_moment = diagonal(moments[0], seen, noise * sizes[1], blend)
+        right_moment = moments[1]
+        if wide_right:
+            right = _wide(right, columns, noise * sizes[0], blend, precision)
+        elif narrow_right:
+            right = _narrow(right, v.mT, rows, noise * sizes[0], sizes[1], blend, share, precision)
+        else:
+            right, right_moment = diagonal(moments[1], half.mT, noise * sizes[0], blend)
+        left, moments = new_left, (left_moment, right_moment)
+    return left, right, moments
+
+
+def _wide(root: Tensor, gram: Tensor, noise: Tensor, blend: Tensor, precision: Precision) -> Tensor:
+    """`root` after one step towards whitening V, `gram = VVᵀ`; `noise`, `[count]`, is the factor of `H Hᵀ` in X."""
+    p1, p2 = WHITENING_POLYNOMIAL
+    x = multiply_add(gram, root * per_block(noise), root, precision)
+    x2 = multiply(x, x, precision)
+    weight = _weight(trace(x) / x.shape[-1], x2, blend)
+    change = x2.mul_(p2 * weight**2).addcmul_(x, p1 * weight)  # E = Q − I
+    return _unit_diagonal(congruent(root, change, precision))
+
+
+def _narrow(
+    root: Tensor,
+    v: Tensor,
+    gram: Tensor,
+    noise: Tensor,
+    size: Tensor,
+    blend: Tensor,
+    share: float,
+    precision: Precision,
+) -> Tensor:
+    """As :func:`_wide` from V, `[count, d, k]`, and `S = VᵀV`, without a d × d product of d × d matrices.
+
+    With `K = p1·w·I + p2·w²·S`, `U = H V`, `A = VᵀU` and `Z = (U + V K A/2) K`, `Q H Q = H + V Zᵀ + Z Vᵀ`. The damping
+    changes `H` by `2·p1·w·noise·H³` to first order, which does cost such products: that of `share` steps is applied at
+    once, where `share` is not 0, and as much of it as keeps the first order valid. `size` is `tr(H Hᵀ)`.
+    """
+    p1, p2 = WHITENING_POLYNOMIAL
+    mean = (trace(gram) + noise * size) / root.shape[-1]
+    weight = _weight(mean, multiply(gram, gram, precision), blend)
+    k = gram * (p2 * weight**2)
+    k.diagonal(dim1=-2, dim2=-1).add_(p1 * weight.squeeze(-1))
+    u = multiply(root, v, precision)
+    ka = multiply(k, multiply(v.mT, u, precision), precision)
+    z = multiply(multiply_add(u, v, ka, precision, alpha=0.5), k, precision)
+    half = multiply_add(root, v, z.mT, precision, beta=0.5)
+    if share:
+        square = multiply(root, root, precision)
+        amount = torch.minimum(share * weight * per_block(noise), per_block(1 / norm(square)))
+        half = multiply_add(half, square * (p1 * amount), root, precision)
+    return _unit_diagonal(half + half.mT)
+
+
+def _weight(mean: Tensor, square: Tensor, blend: Tensor) -> Tensor:
+    """w, `[count, 1, 1]`: the memory's, or what the polynomial covers; `square` is X² or, of the same norm, S²."""
+    return per_block(torch.minimum(blend / ((1 - blend) * mean), WHITENING_CAP / norm(square).sqrt()))
+
+
+def _unit_diagonal(root: Tensor) -> Tensor:
+    """Scale to a mean diagonal of 1, in place."""
+    return root.div_(per_block(trace(root) / root.shape[-1]))
+
+
+def diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
+    """A diagonal left side: `v ← EMA of mean-square rows`, `d = v^(-1/2)` scaled to mean 1.
+
+    Args:
+        moment: v, `[count, m]`.
+        grad: the gradient as the other side preconditions it, `[count, m, n]`.
+        noise: `[count]`, the energy of white noise that is added to each row in expectation.
+        blend: `[count]`, the weight of the new moment.
+
+    Returns:
+        the side, `[count, m]`, and the new moment.
+    """
+    assert moment is not None, "a diagonal side carries its second moment"
+    fresh = (torch.linalg.vector_norm(grad, dim=-1).square() + noise.unsqueeze(-1)) / grad.shape[-1]
+    moment = moment.lerp(fresh, blend.unsqueeze(-1))
+    side = torch.maximum(moment, 1e-12 * moment.mean(-1, keepdim=True)).rsqrt()  # without damping, dead rows are zero
+    return side / side.mean(-1, keepdim=True), moment
+
+
+# --- operation counts: what torch's counter sees, two for a multiplication and an addition ---------------------------
+
+
+def takes_narrow(d: int, k: int) -> bool:
+    """Whether a side of d with the other side of k is cheaper in the narrow form.
+
+    >>> takes_narrow(1024, 256), takes_narrow(256, 256), takes_narrow(256, 1024)
+    (True, False, False)
+    """
+    narrow = 2 * k * k * d + _narrow_flops(d, k) + _damping_flops(d) / DAMPING_PERIOD
+    return narrow < 2 * d * d * k + _wide_flops(d)
+
+
+def whitening_flops(shape: tuple[int, int], full: tuple[bool, bool], *, substeps: int, damped: bool) -> int:
+    """Operations of a refresh of one block; `full` says which sides are, `damped` whether narrow forms damp in it."""
+    (m, n), (left, right) = shape, full
+    narrow_left, narrow_right = left and takes_narrow(m, n), right and takes_narrow(n, m)
+    step = 2 * m * m * n * left + 2 * m * n * n * right  # V
+    step += 0 if left else 2 * m * n * n * right  # G R for the diagonal left side
+    step += 2 * m * m * n * ((left and not narrow_left) or narrow_right)  # VVᵀ
+    step += 2 * m * n * n * ((right and not narrow_right) or narrow_left)  # VᵀV
+    once = 0
+    for d, k, is_full, narrow in ((m, n, left, narrow_left), (n, m, right, narrow_right)):
+        if is_full:
+            step += _narrow_flops(d, k) if narrow else _wide_flops(d)
+            once += _damping_flops(d) if narrow and damped else 0
+    return substeps * step + once
+
+
+def _wide_flops(d: int) -> int:
+    """Beside `VVᵀ`."""
+    return 8 * d**3
+
+
+def _narrow_flops(d: int, k: int) -> int:
+    """Beside `VᵀV` and the damping."""
+    return 4 * d * d * k + 6 * d * k * k + 4 * k**3
+
+
+def _damping_flops(d: int) -> int:
+    return 4 * d**3
