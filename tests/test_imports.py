@@ -19,9 +19,9 @@ ALLOWED = {
     "bundles": {"blocks", "grafting", "routing"},
     "stacks": {"blocks", "bundles", "methods", "roots", "schedule"},
     "cohorts": {"blocks", "bundles", "grafting", "methods", "roots", "routing", "schedule", "stacks"},
-    "cost": {"blocks", "bundles", "cohorts", "grafting", "methods", "options", "roots", "routing", "schedule"},
     "optimizer": {"cohorts", "methods", "options", "roots", "routing", "transfer"},
-    "__init__": {"optimizer"},
+    "cost": {"blocks", "grafting", "methods", "optimizer", "options", "roots", "routing"},
+    "__init__": {"cost", "optimizer"},
 }
 
 

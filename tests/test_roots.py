@@ -18,6 +18,8 @@ from jorge.roots import (
     congruence,
     congruence_start,
     exact_root,
+    multiply,
+    whitening,
 )
 
 METHOD_NAMES = sorted(METHODS)
@@ -171,6 +173,97 @@ def test_narrow_congruence_is_the_wide_form(n: int) -> None:
             root = congruence(root, grad, beta2=0.95, damping=0.0, substeps=4, narrow=narrow)
         forms.append(root)
     assert relative(forms[1], forms[0]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shape", [(5, 20), (20, 5), (1, 12), (7, 8)])
+def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    grads = torch.randn(30, 1, *shape, dtype=dtype)
+    forms = []
+    for narrow in ((False, False), (True, True)):
+        left, right = (torch.eye(d, dtype=dtype)[None] for d in shape)
+        for i, grad in enumerate(grads):
+            k = torch.full((1,), float(i), dtype=dtype)
+            left, right, _ = whitening(
+                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damped=8.0
+            )
+            assert torch.equal(left, left.mT)
+        forms.append((left, right))
+    for wide, thin in zip(*forms, strict=True):
+        assert relative(thin, wide) < (1e-10 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence"])
+@pytest.mark.parametrize("kind", ["dead", "rank-1", "conditioned"])
+def test_damping_of_the_narrow_form_is_that_of_the_wide_form(method: str, kind: str) -> None:
+    """Applied at every eighth refresh alone, and still what keeps dead rows bounded, as in the wide form."""
+    shape = (10, 48)
+    grads = gradients(700, *shape, condition=1e3 if kind == "conditioned" else 1.0)
+    if kind == "dead":
+        grads = [g.index_fill(1, torch.arange(12), 0.0) for g in grads]
+    if kind == "rank-1":
+        grads = [g[:, :1] @ g[:1] for g in grads]
+    states = {}
+    for narrow in (True, False):
+        state = fresh(method, shape)
+        options = RootOptions()
+        for i, grad in enumerate(grads):
+            pace = METHODS[method].pace(i, 1)
+            if narrow:
+                refresh(method, state, grad[None], options, pace)
+            else:
+                _refresh_wide(method, state, grad[None], pace.substeps)
+        states[narrow] = state
+    found, wanted = (direction(states[narrow], grads[-1][None]).flatten() for narrow in (True, False))
+    assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) > 0.995
+    spectra = [torch.linalg.eigvalsh(states[narrow]["right"][0].double()) for narrow in (True, False)]
+    ratios = [float(values[0] / values[-1]) for values in spectra]
+    assert ratios[0] > 0.5 * ratios[1] > 1e-4
+
+
+def _refresh_wide(method: str, state: State, grad: Tensor, substeps: int) -> None:
+    if method == "whitening":
+        state["left"], state["right"], _ = whitening(
+            state["left"],
+            grad,
+            state["right"],
+            state["refreshes"],
+            beta2=0.95,
+            damping=1e-4,
+            substeps=substeps,
+            narrow=(False, False),
+        )
+    else:
+        for side, seen in (("left", grad), ("right", grad.mT)):
+            root = congruence_start(seen, 1e-2) if state["refreshes"] == 0 else state[side]
+            state[side] = congruence(root, seen, beta2=0.95, damping=1e-4, substeps=substeps, narrow=False)
+    state["refreshes"] += 1
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence", "binomial"])
+@pytest.mark.parametrize(("precision", "error"), [("float32", 1e-5), ("tf32", 5e-3), ("bfloat16", 4e-2)])
+def test_precision_of_the_products(method: str, precision: Any, error: float) -> None:
+    grads = gradients(100, 20, 14, condition=10.0)
+    exact = run(method, [g.double() for g in grads])
+    near = run(method, grads, precision=precision)
+    wanted = direction(exact, grads[-1][None].double())
+    assert relative(direction(near, grads[-1][None], precision), wanted) < error
+    assert relative(near["left"], exact["left"]) < error / 4
+    if precision != "float32":  # it is really another precision
+        assert relative(near["left"], run(method, grads)["left"]) > 1e-6
+
+
+def test_whitening_in_bfloat16_stays_positive_definite() -> None:
+    state = run("whitening", gradients(600, 16, 16, condition=1e6), precision="bfloat16")
+    for side in ("left", "right"):
+        assert torch.equal(state[side], state[side].mT)
+        assert torch.linalg.eigvalsh(state[side].double()).min() > 1e-4
+
+
+def test_tf32_keeps_ten_bits() -> None:
+    ones = torch.ones(1, 1, 1)
+    for value, kept in ((1 + 2**-10, 1 + 2**-10), (1 + 2**-12, 1.0), (1 + 3 * 2**-12, 1 + 2**-10), (-1.0, -1.0)):
+        assert multiply(torch.full((1, 1, 1), value), ones, "tf32").item() == kept
 
 
 def test_narrow_binomial_is_the_wide_form() -> None:

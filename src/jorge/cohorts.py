@@ -10,7 +10,8 @@ blocks; gradients, directions and updates live for one bucket at a time, which b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ STRUCTURAL = ("method", "grafting", "block_size", "max_dim", "preconditioner_dty
 #: Of the temporary memory that a step may take: the gradients of a bucket, which are there up to four times (gathered,
 #: cut into blocks, preconditioned on one side and on both), and what a refresh takes.
 _BUCKET_SHARE, _REFRESH_SHARE = 1 / 5, {"cpu": 1 / 8}
+#: What schedules change, and keys of a group that they and torch keep there.
+_SCALARS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
+_TORCHS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name")
 #: Temporary memory that is never worth more launches, in bytes.
 _SMALL = 2**25
 
@@ -61,14 +65,25 @@ class Bucket:
         self.stacks = [
             RootStack(members, shape, sides, group, chunk_bytes) for (shape, sides, _), members in found.items()
         ]
+        self._compiled: Callable[..., None] | None = None
 
-    def gather(self, grads: dict[Bundle, list[Tensor]], *, maximize: bool) -> dict[Bundle, Tensor]:
+    def compiled(self) -> Callable[..., None]:
+        """:meth:`step` through `torch.compile`: one graph for each kind of step (see :class:`~jorge.methods.Pace`)."""
+        if self._compiled is None:
+            plain = Bucket.step  # a code object of its own, as the limit on recompilations counts by code object
+            own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
+            self._compiled = torch.compile(MethodType(own, self), dynamic=False)
+        return self._compiled
+
+    def gather(self, grads: Sequence[Sequence[Tensor]], *, maximize: bool) -> dict[Bundle, Tensor]:
         """The gradients, copied to where they can be worked on."""
-        works, rooms, sources = {}, [], []
-        for bundle in self.bundles:
+        works: dict[Bundle, Tensor] = {}
+        rooms: list[Tensor] = []
+        sources: list[Tensor] = []
+        for bundle, some in zip(self.bundles, grads, strict=True):
             works[bundle], views = bundle.room()
             rooms += views
-            sources += grads[bundle]
+            sources += some
         torch._foreach_copy_(rooms, sources)
         if maximize:
             torch._foreach_neg_(list(works.values()))
@@ -76,7 +91,8 @@ class Bucket:
 
     def step(
         self,
-        grads: dict[Bundle, list[Tensor]],
+        grads: Sequence[Sequence[Tensor]],
+        masks: Sequence[Tensor | None],
         due: Sequence[Sequence[Due]],
         finite: Tensor,
         group: Group,
@@ -84,12 +100,19 @@ class Bucket:
         """One step of the parameters that have a gradient; none of them moves where `finite` is false.
 
         Reads nothing that changes from step to step but its arguments, so that it can be compiled.
+
+        Args:
+            grads: of each bundle, those that there are.
+            masks: of each bundle, who has a gradient; `None` where all have one.
+            due: of each stack, what is refreshed.
+            finite: 0-dim boolean.
+            group: options of the param group; its numbers may be 0-dim tensors.
         """
         works = self.gather(grads, maximize=group["maximize"])
         lengths: dict[Bundle, Tensor] = {}
         actives: dict[Bundle, Tensor] = {}
-        for bundle, work in works.items():
-            mask = bundle.mask()
+        for bundle, mask in zip(self.bundles, masks, strict=True):
+            work = works[bundle]
             actives[bundle] = active = finite if mask is None else mask & finite
             work.masked_fill_(~finite, 0)
             grafted = bundle.graft(work, active, group)
@@ -153,7 +176,12 @@ class Cohort:
         self.params = list(params)
         self.device = self.params[0].device
         total = sum(p.numel() * compute_dtype(p.dtype).itemsize for p in self.params)
-        budget = float("inf") if group["workspace"] is None else max(_SMALL, group["workspace"] * total)
+        budget = max(_SMALL, group["workspace"] * total) if group["workspace"] else float("inf")
+        if group["fused"]:
+            budget = float("inf")  # one graph a group; the compiler plans the memory
+        wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
+        self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
+        self._values: dict[str, float] = {}
         bundles = _bundles(self.params, group, budget * _BUCKET_SHARE)
         chunk_bytes = budget * _REFRESH_SHARE.get(self.device.type, 1 / 2)
         self.buckets = [Bucket(some, group, chunk_bytes) for some in _filled(bundles, budget * _BUCKET_SHARE)]
@@ -214,11 +242,31 @@ class Cohort:
     def step(self, group: Group, finite: Tensor) -> None:
         """One step of the parameters that have a gradient; none of them moves where `finite` is false."""
         schedule = Schedule(group["interval"], group["warmup_refreshes"], group["stagger"])
+        options = self._without_numbers(group) if group["fused"] else group
         for bucket in self.buckets:
-            grads = {bundle: bundle.look() for bundle in bucket.bundles}
+            grads = [bundle.look() for bundle in bucket.bundles]
+            masks = [bundle.mask() for bundle in bucket.bundles]
             due = [stack.due(schedule, group) for stack in bucket.stacks]
-            if any(grads.values()):
-                bucket.step(grads, due, finite, group)
+            if any(grads):
+                (bucket.compiled() if group["fused"] else bucket.step)(grads, masks, due, finite, options)
+
+    def _without_numbers(self, group: Group) -> Group:
+        """The group's options with tensors for the numbers that schedules change: no graph then holds their values."""
+        options = {name: value for name, value in group.items() if name not in ("params", "param_names", *_TORCHS)}
+        given = {"lr": group["lr"], "momentum": group["momentum"], "weight_decay": group["weight_decay"]}
+        given |= {f"beta{i}": beta for i, beta in enumerate(group.get("betas", ()), start=1)}
+        for name, value in given.items():
+            if isinstance(value, Tensor):
+                self._scalars[name].copy_(value.reshape(()))
+            elif self._values.get(name) != value:
+                self._scalars[name].fill_(value)
+                self._values[name] = value
+        options |= {name: self._scalars[name] for name in ("lr", "momentum")}
+        if group["weight_decay"] != 0:
+            options["weight_decay"] = self._scalars["weight_decay"]
+        if "betas" in group:
+            options["betas"] = (self._scalars["beta1"], self._scalars["beta2"])
+        return options
 
 
 def _bundles(params: Sequence[Tensor], group: Group, limit: float) -> Iterator[Bundle]:

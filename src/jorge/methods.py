@@ -84,6 +84,7 @@ class Method:
     """A way to track the roots: its refresh, the extra state of a full side, and its default ε."""
 
     refresh: Callable[[State, Tensor, RootOptions, Pace], State]
+    has_narrow_damping: bool = False
     keeps_factor: bool = False
     eps: float = 0.0
     early_substeps: int = 1
@@ -95,7 +96,9 @@ class Method:
 
     def pace(self, refreshes: int, interval: int) -> Pace:
         """The pace of the refresh after `refreshes` earlier ones."""
-        return Pace(self.substeps_at(refreshes, interval), damped=refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1)
+        last = refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1
+        damped = self.has_narrow_damping and last and refreshes >= EARLY_REFRESHES  # at the start there is nothing yet
+        return Pace(self.substeps_at(refreshes, interval), damped)
 
 
 def _fresh_moment(state: State, side: str, other: str, grad: Tensor, options: RootOptions) -> tuple[Tensor, Tensor]:
@@ -183,8 +186,8 @@ def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace)
 
 
 METHODS: dict[str, Method] = {
-    "whitening": Method(_refresh_whitening, early_substeps=4, substeps=(1, 2)),
-    "congruence": Method(_refresh_congruence, eps=1e-2, early_substeps=4, substeps=(2, 2)),
+    "whitening": Method(_refresh_whitening, has_narrow_damping=True, early_substeps=4, substeps=(1, 2)),
+    "congruence": Method(_refresh_congruence, has_narrow_damping=True, eps=1e-2, early_substeps=4, substeps=(2, 2)),
     "binomial": Method(_refresh_binomial, eps=1e-6),
     "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
 }
@@ -263,7 +266,7 @@ def refresh_flops(
     full = (sides[0] == "full", sides[1] == "full")
     damped = METHODS[method].pace(number, 1).damped
     if method == "whitening":
-        return whitening_flops(shape, full, substeps=substeps, damped=damped)
+        return whitening_flops(shape, full, substeps=substeps, damped=damped and options.damping > 0)
     total = 0
     for d, k, mine, other in ((m, n, *full), (n, m, *full[::-1])):
         if not mine:

@@ -62,6 +62,15 @@ class Jorge(torch.optim.Optimizer):
             exact, 1e-2 for congruence; whitening has none).
         preconditioner_dtype: dtype in which the roots are stored; `None` is float32, or float64 for float64
             parameters. `torch.bfloat16` halves their memory; the arithmetic stays float32.
+        matmul_precision: of the matrix products: `None` leaves it to torch's settings; `"float32"`, `"tf32"` or
+            `"bfloat16"` (with sums in float32) for both the refresh and the direction, or a pair for each. The
+            accuracy of each is in `docs/speed.md`.
+        stagger: refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so
+            that no step is slow.
+        fused: run the step through `torch.compile`: one graph for each kind of step (four, two or one substeps, or no
+            refresh), none more when lr, momentum, decay or the step count change. Needs what `torch.compile` needs.
+        workspace: aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32
+            MiB). Less of it means more launches; `None` means the fewest.
         maximize: ascend instead of descend.
         capturable: the step may be captured in a CUDA graph: give `lr` as a tensor on the device, and capture one
             graph of a step that refreshes and one of a step that does not, as this schedule lives on the host. Not
@@ -110,6 +119,7 @@ class Jorge(torch.optim.Optimizer):
         preconditioner_dtype: torch.dtype | None = None,
         matmul_precision: Precision | tuple[Precision, Precision] = None,
         stagger: bool = False,
+        fused: bool = False,
         workspace: float | None = 1.0,
         maximize: bool = False,
         capturable: bool = False,
@@ -134,6 +144,7 @@ class Jorge(torch.optim.Optimizer):
             "preconditioner_dtype": preconditioner_dtype,
             "matmul_precision": matmul_precision,
             "stagger": stagger,
+            "fused": fused,
             "workspace": workspace,
             "maximize": maximize,
             "capturable": capturable,

@@ -107,6 +107,15 @@ def check_group(group: Group, where: str) -> None:
     for name, (accepts, wants) in _CHECKS.items():
         if name in group and not accepts(group[name]):
             raise ValueError(f"{where}: {name} must be {wants}, got {group[name]!r}")
+    if group.get("fused") and group.get("stagger"):
+        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
+    precisions = group.get("matmul_precision")
+    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
+    if group.get("fused") and switched:
+        raise ValueError(
+            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
+            "torch.set_float32_matmul_precision() for the whole program"
+        )
 
 
 def _number(value: Any) -> bool:
@@ -170,6 +179,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     ),
     "stagger": (_flag, "True or False"),
     "workspace": (lambda v: v is None or (_number(v) and v > 0), "None or a finite number above 0"),
+    "fused": (_flag, "True or False"),
     "maximize": (_flag, "True or False"),
     "capturable": (_flag, "True or False"),
     "state_version": (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from jorge.blocks import Side, Tile, gather, scatter
 from jorge.bundles import Bundle
 from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh, refresh_flops
-from jorge.roots import Precision, precision_scope
+from jorge.roots import DAMPING_PERIOD, Precision, precision_scope
 from jorge.schedule import Schedule
 
 Group = dict[str, Any]
@@ -84,10 +84,12 @@ class RootStack:
         self.chunk = int(min(self.count, max(1.0, chunk_bytes // temporary)))
         each = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=0)
         self.flops = self.count * max(1, each)
+        damped = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=2 * DAMPING_PERIOD - 1)
+        self.is_narrow = damped != each
+        self._masks: dict[tuple[bool, ...], Tensor] = {}
 
     def due(self, schedule: Schedule, group: Group) -> list[Due]:
         """What this step refreshes: one piece, unless parameters have missed gradients."""
-        method = METHODS[group["method"]]
         steps = {s for member in self.members for s in member.bundle.steps}
         if len(steps) == 1 and all(all(member.bundle.present) for member in self.members):
             (step,) = steps
@@ -95,21 +97,28 @@ class RootStack:
             if part is None:
                 return []
             start, stop = self._part(*part)
-            pace = method.pace(schedule.earlier(step), schedule.interval)
-            return [Due(pace, start, stop)] if start < stop else []
+            return [Due(self._pace(step, schedule, group), start, stop)] if start < stop else []
         paces: list[Pace | None] = []
         for member in self.members:
             for step, present in zip(member.bundle.steps, member.bundle.present, strict=True):
                 part = schedule.part(step) if present else None
-                pace = method.pace(schedule.earlier(step), schedule.interval)
+                pace = self._pace(step, schedule, group)
                 for _ in range(member.tile.blocks):
                     inside = part is not None and len(paces) in range(*self._part(*part))
                     paces.append(pace if inside else None)
-        device = self.state["refreshes"].device
         return [
-            Due(pace, 0, self.count, torch.tensor([p == pace for p in paces], device=device).view(-1, 1, 1))
+            Due(pace, 0, self.count, self._mask(tuple(p == pace for p in paces)))
             for pace in dict.fromkeys(p for p in paces if p is not None)
         ]
+
+    def _pace(self, step: int, schedule: Schedule, group: Group) -> Pace:
+        pace = METHODS[group["method"]].pace(schedule.earlier(step), schedule.interval)
+        return pace if self.is_narrow else replace(pace, damped=False)  # so that steps that do the same look the same
+
+    def _mask(self, chosen: tuple[bool, ...]) -> Tensor:
+        if chosen not in self._masks:
+            self._masks[chosen] = torch.tensor(chosen, device=self.state["refreshes"].device).view(-1, 1, 1)
+        return self._masks[chosen]
 
     def _part(self, index: int, parts: int) -> tuple[int, int]:
         """The blocks whose refresh begins in the `index`-th of `parts` equal shares of the cohort's work."""

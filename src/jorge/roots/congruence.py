@@ -42,8 +42,8 @@ def congruence(
         beta2: memory of the second moment.
         damping: adds `damping·σ²·n·L⁴` to `X`, with σ² the mean square of `G`: white noise, in expectation.
         substeps: the most steps in which the weight is given; what then remains is dropped.
-        narrow: the form without m × m products, for n well below m, an exact rewrite but for the damping, which it has
-            to first order; `None` chooses by operation count.
+        narrow: the form that multiplies no two m × m matrices, an exact rewrite but for the damping, which is then a
+            step of its own; `None` chooses by operation count.
         damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
             form always applies its own.
         precision: of the products (:mod:`jorge.roots.products`).
@@ -103,13 +103,13 @@ def _narrow(root: Tensor, grad: Tensor, remaining: Tensor, precision: Precision)
 
 
 def _damp(root: Tensor, amount: Tensor, precision: Precision) -> Tensor:
-    """`L + 2·p1·amount·L⁵`, what `amount·L⁴` in X does to first order, or as much of it as keeps that valid."""
+    """A step of its own with `wX = amount·L⁴`, or as much of it as the polynomial covers."""
+    p1, p2 = CONGRUENCE_POLYNOMIAL
     square = multiply(root, root, precision)
     fourth = multiply(square, square, precision)
-    amount = torch.minimum(amount, 1 / norm(fourth))
-    half = fourth.mul_(per_block(CONGRUENCE_POLYNOMIAL[0] * amount))
-    half = multiply_add(root, half, root, precision, beta=0.5)
-    return half + half.mT
+    eighth = multiply(fourth, fourth, precision)
+    amount = per_block(torch.minimum(amount, CONGRUENCE_CAP / norm(eighth).sqrt()))
+    return congruent(root, eighth.mul_(p2 * amount**2).addcmul_(fourth, p1 * amount), precision)
 
 
 def congruence_start(grad: Tensor, eps: float) -> Tensor:
@@ -140,4 +140,4 @@ def _narrow_flops(m: int, n: int) -> int:
 
 
 def _damping_flops(m: int) -> int:
-    return 6 * m**3
+    return 10 * m**3

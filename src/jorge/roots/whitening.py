@@ -56,8 +56,8 @@ def whitening(
         damping: white noise added in expectation, relative to the mean square of `G`.
         substeps: how often the step is repeated.
         moments: running second moments of the diagonal sides, `[count, d]` each.
-        narrow: for each side, whether to take the form that builds no d × d product but one from the gradient, an
-            exact rewrite but for the damping, which it has to first order; `None` chooses by operation count.
+        narrow: for each side, whether to take the form that multiplies no two d × d matrices, an exact rewrite but for
+            the damping, which is then a step of its own; `None` chooses by operation count.
         damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
             form always applies its own.
         precision: of the products (:mod:`jorge.roots.products`).
@@ -73,7 +73,7 @@ def whitening(
     noise = damping * square_sum(grad) / (m * n)
     blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
     for substep in range(substeps):
-        share = damped * substeps if substep == 0 else 0.0
+        share = damped * substeps if damping and substep == 0 else 0.0
         sizes = square_sum(left), square_sum(right)
         half = apply_left(left, grad, precision)
         v = apply_right(half, right, precision)
@@ -122,8 +122,8 @@ def _narrow(
     """As :func:`_wide` from V, `[count, d, k]`, and `S = VᵀV`, without a d × d product of d × d matrices.
 
     With `K = p1·w·I + p2·w²·S`, `U = H V`, `A = VᵀU` and `Z = (U + V K A/2) K`, `Q H Q = H + V Zᵀ + Z Vᵀ`. The damping
-    changes `H` by `2·p1·w·noise·H³` to first order, which does cost such products: that of `share` steps is applied at
-    once, where `share` is not 0, and as much of it as keeps the first order valid. `size` is `tr(H Hᵀ)`.
+    does cost such products, so that of `share` steps is applied at once, as a step of its own with
+    `wX = share·w·noise·H²`, or as much of it as the polynomial covers. `size` is `tr(H Hᵀ)`.
     """
     p1, p2 = WHITENING_POLYNOMIAL
     mean = (trace(gram) + noise * size) / root.shape[-1]
@@ -134,11 +134,13 @@ def _narrow(
     ka = multiply(k, multiply(v.mT, u, precision), precision)
     z = multiply(multiply_add(u, v, ka, precision, alpha=0.5), k, precision)
     half = multiply_add(root, v, z.mT, precision, beta=0.5)
+    root = half + half.mT
     if share:
         square = multiply(root, root, precision)
-        amount = torch.minimum(share * weight * per_block(noise), per_block(1 / norm(square)))
-        half = multiply_add(half, square * (p1 * amount), root, precision)
-    return _unit_diagonal(half + half.mT)
+        fourth = multiply(square, square, precision)
+        amount = torch.minimum(share * weight * per_block(noise), per_block(WHITENING_CAP / norm(fourth).sqrt()))
+        root = congruent(root, fourth.mul_(p2 * amount**2).addcmul_(square, p1 * amount), precision)
+    return _unit_diagonal(root)
 
 
 def _weight(mean: Tensor, square: Tensor, blend: Tensor) -> Tensor:
@@ -210,4 +212,4 @@ def _narrow_flops(d: int, k: int) -> int:
 
 
 def _damping_flops(d: int) -> int:
-    return 4 * d**3
+    return 8 * d**3

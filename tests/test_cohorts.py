@@ -1,0 +1,188 @@
+"""What a step does all at once, in buckets, in parts or compiled: the same numbers."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jorge import Jorge, cohorts
+from jorge.bundles import Bundle
+from jorge.cohorts import Cohort
+
+SHAPES = [(12, 20), (12, 20), (20, 12), (8, 8), (30, 6), (6,), (6,), (4, 3, 3, 3)]
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[nn.Parameter]:
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
+
+
+def train(optimizer: Jorge, params: list[nn.Parameter], steps: int, absent: Any = lambda step, i: False) -> None:
+    torch.manual_seed(1)
+    for step in range(steps):
+        for i, p in enumerate(params):
+            grad = torch.randn(p.shape).to(p.dtype)
+            p.grad = None if absent(step, i) else grad
+        optimizer.step()
+
+
+def cohort(optimizer: Jorge) -> Cohort:
+    (only,) = optimizer._cohorts
+    return only
+
+
+def close(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+    return all(torch.allclose(a, b, atol=2e-5, rtol=1e-4) for a, b in zip(some, others, strict=True))
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence", "binomial", "exact"])
+def test_buckets_do_not_change_the_numbers(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, many = parameters(torch.float64), parameters(torch.float64)
+    first = Jorge(one, lr=0.05, method=method, workspace=None)
+    train(first, one, 12)
+    assert len(cohort(first).buckets) == 1
+    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    second = Jorge(many, lr=0.05, method=method, workspace=0.5)
+    train(second, many, 12)
+    assert len(cohort(second).buckets) > 3
+    assert close(one, many)
+    for p, q in zip(one, many, strict=True):
+        assert first.state[p].keys() == second.state[q].keys()
+        for name, value in first.state[p].items():
+            assert (
+                value == second.state[q][name]
+                if name == "step"
+                else torch.allclose(value, second.state[q][name], atol=1e-4, rtol=1e-3)
+            )
+
+
+def test_small_models_are_one_bucket() -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=0.05, workspace=0.01)
+    train(optimizer, params, 1)
+    assert len(cohort(optimizer).buckets) == 1
+
+
+def test_workspace_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    params = [nn.Parameter(torch.randn(16, 16)) for _ in range(20)]
+    optimizer = Jorge(params, lr=0.05, workspace=1.0)
+    total = sum(p.numel() * 4 for p in params)
+    rooms: list[int] = []
+    make = Bundle.room
+
+    def room(bundle: Bundle) -> tuple[Tensor, list[Tensor]]:
+        work, views = make(bundle)
+        rooms.append(work.numel() * 4)
+        return work, views
+
+    monkeypatch.setattr(Bundle, "room", room)
+    train(optimizer, params, 1)
+    assert sum(rooms) == total
+    assert max(rooms) <= total / 5
+
+
+def test_transposed_shapes_share_a_stack_and_readers_do_not_see_it() -> None:
+    params = [nn.Parameter(torch.randn(6, 9)), nn.Parameter(torch.randn(9, 6))]
+    together = Jorge(params, lr=0.05)
+    alone = [nn.Parameter(p.detach().clone()) for p in params]
+    singles = [Jorge([p], lr=0.05) for p in alone]
+    for _ in range(14):
+        for p, q in zip(params, alone, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        together.step()
+        for single in singles:
+            single.step()
+    assert len(cohort(together).stacks) == 1
+    for p, q, single in zip(params, alone, singles, strict=True):
+        assert torch.allclose(p, q, atol=1e-5)
+        for name in ("left.0", "right.0"):
+            assert together.state[p][name].shape == single.state[q][name].shape
+            assert torch.allclose(together.state[p][name], single.state[q][name], atol=1e-5)
+
+
+@pytest.mark.parametrize("interval", [2, 3, 7])
+def test_stagger_refreshes_each_block_once_an_interval(interval: int) -> None:
+    params = [nn.Parameter(torch.randn(8, 8)) for _ in range(8)] + [nn.Parameter(torch.randn(4, 8)) for _ in range(8)]
+    optimizer = Jorge(params, lr=0.05, interval=interval, warmup_refreshes=2, stagger=True)
+    train(optimizer, params, 2)
+    refreshes = [optimizer.state[p]["refreshes.0"] for p in params]
+    counts = [int(sum(refreshes))]
+    for _ in range(3 * interval):
+        train(optimizer, params, 1)
+        counts.append(int(sum(refreshes)))
+    assert {int(r) for r in refreshes} == {2 + 3}
+    each = [b - a for a, b in pairwise(counts)]
+    assert max(each) < len(params)
+    assert each[:interval] == each[interval : 2 * interval]
+
+
+def test_stagger_spreads_the_work() -> None:
+    params = [nn.Parameter(torch.randn(16, 16)) for _ in range(40)]
+    optimizer = Jorge(params, lr=0.05, interval=10, warmup_refreshes=0, stagger=True)
+    done = []
+    for _ in range(10):
+        before = sum(float(optimizer.state[p]["refreshes.0"]) for p in params) if optimizer.state else 0.0
+        train(optimizer, params, 1)
+        done.append(sum(float(optimizer.state[p]["refreshes.0"]) for p in params) - before)
+    assert done == [4.0] * 10
+
+
+def test_stagger_with_parameters_that_miss_gradients() -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=0.05, interval=3, warmup_refreshes=1, stagger=True)
+    train(optimizer, params, 25, absent=lambda step, i: step > 0 and (step + i) % 3 == 0)
+    for i, p in enumerate(params):
+        state = optimizer.state[p]
+        assert state["step"] == sum(1 for step in range(25) if not (step > 0 and (step + i) % 3 == 0))
+        if p.dim() > 1:
+            later = state["step"] - 1
+            assert 1 + later // 3 <= state["refreshes.0"] <= 1 + -(-later // 3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", ("bfloat16", None), (None, "tf32")])
+def test_matmul_precision_is_that_of_refresh_and_direction(precision: Any) -> None:
+    exact, near = parameters(), parameters()
+    train(Jorge(exact, lr=0.05), exact, 8)
+    train(Jorge(near, lr=0.05, matmul_precision=precision), near, 8)
+    distance = max(float((p - q).detach().abs().max()) for p, q in zip(exact, near, strict=True))
+    assert distance < 0.05
+    assert (distance > 1e-7) == (precision != "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_fused_is_one_graph_for_each_kind_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    shapes = [(8, 8), (8, 8), (6,)]
+    torch.manual_seed(0)
+    plain = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    fused = [nn.Parameter(p.detach().clone()) for p in plain]
+    options: dict[str, Any] = {"lr": 0.05, "interval": 3, "warmup_refreshes": 11, "weight_decay": 0.01}
+    pairs = []
+    for params, flag in ((plain, False), (fused, True)):
+        optimizer = Jorge(params, fused=flag, **options)
+        pairs.append((optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=40)))
+    for _ in range(30):  # four substeps, then two, then steps without a refresh; lr and momentum change at each
+        for p, q in zip(plain, fused, strict=True):
+            p.grad = torch.randn(p.shape)
+            q.grad = p.grad.clone()
+        for optimizer, scheduler in pairs:
+            optimizer.step()
+            scheduler.step()
+    assert close(plain, fused)
+    assert counters["stats"]["unique_graphs"] == 3
+    assert not counters["graph_break"]
+
+
+def test_fused_cannot_be_staggered_or_switch_tf32() -> None:
+    with pytest.raises(ValueError, match=r"stagger=True exclude"):
+        Jorge(parameters(), lr=0.1, fused=True, stagger=True)
+    with pytest.raises(ValueError, match=r"set_float32_matmul_precision"):
+        Jorge(parameters(), lr=0.1, fused=True, matmul_precision=(None, "tf32"))
