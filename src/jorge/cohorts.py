@@ -20,7 +20,7 @@ from torch import Tensor
 from jorge import grafting
 from jorge.blocks import Blocking, Side
 from jorge.bundles import Bundle
-from jorge.methods import RootOptions
+from jorge.methods import METHODS, RootOptions
 from jorge.roots import Precision
 from jorge.routing import compute_dtype, route
 from jorge.schedule import Schedule
@@ -59,7 +59,8 @@ class Bucket:
                 found[tile.shape, (blocking.left, blocking.right), bundle.compute].append(Member(bundle, tile, False))
         for (shape, sides, compute), members in list(found.items()):
             turned = (shape[::-1], sides[::-1], compute)
-            if shape[0] > shape[1] and turned in found:  # its transposed twin takes it in: L and R change places
+            # Its transposed twin takes it in: L and R change places, and would be transposed were they not symmetric.
+            if shape[0] > shape[1] and turned in found and METHODS[group["method"]].symmetric:
                 found[turned] += [Member(member.bundle, member.tile, True) for member in members]
                 del found[shape, sides, compute]
         self.stacks = [

@@ -85,6 +85,7 @@ class Method:
 
     refresh: Callable[[State, Tensor, RootOptions, Pace], State]
     has_narrow_damping: bool = False
+    symmetric: bool = True
     keeps_factor: bool = False
     eps: float = 0.0
     early_substeps: int = 1
@@ -188,7 +189,7 @@ def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace)
 METHODS: dict[str, Method] = {
     "whitening": Method(_refresh_whitening, has_narrow_damping=True, early_substeps=4, substeps=(1, 2)),
     "congruence": Method(_refresh_congruence, has_narrow_damping=True, eps=1e-2, early_substeps=4, substeps=(2, 2)),
-    "binomial": Method(_refresh_binomial, eps=1e-6),
+    "binomial": Method(_refresh_binomial, eps=1e-6, symmetric=False),
     "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
 }
 
