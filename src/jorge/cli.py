@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import jorge
+from jorge.methods import METHODS
 
 _EXTRA = "this command needs the extra packages of the laboratory: pip install 'jorge[lab]'"
 
@@ -28,7 +31,7 @@ def _at_least(least: int) -> Callable[[str], int]:
     return parse
 
 
-def _epochs(text: str) -> float:
+def _above_zero(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -36,6 +39,26 @@ def _epochs(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return value
+
+
+def _budget(text: str) -> float:
+    """`5%` or `0.05`."""
+    percent = text.endswith("%")
+    try:
+        value = float(text.removesuffix("%")) / (100 if percent else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf or (value > 1 and not percent):
+        raise argparse.ArgumentTypeError(f"must be a part, written 5% or 0.05, got {text!r}")
+    return value
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(_at_least(1)(size) for size in text.split(","))
+
+
+def _block_size(text: str) -> int | str:
+    return text if text == "auto" else _at_least(1)(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     length = compare.add_mutually_exclusive_group()
     length.add_argument("--steps", type=_at_least(1), metavar="N", help="optimizer steps (default: the task's)")
-    length.add_argument("--epochs", type=_epochs, metavar="X", help="passes over the training data instead of steps")
+    length.add_argument(
+        "--epochs", type=_above_zero, metavar="X", help="passes over the training data instead of steps"
+    )
     compare.add_argument(
         "--target",
         action="append",
@@ -67,7 +92,85 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--threads", type=_at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
     compare.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    compare.set_defaults(run=_compare)
+    _add_cost(commands)
     return parser
+
+
+def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    cost = commands.add_parser(
+        "cost",
+        help="what would the optimizer cost a model, in state, FLOPs and launches, before anything is trained?",
+        description="Count state bytes, FLOPs and launches of Jorge and of other optimizers for a model, without "
+        "allocating its weights, and predict the overhead over training with SGD or AdamW (docs/cost.md).",
+    )
+    cost.add_argument(
+        "target",
+        metavar="TARGET",
+        help="module:callable, such as torchvision.models:resnet50; a directory or .json file with a Hugging Face "
+        "config; a state dict in a .pt, .pth, .bin or .safetensors file",
+    )
+    cost.add_argument("--args", nargs="+", default=[], metavar="KEY=VALUE", help="arguments for module:callable")
+    model = cost.add_mutually_exclusive_group()
+    model.add_argument("--input", type=_sizes, metavar="N,…", help="shape of one float32 example: 3,224,224")
+    model.add_argument("--tokens", type=_at_least(1), metavar="N", help="length of one example of token numbers")
+    model.add_argument("--model-flops", type=_above_zero, metavar="X", help="of a forward and backward pass instead")
+    cost.add_argument("--batch", type=_at_least(1), default=32, metavar="N", help="examples a step (default: 32)")
+    cost.add_argument("--interval", type=_at_least(1), default=10, metavar="K", help="default: %(default)s")
+    cost.add_argument("--block-size", type=_block_size, default="auto", metavar="N", help="a number, or auto (default)")
+    cost.add_argument("--method", choices=list(METHODS), default="whitening", help="default: %(default)s")
+    cost.add_argument("--grafting", choices=["sgd", "adam"], default="sgd", help="default: %(default)s")
+    cost.add_argument("--bf16-roots", action="store_true", help="store the roots in bfloat16")
+    cost.add_argument(
+        "--balance", type=_above_zero, default=20.0, metavar="X", help="FLOPs in the time of a byte (default: 20)"
+    )
+    cost.add_argument(
+        "--model-speed",
+        type=_above_zero,
+        default=1.0,
+        metavar="X",
+        help="model's FLOPs a second over ours (default: 1)",
+    )
+    cost.add_argument("--budget", type=_budget, metavar="X", help="5%% or 0.05: suggest interval and block size")
+    rows = cost.add_mutually_exclusive_group()
+    rows.add_argument("--rows", type=_at_least(0), default=12, metavar="N", help="parameters to show (default: 12)")
+    rows.add_argument("--all", action="store_true", help="show all parameters, in order")
+    cost.add_argument("--json", action="store_true", help="print JSON, with all parameters")
+    cost.set_defaults(run=_cost)
+
+
+def _cost(args: argparse.Namespace) -> int:
+    from jorge.cost import ModelFlopsError, estimate, suggest
+    from jorge.cost.targets import load_target, token_input
+
+    options = {"interval": args.interval, "block_size": args.block_size, "method": args.method}
+    options |= {"grafting": args.grafting, "preconditioner_dtype": torch.bfloat16 if args.bf16_roots else None}
+    scale = {"balance": args.balance, "model_speed": args.model_speed}
+    size = args.input or (args.tokens and (args.tokens,))
+    try:
+        if args.budget is not None and not size and args.model_flops is None:
+            raise ValueError("--budget needs the model's work: give --input, --tokens or --model-flops")
+        model = load_target(args.target, args.args)
+        sample: Any = torch.empty(args.batch, *args.input, device="meta") if args.input else None
+        if args.tokens:
+            sample = token_input(model, args.batch, args.tokens)
+        cost = estimate(model, sample_input=sample, model_flops=args.model_flops, **scale, **options)
+        suggestion = None
+        if args.budget is not None:
+            free = {name: value for name, value in options.items() if name not in ("interval", "block_size")}
+            suggestion = suggest(model, args.budget, model_flops=cost.model_flops, **scale, **free)
+    except (ValueError, TypeError, ModelFlopsError) as error:
+        print(f"jorge cost: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(cost.to_dict() | {"suggestion": suggestion.to_dict() if suggestion else None}, indent=2))
+        return 0
+    if size:
+        print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")
+    print(cost.text(None if args.all else args.rows))
+    if suggestion is not None:
+        print(f"\n{suggestion}")
+    return 0
 
 
 def _targets(given: Sequence[str], tasks: Sequence[str]) -> dict[str, float]:
@@ -135,7 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's); returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        return _compare(args)
+        status: int = args.run(args)
+        return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -81,7 +81,7 @@ class RootStack:
         )
         m, n = (d if side == "full" else 0 for d, side in zip(shape, sides, strict=True))
         temporary = (4 * shape[0] * shape[1] + m * m + n * n + 4 * max(m, n) ** 2) * bundle.compute.itemsize
-        self.chunk = int(min(self.count, max(1.0, chunk_bytes // temporary)))
+        self.chunk = int(min(self.count, max(1.0, chunk_bytes / temporary)))
         each = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=0)
         self.flops = self.count * max(1, each)
         damped = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=2 * DAMPING_PERIOD - 1)

@@ -1,0 +1,159 @@
+"""What a step dispatches and moves, by running it: on meta tensors, which have shapes and no memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from jorge.cohorts import Cohort
+from jorge.cost.weights import Weight
+from jorge.methods import EARLY_REFRESHES, METHODS
+from jorge.roots import DAMPING_PERIOD
+
+#: Larger than any step that is looked at: while warming up, every step refreshes; with such an interval, none does.
+_ALWAYS = _NEVER = 10**9
+#: A workspace in which every refresh is done in one piece: as much is moved, by fewer operators.
+UNCUT = 1e9
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what is dispatched while it is active.
+
+    `launches`: operators other than views and bare allocations. `flops`: of operators that torch's FLOP counter
+    knows, by its formulas. `moved_bytes`: of the other operators, each reading its inputs and writing its outputs
+    once, as they do when they are not fused and nothing stays in a cache.
+    """
+
+    def __init__(self) -> None:
+        from torch.utils.flop_counter import flop_registry  # not needed to import jorge.cost
+
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._formulas = flop_registry
+        self.launches = 0
+        self.flops = 0
+        self.moved_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and count it."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        packet = func.overloadpacket
+        if func.is_view or packet.__name__.startswith(("empty", "new_empty", "_unsafe_view")):
+            return result
+        self.launches += 1
+        if packet in self._formulas:
+            self.flops += self._formulas[packet](*args, **kwargs, out_val=result)
+        else:
+            self.moved_bytes += _moved(func, args, kwargs, result)
+        return result
+
+
+def _moved(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    """Bytes that an operator reads and writes; a tensor given twice is read once."""
+    read: dict[int, Tensor] = {}
+    written: dict[int, Tensor] = {id(t): t for t in _tensors(result)}
+    overwrites = func.overloadpacket.__name__ in ("copy_", "_foreach_copy_", "fill_", "zero_")
+    for index, parameter in enumerate(func._schema.arguments):
+        value = args[index] if index < len(args) else kwargs.get(parameter.name)
+        writes = parameter.alias_info is not None and parameter.alias_info.is_write
+        for tensor in _tensors(value):
+            if writes:
+                written[id(tensor)] = tensor
+            if not (writes and overwrites):
+                read[id(tensor)] = tensor
+    return sum(_nbytes(t) for t in read.values()) + sum(_nbytes(t) for t in written.values())
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Bytes of the elements that lie in memory: an expanded tensor has fewer than its shape says."""
+    return min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """What one step dispatches: launches, FLOPs by torch's counter, and bytes moved by all other operators."""
+
+    launches: int
+    flops: int
+    moved_bytes: int
+
+
+def early_refreshes() -> range:
+    """The refreshes that are repeated until the roots are near their fixed point, by number from 0."""
+    return range(EARLY_REFRESHES)
+
+
+def settled_refreshes() -> range:
+    """One period of the refreshes of a long training: they differ in whether they apply the damping."""
+    start = 1000 * DAMPING_PERIOD
+    return range(start, start + DAMPING_PERIOD)
+
+
+class Rehearsal:
+    """The optimizer itself on parameters and gradients without memory, to count its steps.
+
+    Products count without `matmul_precision`, which would be emulated on the meta device, and the step as it is
+    before `fused` compiles it.
+
+    Args:
+        weights: the parameters.
+        group: the options of :class:`jorge.Jorge`.
+    """
+
+    def __init__(self, weights: Sequence[Weight], group: dict[str, Any]) -> None:
+        self._group = group | {"matmul_precision": None, "fused": False}
+        params = [torch.empty_like(w.tensor).requires_grad_() for w in weights if w.tensor.numel()]
+        for p in params:
+            p.grad = torch.empty_like(p)
+        self._cohort = Cohort(0, self._group, params) if params else None
+
+    def interval(self) -> tuple[StepCount, ...]:
+        """The steps of one interval late in training; of the refreshes, the kind that is most frequent."""
+        interval: int = self._group["interval"]
+        number = self._typical(settled_refreshes())
+        if self._group["stagger"] and interval > 1:
+            steps = range(number * interval, number * interval + interval)
+            return tuple(self._count(t, warmup_refreshes=0, interval=interval) for t in steps)
+        refresh = self._count(number, warmup_refreshes=_ALWAYS, interval=interval)
+        plain = self._count(1, warmup_refreshes=0, interval=_NEVER, stagger=False) if interval > 1 else refresh
+        return (plain,) * (interval - 1) + (refresh,)
+
+    def early(self) -> StepCount:
+        """One of the first ten refreshes, of the kind that is most frequent."""
+        number = self._typical(early_refreshes())
+        return self._count(number, warmup_refreshes=_ALWAYS, interval=self._group["interval"])
+
+    def _typical(self, numbers: range) -> int:
+        """The last refresh of the most frequent pace."""
+        pace = METHODS[self._group["method"]].pace
+        paces = [pace(k, self._group["interval"]) for k in numbers]
+        most = max(paces, key=paces.count)
+        return max(k for k, p in zip(numbers, paces, strict=True) if p == most)
+
+    def _count(self, steps: int, **schedule: int) -> StepCount:
+        """Count the step after so many, under a schedule."""
+        cohort = self._cohort
+        if cohort is None:
+            return StepCount(0, 0, 0)
+        cohort.set_steps(dict.fromkeys(cohort.params, steps))
+        with torch.no_grad(), Meter() as meter:
+            finite = cohort.finite()
+            assert finite is not None, "every parameter has a gradient"
+            cohort.step(self._group | schedule, finite)
+        return StepCount(meter.launches, meter.flops, meter.moved_bytes)
+
+
+def mean_bytes(steps: Sequence[StepCount]) -> float:
+    """Bytes that one of these steps moves, on average."""
+    return sum(step.moved_bytes for step in steps) / len(steps)
