@@ -33,7 +33,7 @@ INTERVAL = 10
 def rule(whole: int, largest: int) -> Iterator[None]:
     """`block_size="auto"` with another rule inside."""
     plain = blocks.near_square
-    blocks.near_square = partial(plain, whole=whole, largest=largest)  # type: ignore[assignment]
+    blocks.near_square = partial(plain, whole=whole, largest=largest)
     try:
         yield
     finally:

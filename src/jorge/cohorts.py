@@ -33,7 +33,7 @@ STRUCTURAL = ("method", "grafting", "block_size", "max_dim", "preconditioner_dty
 
 #: Of the temporary memory that a step may take: the gradients of a bucket, which are there up to four times (gathered,
 #: cut into blocks, preconditioned on one side and on both), and what a refresh takes.
-_BUCKET_SHARE, _REFRESH_SHARE = 1 / 5, {"cpu": 1 / 8}
+_BUCKET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: What schedules change, and keys of a group that they and torch keep there.
 _SCALARS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 _TORCHS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name")
@@ -184,8 +184,9 @@ class Cohort:
         self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
         self._values: dict[str, float] = {}
         bundles = _bundles(self.params, group, budget * _BUCKET_SHARE)
-        chunk_bytes = budget * _REFRESH_SHARE.get(self.device.type, 1 / 2)
-        self.buckets = [Bucket(some, group, chunk_bytes) for some in _filled(bundles, budget * _BUCKET_SHARE)]
+        self.buckets = [
+            Bucket(some, group, budget * _REFRESH_SHARE) for some in _filled(bundles, budget * _BUCKET_SHARE)
+        ]
         work = sum(stack.flops for stack in self.stacks)
         done = 0
         for stack in self.stacks:

@@ -81,7 +81,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to track the roots: its refresh, the extra state of a full side, and its default ε."""
+    """A way to track the roots: its refresh, the extra state of a full side, and its default ε.
+
+    The refresh is a function of the state, with the `largest` absolute entries of the gradients beside it.
+    """
 
     refresh: Callable[[State, Tensor, RootOptions, Pace], State]
     has_narrow_damping: bool = False
@@ -169,6 +172,7 @@ def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, pace: P
         moments=(state.get("left_moment"), state.get("right_moment")),
         damped=pace.share,
         precision=options.precision,
+        scale=state["largest"],
     )
     new = {"left": left, "right": right, "left_moment": moments[0], "right_moment": moments[1]}
     return {key: value for key, value in new.items() if value is not None}
@@ -176,6 +180,7 @@ def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, pace: P
 
 def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace) -> State:
     eps = options.eps or METHODS["exact"].eps
+    grad = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)  # `eigh` raises where the others pass NaN on
     correction = per_block(1 - options.beta2 ** (state["refreshes"] + 1))
 
     def full(side: str, root: Tensor, seen: Tensor) -> State:
@@ -219,26 +224,25 @@ def initial_state(
     return state
 
 
-def is_usable(grad: Tensor) -> Tensor:
-    """`[count]` booleans: which of `[count, m, n]` gradients are finite and not all zero."""
-    largest = largest_entry(grad)
-    return torch.isfinite(largest) & (largest > 0)
-
-
 def refresh(method: str, state: State, grad: Tensor, options: RootOptions, pace: Pace) -> None:
     """Refresh the roots of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
 
     Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
     new roots would not be finite (the binomial recursion can overflow).
     """
-    usable = is_usable(grad)
-    grad = grad.masked_fill(~per_block(usable), 0)
+    largest = largest_entry(grad)
     wide = {key: value.to(grad.dtype) for key, value in state.items()}
-    new = METHODS[method].refresh(wide, grad, options, pace)
+    new = METHODS[method].refresh({**wide, "largest": largest}, grad, options, pace)
+    total = largest
     for value in new.values():
-        usable = usable & torch.isfinite(value.flatten(1).sum(-1))
+        total = total + value.flatten(1).sum(-1)
+    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
     for key, value in new.items():
-        state[key].copy_(choose(usable, value, wide[key]))
+        mask = usable.view(-1, *(1,) * (value.dim() - 1))
+        if state[key].dtype == value.dtype:
+            torch.where(mask, value, state[key], out=state[key])
+        else:
+            state[key].copy_(torch.where(mask, value, wide[key]))
     state["refreshes"].add_(usable)
 
 

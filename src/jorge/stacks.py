@@ -80,7 +80,7 @@ class RootStack:
             device=bundle.params[0].device,
         )
         m, n = (d if side == "full" else 0 for d, side in zip(shape, sides, strict=True))
-        temporary = (4 * shape[0] * shape[1] + m * m + n * n + 4 * max(m, n) ** 2) * bundle.compute.itemsize
+        temporary = (2 * shape[0] * shape[1] + m * m + n * n + 3 * max(m, n) ** 2) * bundle.compute.itemsize
         self.chunk = int(min(self.count, max(1.0, chunk_bytes / temporary)))
         each = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=0)
         self.flops = self.count * max(1, each)

@@ -54,12 +54,20 @@ def multiply(a: Tensor, b: Tensor, precision: Precision = None) -> Tensor:
 
 
 def multiply_add(
-    c: Tensor, a: Tensor, b: Tensor, precision: Precision = None, *, beta: float = 1.0, alpha: float = 1.0
+    c: Tensor,
+    a: Tensor,
+    b: Tensor,
+    precision: Precision = None,
+    *,
+    beta: float = 1.0,
+    alpha: float = 1.0,
+    into: Tensor | None = None,
 ) -> Tensor:
-    """`beta·C + alpha·A B` for each block."""
+    """`beta·C + alpha·A B` for each block, in a new tensor or `into` one, which may be C."""
     if precision == "bfloat16" and a.is_cuda and a.dtype == torch.float32:
-        return torch.add(c * beta, multiply(a, b, precision), alpha=alpha)
-    return torch.baddbmm(c, _rounded(a, precision), _rounded(b, precision), beta=beta, alpha=alpha)
+        return torch.add(c * beta, multiply(a, b, precision), alpha=alpha, out=into)
+    a, b = _rounded(a, precision), _rounded(b, precision)
+    return torch.baddbmm(c, a, b, beta=beta, alpha=alpha, out=into)
 
 
 def _rounded(operand: Tensor, precision: Precision) -> Tensor:
@@ -95,11 +103,12 @@ def symmetrize(matrices: Tensor) -> Tensor:
 def congruent(root: Tensor, change: Tensor, precision: Precision) -> Tensor:
     """`(I+E) H (I+E)` of symmetric H and E, symmetric to the bit.
 
-    It is `B + Bᵀ` with `B = H/2 + (H + E H/2) E`: H itself is never rounded to the precision of the products.
+    It is `B + Bᵀ` with `B = H/2 + (H + E H/2) E`: H itself is never rounded to the precision of the products. The
+    memory of E holds the result.
     """
     half = multiply_add(root, change, root, precision, alpha=0.5)
     half = multiply_add(root, half, change, precision, beta=0.5)
-    return half + half.mT
+    return torch.add(half, half.mT, out=change)
 
 
 def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -110,6 +119,11 @@ def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
 def trace(matrices: Tensor) -> Tensor:
     """Trace of each block, `[count]`."""
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def mean_diagonal(matrices: Tensor) -> Tensor:
+    """Mean of the diagonal of each block, `[count]`."""
+    return matrices.diagonal(dim1=-2, dim2=-1).mean(-1)
 
 
 def norm(tensor: Tensor) -> Tensor:

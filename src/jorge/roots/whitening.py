@@ -16,6 +16,7 @@ from jorge.roots.products import (
     apply_right,
     congruent,
     largest_entry,
+    mean_diagonal,
     multiply,
     multiply_add,
     norm,
@@ -41,6 +42,7 @@ def whitening(
     narrow: tuple[bool | None, bool | None] = (None, None),
     damped: float = 1.0,
     precision: Precision = None,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
     r"""One refresh of both sides: each whitens the gradient that both have preconditioned.
 
@@ -61,6 +63,7 @@ def whitening(
         damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
             form always applies its own.
         precision: of the products (:mod:`jorge.roots.products`).
+        scale: the largest absolute entry of each gradient, `[count]`, where it is known.
 
     Returns:
         the new left, right and moments.
@@ -69,42 +72,53 @@ def whitening(
     narrow_left = left.dim() == 3 and (takes_narrow(m, n) if narrow[0] is None else narrow[0])
     narrow_right = right.dim() == 3 and (takes_narrow(n, m) if narrow[1] is None else narrow[1])
     wide_left, wide_right = left.dim() == 3 and not narrow_left, right.dim() == 3 and not narrow_right
-    grad = grad / per_block(largest_entry(grad))
-    noise = damping * square_sum(grad) / (m * n)
+    grad = grad / per_block(largest_entry(grad) if scale is None else scale)
+    noise = square_sum(grad) * (damping / (m * n))
     blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
+    memory = blend / (1 - blend)
     for substep in range(substeps):
         share = damped * substeps if damping and substep == 0 else 0.0
         sizes = square_sum(left), square_sum(right)
         half = apply_left(left, grad, precision)
         v = apply_right(half, right, precision)
-        # Each is the start of X for one side, and what the narrow form of the other side needs.
-        rows = multiply(v, v.mT, precision) if wide_left or narrow_right else v
-        columns = multiply(v.mT, v, precision) if wide_right or narrow_left else v
+        if right.dim() == 3:
+            del half
+        # VVᵀ is the start of X for the left side and what the narrow form of the right side needs; VᵀV alike.
+        rows = multiply(v, v.mT, precision) if narrow_right else None
+        columns = multiply(v.mT, v, precision) if narrow_left else None
         new_left, left_moment = left, moments[0]
         if wide_left:
-            new_left = _wide(left, rows, noise * sizes[1], blend, precision)
-        elif narrow_left:
-            new_left = _narrow(left, v, columns, noise * sizes[1], sizes[0], blend, share, precision)
+            gram = multiply(v, v.mT, precision) if rows is None else rows.clone()
+            new_left = _wide(left, gram, noise * sizes[1], memory, precision)
+            del gram
+        elif columns is not None:
+            new_left = _narrow(left, v, columns, noise * sizes[1], sizes[0], memory, share, precision)
         else:
             seen = apply_right(grad, right, precision)
             new_left, left_moment = diagonal(moments[0], seen, noise * sizes[1], blend)
+            del seen
         right_moment = moments[1]
         if wide_right:
-            right = _wide(right, columns, noise * sizes[0], blend, precision)
-        elif narrow_right:
-            right = _narrow(right, v.mT, rows, noise * sizes[0], sizes[1], blend, share, precision)
+            gram = multiply(v.mT, v, precision) if columns is None else columns
+            right = _wide(right, gram, noise * sizes[0], memory, precision)
+            del gram
+        elif rows is not None:
+            right = _narrow(right, v.mT, rows, noise * sizes[0], sizes[1], memory, share, precision)
         else:
             right, right_moment = diagonal(moments[1], half.mT, noise * sizes[0], blend)
         left, moments = new_left, (left_moment, right_moment)
     return left, right, moments
 
 
-def _wide(root: Tensor, gram: Tensor, noise: Tensor, blend: Tensor, precision: Precision) -> Tensor:
-    """`root` after one step towards whitening V, `gram = VVᵀ`; `noise`, `[count]`, is the factor of `H Hᵀ` in X."""
+def _wide(root: Tensor, gram: Tensor, noise: Tensor, memory: Tensor, precision: Precision) -> Tensor:
+    """`root` after one step towards whitening V; `noise`, `[count]`, is the factor of `H Hᵀ` in X.
+
+    `gram` is `VVᵀ`, whose memory is used.
+    """
     p1, p2 = WHITENING_POLYNOMIAL
-    x = multiply_add(gram, root * per_block(noise), root, precision)
+    x = multiply_add(gram, root * per_block(noise), root, precision, into=gram)
     x2 = multiply(x, x, precision)
-    weight = _weight(trace(x) / x.shape[-1], x2, blend)
+    weight = _weight(mean_diagonal(x), x2, memory)
     change = x2.mul_(p2 * weight**2).addcmul_(x, p1 * weight)  # E = Q − I
     return _unit_diagonal(congruent(root, change, precision))
 
@@ -115,7 +129,7 @@ def _narrow(
     gram: Tensor,
     noise: Tensor,
     size: Tensor,
-    blend: Tensor,
+    memory: Tensor,
     share: float,
     precision: Precision,
 ) -> Tensor:
@@ -127,7 +141,7 @@ def _narrow(
     """
     p1, p2 = WHITENING_POLYNOMIAL
     mean = (trace(gram) + noise * size) / root.shape[-1]
-    weight = _weight(mean, multiply(gram, gram, precision), blend)
+    weight = _weight(mean, multiply(gram, gram, precision), memory)
     k = gram * (p2 * weight**2)
     k.diagonal(dim1=-2, dim2=-1).add_(p1 * weight.squeeze(-1))
     u = multiply(root, v, precision)
@@ -143,14 +157,14 @@ def _narrow(
     return _unit_diagonal(root)
 
 
-def _weight(mean: Tensor, square: Tensor, blend: Tensor) -> Tensor:
+def _weight(mean: Tensor, square: Tensor, memory: Tensor) -> Tensor:
     """w, `[count, 1, 1]`: the memory's, or what the polynomial covers; `square` is X² or, of the same norm, S²."""
-    return per_block(torch.minimum(blend / ((1 - blend) * mean), WHITENING_CAP / norm(square).sqrt()))
+    return per_block(torch.minimum(memory / mean, norm(square).rsqrt() * WHITENING_CAP))
 
 
 def _unit_diagonal(root: Tensor) -> Tensor:
     """Scale to a mean diagonal of 1, in place."""
-    return root.div_(per_block(trace(root) / root.shape[-1]))
+    return root.div_(per_block(mean_diagonal(root)))
 
 
 def diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
