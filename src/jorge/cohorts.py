@@ -34,6 +34,8 @@ STRUCTURAL = ("method", "grafting", "block_size", "max_dim", "preconditioner_dty
 #: Of the temporary memory that a step may take: the gradients of a bucket, which are there up to four times (gathered,
 #: cut into blocks, preconditioned on one side and on both), and what a refresh takes.
 _BUCKET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
+#: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
+_PIECES = 24
 #: What schedules change, and keys of a group that they and torch keep there.
 _SCALARS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 _TORCHS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name")
@@ -49,7 +51,7 @@ def structure(group: Group) -> tuple[Any, ...]:
 class Bucket:
     """Bundles that are worked on together, and the stacks of their blocks."""
 
-    def __init__(self, bundles: Sequence[Bundle], group: Group, chunk_bytes: float) -> None:
+    def __init__(self, bundles: Sequence[Bundle], group: Group) -> None:
         self.bundles = list(bundles)
         found: defaultdict[tuple[tuple[int, int], tuple[Side, Side], torch.dtype], list[Member]] = defaultdict(list)
         for bundle in bundles:
@@ -63,9 +65,7 @@ class Bucket:
             if shape[0] > shape[1] and turned in found and METHODS[group["method"]].symmetric:
                 found[turned] += [Member(member.bundle, member.tile, True) for member in members]
                 del found[shape, sides, compute]
-        self.stacks = [
-            RootStack(members, shape, sides, group, chunk_bytes) for (shape, sides, _), members in found.items()
-        ]
+        self.stacks = [RootStack(members, shape, sides, group) for (shape, sides, _), members in found.items()]
         self._compiled: Callable[..., None] | None = None
 
     def compiled(self) -> Callable[..., None]:

@@ -55,7 +55,6 @@ class RootStack:
         shape: m × n of a block, as it lies here.
         sides: kinds of its sides.
         group: options of the param group.
-        chunk_bytes: about how much temporary memory a refresh may take; at least one block is refreshed at a time.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class RootStack:
         shape: tuple[int, int],
         sides: tuple[Side, Side],
         group: Group,
-        chunk_bytes: float,
     ) -> None:
         self.members = list(members)
         self.sizes = [member.count for member in members]
@@ -80,13 +78,18 @@ class RootStack:
             device=bundle.params[0].device,
         )
         m, n = (d if side == "full" else 0 for d, side in zip(shape, sides, strict=True))
-        temporary = (2 * shape[0] * shape[1] + m * m + n * n + 3 * max(m, n) ** 2) * bundle.compute.itemsize
-        self.chunk = int(min(self.count, max(1.0, chunk_bytes / temporary)))
+        each = 2 * shape[0] * shape[1] + m * m + n * n + 3 * max(m, n) ** 2
+        self.temporary = each * bundle.compute.itemsize * self.count  # bytes that a refresh of all blocks takes, about
+        self.chunk = self.count
         each = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=0)
         self.flops = self.count * max(1, each)
         damped = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=2 * DAMPING_PERIOD - 1)
         self.is_narrow = damped != each
         self._masks: dict[tuple[bool, ...], Tensor] = {}
+
+    def limit(self, temporary: float) -> None:
+        """Refresh so many blocks at a time, but one at least, that it takes about `temporary` bytes."""
+        self.chunk = int(min(self.count, max(1.0, temporary * self.count / self.temporary)))
 
     def due(self, schedule: Schedule, group: Group) -> list[Due]:
         """What this step refreshes: one piece, unless parameters have missed gradients."""

@@ -8,7 +8,7 @@ precision     on CUDA                                                on a CPU
 `None`        as torch's own settings say                            as torch's own settings say
 `"float32"`   IEEE float32                                           float32
 `"tf32"`      TF32 tensor cores                                      operands rounded to TF32: its accuracy, no speed
-`"bfloat16"`  bfloat16 operands, sums and results in float32         operands rounded to bfloat16: likewise
+`"bfloat16"`  bfloat16 operands, sums and results in float32         the same, by its bfloat16 units where it has them
 ============= ====================================================== =================================================
 
 float64 operands are multiplied in float64 whatever is asked.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,16 +33,30 @@ _BLOCK = (-2, -1)
 
 @contextmanager
 def precision_scope(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Let CUDA multiply in IEEE float32 or TF32 inside; TF32 is a switch of the whole device and no argument."""
-    if device.type != "cuda" or precision not in ("float32", "tf32"):
+    """Let the device multiply float32 as asked inside: that is a switch of the whole device and no argument.
+
+    CUDA is switched between IEEE float32 and TF32; a CPU is let use its bfloat16 units. Inside a compiled graph, where
+    switches cannot be turned, everything stays as it is.
+    """
+    wanted = _switch(device, precision)
+    if wanted is None or torch.compiler.is_compiling():
         yield
         return
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cuda.matmul.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    backend, value = wanted
+    before = backend.fp32_precision
+    backend.fp32_precision = value
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.fp32_precision = before
+        backend.fp32_precision = before
+
+
+def _switch(device: torch.device, precision: Precision) -> tuple[Any, str] | None:
+    if device.type == "cuda" and precision in ("float32", "tf32"):
+        return torch.backends.cuda.matmul, "tf32" if precision == "tf32" else "ieee"
+    if device.type == "cpu" and precision == "bfloat16":
+        return getattr(torch.backends.mkldnn, "matmul"), "bf16"  # noqa: B009 - torch does not declare it
+    return None
 
 
 def multiply(a: Tensor, b: Tensor, precision: Precision = None) -> Tensor:

@@ -1,0 +1,77 @@
+"""What a step of a large network may cost, in counts: operators, FLOPs and memory at the shapes of ResNets."""
+
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.allocation import allocations
+from benchmarks.counting import operators
+from benchmarks.shapes import MODELS
+from jorge import Jorge, cohorts
+
+META, CPU = torch.device("meta"), torch.device("cpu")
+
+
+def network(name: str, device: torch.device = META, width: int = 1) -> list[nn.Parameter]:
+    """Parameters of a network, channels divided by `width`, with gradients."""
+    params = []
+    for _, shape in MODELS[name]():
+        sizes = [max(1, d // width) if i < 2 else d for i, d in enumerate(shape)]
+        params.append(nn.Parameter(torch.randn(sizes, device=device)))
+        params[-1].grad = torch.randn(sizes, device=device)
+    return params
+
+
+def counts(name: str, **options: Any) -> tuple[int, int]:
+    """Operators of a late step that refreshes and of one that does not."""
+    optimizer = Jorge(network(name), lr=0.1, interval=10, warmup_refreshes=0, **options)
+    optimizer.step()
+    (cohort,) = optimizer._cohorts
+    cohort.set_steps(dict.fromkeys(cohort.params, 999))
+    refresh, plain = (operators(optimizer.step, META).total for _ in range(2))
+    return refresh, plain
+
+
+@pytest.mark.parametrize("block_size", ["auto", 256, 1024])
+def test_operators_do_not_grow_with_depth(block_size: Any) -> None:
+    deep, shallow = (counts(name, block_size=block_size) for name in ("resnet101", "resnet50"))
+    assert deep[0] <= 1.1 * shallow[0]
+    assert deep[1] <= 1.1 * shallow[1] < 0.5 * shallow[0]
+
+
+def test_fewer_operators_for_more_workspace() -> None:
+    assert counts("resnet50", workspace=None)[0] < 0.5 * counts("resnet50")[0]
+
+
+def test_stagger_keeps_every_step_near_the_median() -> None:
+    optimizer = Jorge(network("resnet50"), lr=0.1, interval=10, warmup_refreshes=0, stagger=True)
+    optimizer.step()
+    (cohort,) = optimizer._cohorts
+    cohort.set_steps(dict.fromkeys(cohort.params, 1000))
+    flops = []
+    for _ in range(10):
+        with FlopCounterMode(display=False) as counter:
+            optimizer.step()
+        flops.append(counter.get_total_flops())
+    assert max(flops) <= 1.1 * median(flops)
+    assert min(flops) >= 0.9 * median(flops)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block_size", ["auto", 32])
+@pytest.mark.parametrize("workspace", [1.0, 0.5])
+def test_temporary_memory_keeps_to_the_workspace(block_size: Any, workspace: float, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    params = network("resnet50", CPU, width=8)
+    optimizer = Jorge(params, lr=0.1, interval=1, block_size=block_size, workspace=workspace)
+
+    def again() -> None:
+        optimizer.step()
+
+    _, second = allocations([optimizer.step, again], CPU)
+    total = sum(p.numel() * p.element_size() for p in params)
+    assert second.peak <= 1.5 * max(workspace, 1.0) * total
