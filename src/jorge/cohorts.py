@@ -183,10 +183,12 @@ class Cohort:
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
         self._values: dict[str, float] = {}
-        bundles = _bundles(self.params, group, budget * _BUCKET_SHARE)
-        self.buckets = [
-            Bucket(some, group, budget * _REFRESH_SHARE) for some in _filled(bundles, budget * _BUCKET_SHARE)
-        ]
+        most = budget * _BUCKET_SHARE
+        filled = _filled(_bundles(self.params, group, most), most)
+        self.buckets = [Bucket(bundles, group) for bundles in filled]
+        temporary = max(budget * _REFRESH_SHARE, sum(stack.temporary for stack in self.stacks) / _PIECES)
+        for stack in self.stacks:
+            stack.limit(temporary)
         work = sum(stack.flops for stack in self.stacks)
         done = 0
         for stack in self.stacks:
