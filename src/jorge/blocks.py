@@ -1,6 +1,6 @@
 """How a tensor becomes matrices: merge small dims, split large ones, stack equal shapes.
 
-Pure functions of shapes, plus the two copies (:func:`gather`, :func:`scatter`) that move data between a
+Pure functions of shapes, plus the copies (:func:`gather`, :func:`scatter`) that move data between a
 parameter's layout and a batch of equal blocks. Nothing here holds state or knows an optimizer.
 
 A parameter is first read as one matrix (:func:`matrix_shape`), whose two sides are then cut into parts that
@@ -162,6 +162,13 @@ def gather(matrices: Tensor, tile: Tile, *, turned: bool = False) -> Tensor:
     window = _window(matrices, tile)
     window = window.mT if turned else window
     return window.reshape(-1, *window.shape[-2:])
+
+
+def gather_into(blocks: Tensor, matrices: Tensor, tile: Tile, *, turned: bool = False) -> None:
+    """As :func:`gather`, to where there is room for it: `[count · blocks, m, n]`."""
+    window = _window(matrices, tile)
+    window = window.mT if turned else window
+    blocks.view(window.shape).copy_(window)
 
 
 def scatter(blocks: Tensor, matrices: Tensor, tile: Tile) -> None:

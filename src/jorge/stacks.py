@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge.blocks import Side, Tile, gather, scatter
+from jorge.blocks import Side, Tile, gather, gather_into, scatter
 from jorge.bundles import Bundle
 from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh, refresh_flops
 from jorge.roots import DAMPING_PERIOD, Precision, precision_scope
@@ -65,6 +65,7 @@ class RootStack:
         group: Group,
     ) -> None:
         self.members = list(members)
+        self.shape = shape
         self.sizes = [member.count for member in members]
         self.count = sum(self.sizes)
         self.span = (0.0, 1.0)  # where its refresh lies in that of the cohort, for a staggered schedule
@@ -140,9 +141,7 @@ class RootStack:
         precision: Precision,
     ) -> None:
         """Refresh the roots that are due and replace the gradients in `works` by their directions."""
-        parts = [gather(m.bundle.matrices(works[m.bundle]), m.tile, turned=m.turned) for m in self.members]
-        grad = parts[0] if len(parts) == 1 else torch.cat(parts)
-        del parts
+        grad = self._gradients(works)
         with precision_scope(grad.device, options.precision):
             for piece in due:
                 for start, stop in self._chunks(piece):
@@ -160,6 +159,17 @@ class RootStack:
                 works[bundle] = blocks.view_as(works[bundle])
             else:
                 scatter(blocks, bundle.matrices(works[bundle]), member.tile)
+
+    def _gradients(self, works: dict[Bundle, Tensor]) -> Tensor:
+        """The blocks of all members, `[count, m, n]`."""
+        if len(self.members) == 1:
+            (m,) = self.members
+            return gather(m.bundle.matrices(works[m.bundle]), m.tile, turned=m.turned)
+        first = works[self.members[0].bundle]
+        blocks = first.new_empty(self.count, *self.shape)
+        for m, part in zip(self.members, torch.split(blocks, self.sizes), strict=True):
+            gather_into(part, m.bundle.matrices(works[m.bundle]), m.tile, turned=m.turned)
+        return blocks
 
     def _chunks(self, piece: Due) -> Iterator[tuple[int, int]]:
         for start in range(piece.start, piece.stop, self.chunk):
