@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from jorge import Jorge, cohorts
-from jorge.bundles import Bundle
+from jorge.bundles import Bundle, Constants
 from jorge.cohorts import Cohort
 
 SHAPES = [(12, 20), (12, 20), (20, 12), (8, 8), (30, 6), (6,), (6,), (4, 3, 3, 3)]
@@ -141,6 +142,95 @@ def test_stagger_with_parameters_that_miss_gradients() -> None:
         if p.dim() > 1:
             later = state["step"] - 1
             assert 1 + later // 3 <= state["refreshes.0"] <= 1 + -(-later // 3)
+
+
+def flops(optimizer: Jorge, params: list[nn.Parameter], steps: int) -> int:
+    with FlopCounterMode(display=False) as counter:
+        train(optimizer, params, steps)
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("stagger", [False, True])
+def test_one_missed_gradient_does_not_cost_more_refreshes(stagger: bool) -> None:
+    totals = []
+    for missed in (False, True):
+        params = [nn.Parameter(torch.randn(16, 16)) for _ in range(12)]
+        optimizer = Jorge(params, lr=0.05, interval=4, warmup_refreshes=0, stagger=stagger)
+        train(optimizer, params, 60)
+        train(optimizer, params, 1, absent=lambda step, i, missed=missed: missed and i == 5)
+        totals.append(flops(optimizer, params, 20))
+    assert totals[0] == totals[1]
+
+
+def absences(step: int, i: int) -> bool:
+    return (i == 0 and step < 4) or (i == 2 and step == 6) or (i % 2 == 1 and step % 3 == 1)
+
+
+@pytest.mark.parametrize("stagger", [False, True])
+def test_training_goes_on_to_the_bit_whatever_was_missed(stagger: bool) -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=0.05, interval=5, warmup_refreshes=1, block_size=4, stagger=stagger)
+    train(optimizer, params, 13, absent=absences)
+    copied = [nn.Parameter(p.detach().clone()) for p in params]
+    resumed = Jorge(copied, lr=0.05, interval=5, warmup_refreshes=1, block_size=4, stagger=stagger)
+    resumed.load_state_dict(optimizer.state_dict())
+    for some, mine in ((optimizer, params), (resumed, copied)):
+        train(some, mine, 15, absent=absences)
+    assert all(torch.equal(p, q) for p, q in zip(params, copied, strict=True))
+
+
+def test_absent_bundles_with_decay() -> None:
+    params = [nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(4).bfloat16())]
+    before = [p.detach().clone() for p in params]
+    train(Jorge(params, lr=0.1, weight_decay=0.1), params, 3, absent=lambda step, i: i > 0)
+    assert not torch.equal(params[0], before[0])
+    assert torch.equal(params[1], before[1])
+    assert torch.equal(params[2], before[2])
+
+
+def test_constants_are_few_and_right() -> None:
+    kept = Constants(torch.device("cpu"), most=3)
+    for i in range(10):
+        assert kept.get((i, i + 1)).tolist() == [i, i + 1]
+    assert len(kept._kept) == 3
+
+
+def test_workspace_and_fused_may_change_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    params, plain = parameters(torch.float64), parameters(torch.float64)
+    optimizer = Jorge(params, lr=0.05, workspace=0.5)
+    train(optimizer, params, 4)
+    many = len(cohort(optimizer).buckets)
+    optimizer.param_groups[0]["workspace"] = None
+    train(optimizer, params, 4)
+    assert len(cohort(optimizer).buckets) == 1 < many
+    other = Jorge(plain, lr=0.05)
+    train(other, plain, 4)
+    train(other, plain, 4)
+    assert close(params, plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("interval", 0), ("stagger", "yes"), ("matmul_precision", "fp8"), ("workspace", -1), ("lr", float("nan"))],
+)
+def test_options_are_checked_when_they_change(name: str, value: Any) -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=0.05)
+    train(optimizer, params, 2)
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0][name] = value
+    with pytest.raises(ValueError, match=name):
+        train(optimizer, params, 1)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_fused_and_stagger_are_refused_later_too() -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=0.05, stagger=True)
+    optimizer.param_groups[0]["fused"] = True
+    with pytest.raises(ValueError, match="exclude"):
+        train(optimizer, params, 1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", ("bfloat16", None), (None, "tf32")])

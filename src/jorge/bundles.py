@@ -6,6 +6,7 @@ of layers; readers of the state see a view a parameter.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -23,6 +24,31 @@ def _dense_like(param: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     strides = torch.empty_like(param, device="meta").stride()
     flat = torch.zeros(count * param.numel(), dtype=dtype, device=param.device)
     return flat.as_strided((count, *param.shape), (param.numel(), *strides))
+
+
+class Constants:
+    """Small constant tensors on a device by what is in them, the last few that were asked for.
+
+    They are copied there without waiting for the device.
+    """
+
+    def __init__(self, device: torch.device, most: int = 32) -> None:
+        self.device = device
+        self.most = most
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+
+    def get(self, values: tuple[Any, ...]) -> Tensor:
+        """`[len(values)]` on the device."""
+        if values in self._kept:
+            self._kept.move_to_end(values)
+            return self._kept[values]
+        made = torch.tensor(values)
+        if self.device.type == "cuda":
+            made = made.pin_memory()
+        self._kept[values] = made = made.to(self.device, non_blocking=True)
+        if len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return made
 
 
 class Bundle:
@@ -43,7 +69,7 @@ class Bundle:
             self.buffers["adam_step"] = torch.zeros(len(params), dtype=torch.float32, device=first.device)
         self.steps = [0] * len(params)  # steps in which each parameter had a gradient, on the host
         self.present: tuple[bool, ...] = (True,) * len(params)  # who has a gradient in this step
-        self._masks: dict[tuple[bool, ...], Tensor] = {}
+        self._masks = Constants(first.device)
 
     @property
     def bytes(self) -> int:
@@ -61,10 +87,7 @@ class Bundle:
         """Which parameters have a gradient, `[count, 1, …]`; `None` where all have one."""
         if all(self.present):
             return None
-        if self.present not in self._masks:
-            mask = torch.tensor(self.present, device=self.params[0].device)
-            self._masks[self.present] = mask.view(-1, *(1,) * self.params[0].dim())
-        return self._masks[self.present]
+        return self._masks.get(self.present).view(-1, *(1,) * self.params[0].dim())
 
     def room(self) -> tuple[Tensor, list[Tensor]]:
         """A working tensor, and its slices for the gradients that are there; the others' slices are zero."""

@@ -1,4 +1,4 @@
-"""The step on the parameters of one group and device that received their first gradient together.
+"""The step on the parameters of one group and device that have had a gradient.
 
 Each parameter counts the steps in which it had a gradient, so a layer that is unfrozen late, or is trained every other
 step, has its own warm-up and interval.
@@ -41,6 +41,11 @@ _SCALARS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 _TORCHS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name")
 #: Temporary memory that is never worth more launches, in bytes.
 _SMALL = 2**25
+
+
+def layout(group: Group) -> tuple[Any, ...]:
+    """The options of a group by which a cohort is arranged: when they change, it is arranged anew."""
+    return group["workspace"], group["fused"]
 
 
 def structure(group: Group) -> tuple[Any, ...]:
@@ -147,7 +152,9 @@ class Bucket:
             pairs = zip(bundle.params, work.unbind(0), bundle.present, strict=True)
             chosen = [(p, update) for p, update, present in pairs if present]
             some, steps = [p for p, _ in chosen], [update for _, update in chosen]
-            if some and some[0].dtype != bundle.compute:
+            if not some:
+                continue
+            if some[0].dtype != bundle.compute:
                 wide = [p.to(bundle.compute) for p in some]
                 if keep is not None:
                     torch._foreach_mul_(wide, keep)
@@ -169,11 +176,16 @@ def precisions(group: Group) -> tuple[Precision, Precision]:
 
 
 class Cohort:
-    """Parameters of one group and device with the same first step: their buckets and their step."""
+    """Parameters of one group and device, in its order: their buckets and their step.
+
+    How they are arranged depends on them and the group's options alone, not on what happened before, so a training that
+    is resumed goes on as it would have.
+    """
 
     def __init__(self, index: int, group: Group, params: Sequence[Tensor]) -> None:
         self.group_index = index
         self.structure = structure(group)
+        self.layout = layout(group)
         self.params = list(params)
         self.device = self.params[0].device
         total = sum(p.numel() * compute_dtype(p.dtype).itemsize for p in self.params)

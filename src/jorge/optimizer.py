@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, Literal, overload
 
 import torch
@@ -16,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import options, routing, transfer
-from jorge.cohorts import STRUCTURAL, Cohort, structure
+from jorge.cohorts import STRUCTURAL, Cohort, layout, structure
 from jorge.methods import Init
 from jorge.roots import Precision
 
@@ -153,6 +154,7 @@ class Jorge(torch.optim.Optimizer):
         }
         options.check_group(defaults, "the constructor's arguments")
         self._cohorts: list[Cohort] = []
+        self._checked: dict[int, dict[str, Any]] = {}
         super().__init__(options.listed(params), defaults)
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
@@ -310,6 +312,7 @@ class Jorge(torch.optim.Optimizer):
 
     def _check_step(self) -> None:
         for index, group in enumerate(self.param_groups):
+            options.check_changed(group, self._checked, index)
             for i, p in enumerate(group["params"]):
                 if p.grad is not None:
                     options.check_gradient(p, group, index, i)
@@ -338,18 +341,24 @@ class Jorge(torch.optim.Optimizer):
             for cohort in self._cohorts
             for p in cohort.params
         )
-        if not all(settled):
+        arranged = (cohort.layout == layout(self.param_groups[cohort.group_index]) for cohort in self._cohorts)
+        if not all(settled) or not all(arranged):
             self._adopt({p: state for p, state in self.state.items() if state})
 
     def _admit(self) -> None:
-        """Make state for parameters that have their first gradient: a cohort a group and device."""
+        """Make state for parameters that have their first gradient; a group and device remain one cohort."""
         for index, group in enumerate(self.param_groups):
             fresh: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None and p.numel() and not self.state.get(p):
                     fresh[p.device].append(p)
-            for params in fresh.values():
-                self._add_cohort(Cohort(index, group, params))
+            for device, params in fresh.items():
+                there = {id(p) for c in self._cohorts if (c.group_index, c.device) == (index, device) for p in c.params}
+                if there:
+                    new = Cohort(index, group, params).views()
+                    self._adopt({p: state for p, state in self.state.items() if state} | new)
+                else:
+                    self._add_cohort(Cohort(index, group, params))
 
     def _add_cohort(self, cohort: Cohort) -> None:
         self._cohorts.append(cohort)
@@ -398,27 +407,30 @@ class Jorge(torch.optim.Optimizer):
     @torch.no_grad()
     def __setstate__(self, state: dict[str, Any]) -> None:
         incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
+        self._checked = {}
+        before = self.__dict__.get("param_groups", [])
         super().__setstate__({**state, "state": defaultdict(dict)})
-        for group in self.param_groups:
-            for name, value in self.defaults.items():
+        for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
+            for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
                 if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
-                    group.setdefault(name, value)
+                    group.setdefault(name, mine.get(name, self.defaults[name]))
         self._adopt(incoming)
 
     def _adopt(self, incoming: dict[Tensor, dict[str, Any]]) -> None:
         """Take over a state: into the stacks that are there where they fit, so that addresses stay; else into new."""
-        wanted: defaultdict[tuple[int, torch.device, int], list[Tensor]] = defaultdict(list)
+        wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         for index, group in enumerate(self.param_groups):
             for p in group["params"]:
                 if incoming.get(p):
-                    wanted[index, p.device, int(incoming[p]["step"])].append(p)
+                    wanted[index, p.device].append(p)
         there = {(c.group_index, *map(id, c.params)): c for c in self.__dict__.get("_cohorts", ())}
         self._cohorts = []
-        for (index, _, step), params in wanted.items():
+        for (index, _), params in wanted.items():
+            group = self.param_groups[index]
             cohort = there.get((index, *map(id, params)))
-            if cohort is None or cohort.structure != structure(self.param_groups[index]):
-                cohort = Cohort(index, self.param_groups[index], params)
-            cohort.set_steps(dict.fromkeys(params, step))
+            if cohort is None or (cohort.structure, cohort.layout) != (structure(group), layout(group)):
+                cohort = Cohort(index, group, params)
+            cohort.set_steps({p: int(incoming[p]["step"]) for p in params})
             self._add_cohort(cohort)
             for p in params:
                 for name, view in self.state[p].items():

@@ -102,6 +102,21 @@ def check_known(group: Group, where: str) -> None:
             raise TypeError(f"{where}: unknown option {key!r}; {hint}")
 
 
+def check_changed(group: Group, checked: dict[int, dict[str, Any]], index: int) -> None:
+    """As :func:`check_group`, for the options of the group that are not as they were when they were last looked at.
+
+    Tensors are not read: that would wait for the device.
+    """
+    seen = checked.setdefault(index, {})
+    changed = {name for name in _CHECKS if name in group and group[name] is not seen.get(name, seen)}
+    if changed:
+        readable = {n: v for n, v in group.items() if n in _CHECKS and not isinstance(v, Tensor)}
+        check_group(readable, f"param group {index}")
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise ValueError(f"param group {index}: lr must have one element, got {tuple(group['lr'].shape)}")
+        checked[index] = {name: group[name] for name in _CHECKS if name in group}
+
+
 def check_group(group: Group, where: str) -> None:
     """Refuse option values that are out of range."""
     for name, (accepts, wants) in _CHECKS.items():
@@ -237,7 +252,7 @@ def check_saved_groups(saved: dict[str, Any], groups: Sequence[Group]) -> None:
             raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
         where = f"saved param group {index}"
         check_known({key: value for key, value in theirs.items() if key not in mine}, where)
-        check_group(theirs, where)
+        check_group({**mine, **theirs}, where)
 
 
 def check_saved_state(name: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

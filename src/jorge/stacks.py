@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jorge.blocks import Side, Tile, gather, gather_into, scatter
-from jorge.bundles import Bundle
+from jorge.bundles import Bundle, Constants
 from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh, refresh_flops
 from jorge.roots import DAMPING_PERIOD, Precision, precision_scope
 from jorge.schedule import Schedule
@@ -39,12 +39,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Due:
-    """Blocks `start` to `stop` of a stack are refreshed; of those, the ones in `mask`, `[count, 1, 1]`, where given."""
+    """Blocks of a stack that are refreshed: from `start` to `stop`, or those in `index` from its `start` to `stop`."""
 
     pace: Pace
     start: int
     stop: int
-    mask: Tensor | None = None
+    index: Tensor | None = None
 
 
 class RootStack:
@@ -86,7 +86,7 @@ class RootStack:
         self.flops = self.count * max(1, each)
         damped = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=2 * DAMPING_PERIOD - 1)
         self.is_narrow = damped != each
-        self._masks: dict[tuple[bool, ...], Tensor] = {}
+        self._indices = Constants(bundle.params[0].device)
 
     def limit(self, temporary: float) -> None:
         """Refresh so many blocks at a time, but one at least, that it takes about `temporary` bytes."""
@@ -110,19 +110,18 @@ class RootStack:
                 for _ in range(member.tile.blocks):
                     inside = part is not None and len(paces) in range(*self._part(*part))
                     paces.append(pace if inside else None)
-        return [
-            Due(pace, 0, self.count, self._mask(tuple(p == pace for p in paces)))
-            for pace in dict.fromkeys(p for p in paces if p is not None)
-        ]
+        due: list[Due] = []
+        for pace in dict.fromkeys(p for p in paces if p is not None):
+            chosen = [i for i, p in enumerate(paces) if p == pace]
+            if chosen[-1] - chosen[0] + 1 == len(chosen):
+                due.append(Due(pace, chosen[0], chosen[-1] + 1))
+            else:
+                due.append(Due(pace, 0, len(chosen), self._indices.get(tuple(chosen))))
+        return due
 
     def _pace(self, step: int, schedule: Schedule, group: Group) -> Pace:
         pace = METHODS[group["method"]].pace(schedule.earlier(step), schedule.interval)
         return pace if self.is_narrow else replace(pace, damped=False)  # so that steps that do the same look the same
-
-    def _mask(self, chosen: tuple[bool, ...]) -> Tensor:
-        if chosen not in self._masks:
-            self._masks[chosen] = torch.tensor(chosen, device=self.state["refreshes"].device).view(-1, 1, 1)
-        return self._masks[chosen]
 
     def _part(self, index: int, parts: int) -> tuple[int, int]:
         """The blocks whose refresh begins in the `index`-th of `parts` equal shares of the cohort's work."""
@@ -144,12 +143,17 @@ class RootStack:
         grad = self._gradients(works)
         with precision_scope(grad.device, options.precision):
             for piece in due:
-                for start, stop in self._chunks(piece):
-                    some = grad[start:stop]
-                    if piece.mask is not None:  # a gradient of zero leaves the roots alone
-                        some = some.masked_fill(~piece.mask[start:stop], 0)
-                    state = {name: tensor[start:stop] for name, tensor in self.state.items()}
-                    refresh(method, state, some, options, piece.pace)
+                for start in range(piece.start, piece.stop, self.chunk):
+                    stop = min(piece.stop, start + self.chunk)
+                    if piece.index is None:
+                        state = {name: tensor[start:stop] for name, tensor in self.state.items()}
+                        refresh(method, state, grad[start:stop], options, piece.pace)
+                    else:
+                        index = piece.index[start:stop]
+                        state = {name: tensor[index] for name, tensor in self.state.items()}
+                        refresh(method, state, grad[index], options, piece.pace)
+                        for name, tensor in self.state.items():
+                            tensor.index_copy_(0, index, state[name])
         with precision_scope(grad.device, precision):
             directions = direction(self.state, grad, precision)
         del grad
@@ -170,10 +174,6 @@ class RootStack:
         for m, part in zip(self.members, torch.split(blocks, self.sizes), strict=True):
             gather_into(part, m.bundle.matrices(works[m.bundle]), m.tile, turned=m.turned)
         return blocks
-
-    def _chunks(self, piece: Due) -> Iterator[tuple[int, int]]:
-        for start in range(piece.start, piece.stop, self.chunk):
-            yield start, min(piece.stop, start + self.chunk)
 
     def views(self) -> Iterator[tuple[Tensor, str, Tensor]]:
         """Parameter, name and view of all that is kept here, as if no block lay transposed."""

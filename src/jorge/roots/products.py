@@ -91,7 +91,8 @@ def _rounded(operand: Tensor, precision: Precision) -> Tensor:
     if precision == "bfloat16":
         return operand.bfloat16().float()
     bits = operand.contiguous().view(torch.int32)  # TF32 keeps 10 of the 23 bits of the fraction
-    return (bits + 0xFFF + ((bits >> 13) & 1)).bitwise_and_(-0x2000).view(torch.float32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)).bitwise_and_(-0x2000).view(torch.float32)
+    return torch.where(torch.isfinite(operand), rounded, operand)
 
 
 def apply(left: Tensor, grad: Tensor, right: Tensor, precision: Precision = None) -> Tensor:
