@@ -88,7 +88,7 @@ def main() -> None:
         records = [train(task, baseline, seed, task.steps, data, lambda *_: None) for seed in range(args.seeds)]
         costs = {baseline.name: (0.0, 0.0)}
         for name, block_size, limits in variants():
-            with rule(*(limits or (128, 256))):
+            with rule(*(limits or (128, 128))):
                 costs[name] = cost(task, block_size)
                 contender = Contender(name, name, transferred(block_size=block_size))
                 records += [

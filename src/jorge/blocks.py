@@ -122,16 +122,16 @@ def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_d
     return Blocking(matrix, kinds[0], kinds[1], (len(parts[0]), len(parts[1])), tiles)
 
 
-def near_square(matrix: tuple[int, int], *, whole: int = 128, largest: int = 256) -> tuple[int, int]:
+def near_square(matrix: tuple[int, int], *, whole: int = 128, largest: int = 128) -> tuple[int, int]:
     """Largest block sides that make blocks near-square: the work of a block is least there.
 
     A side stays whole up to `whole`, where it is cheap; a longer one is cut to about the shorter side's length,
     to no less than about `whole` and no more than `largest`, into equal parts where a few more parts make them so.
-    Against whole sides of up to 1024, 256 takes a twentieth more steps on the deep autoencoder and no more on the
-    other tasks, for less than half the operations (`docs/speed.md`).
+    Against whole sides of up to 1024, 128 takes about an eighth more steps on the deep autoencoder, and hardly more on
+    the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
 
     >>> near_square((128, 1152)), near_square((10, 576)), near_square((4096, 1024))
-    ((128, 128), (10, 96), (256, 256))
+    ((128, 128), (10, 96), (128, 128))
     """
     limit = min(largest, max(whole, min(matrix)))
     return _even_limit(matrix[0], limit, 1.5), _even_limit(matrix[1], limit, 1.5)

@@ -50,8 +50,8 @@ class Jorge(torch.optim.Optimizer):
             baseline's steps more to a target, and a step takes a seventh to a third less time (`docs/defaults.md`).
         warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0 and an
             interval of 10 training diverges or crawls; 100 gains little for its time (`docs/defaults.md`).
-        block_size: largest side of a block. Default `"auto"`: near-square blocks with sides of 128 to 256, for less
-            than half the operations of whole sides, and at most a few hundredths more steps (`docs/speed.md`).
+        block_size: largest side of a block. Default `"auto"`: equal parts of at most about 128, for a sixth to a half
+            of the operations of whole sides, and up to an eighth more steps where layers are wide (`docs/speed.md`).
             `jorge cost --budget` says what larger ones would cost a model.
         max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
             vocabularies diagonal and the layers of common networks whole; not measured in training.

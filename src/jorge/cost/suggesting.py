@@ -15,8 +15,8 @@ from jorge.methods import METHODS
 
 BlockSize = int | Literal["auto"]
 
-#: Largest first; "auto" cuts as near to squares as it can, with sides up to 1024, and is never dearer than that.
-BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, "auto", 128)
+#: Largest first; "auto" is 128 or a little less, in equal parts.
+BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, 128, "auto")
 INTERVALS = (1, 2, 5, 10, 20, 50)
 
 
@@ -85,7 +85,7 @@ def suggest(
         model_or_shapes, sample_input, loss, model_flops, balance, model_speed, options: as for
             :func:`~jorge.cost.estimate`; the model's FLOPs must be known.
         budget: the largest overhead, as a fraction: 0.05 is 5 %. Default 0.05.
-        block_sizes: candidates. Default 1024, 512, 256, "auto", 128.
+        block_sizes: candidates. Default 1024, 512, 256, 128, "auto".
         intervals: candidates. Default 1, 2, 5, 10, 20, 50.
 
     Raises:
