@@ -323,7 +323,7 @@ def test_a_suggestion_keeps_the_budget_with_the_smallest_interval(budget: float,
 def test_the_largest_block_is_preferred_and_auto_where_it_costs_the_same() -> None:
     large = suggest({"w": (128, 2048)}, 0.5, model_flops=1e14, intervals=[1], block_sizes=[1024, "auto", 128])
     assert large.chosen.block_size == 1024
-    same = suggest({"w": (256, 256)}, 0.5, model_flops=1e14, intervals=[1], block_sizes=[1024, "auto", 128])
+    same = suggest({"w": (128, 128)}, 0.5, model_flops=1e14, intervals=[1], block_sizes=[1024, "auto", 128])
     assert same.chosen.block_size == "auto"
 
 

@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         "which reaches the target first, in steps and in seconds. Runs that are finished are kept in --out and not "
         "trained again, so the command can be stopped and repeated.",
     )
-    compare.add_argument("tasks", nargs="*", metavar="TASK", default=["mnist"], help="mnist (default), shakespeare")
+    compare.add_argument(
+        "tasks", nargs="*", metavar="TASK", default=["mnist"], help="mnist (default), autoencoder, shakespeare"
+    )
     compare.add_argument(
         "--optimizers", default="jorge,sgd,adamw,shampoo", metavar="A,B,…", help="default: %(default)s"
     )

@@ -131,7 +131,7 @@ def test_a_diverging_optimizer_is_shown_and_the_others_go_on(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["cifar"], "unknown task 'cifar': there are mnist, shakespeare"),
+        (["cifar"], "unknown task 'cifar': there are mnist, autoencoder, shakespeare"),
         (["mnist", "--optimizers", "sgd,adagrad"], "unknown optimizer 'adagrad'"),
         (["mnist", "--optimizers", ","], "--optimizers is empty"),
         (["mnist", "--out", "/proc/nowhere"], "cannot write to --out"),
