@@ -36,9 +36,8 @@ STRUCTURAL = ("method", "grafting", "block_size", "max_dim", "preconditioner_dty
 _BUCKET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
 _PIECES = 24
-#: What schedules change, and keys of a group that they and torch keep there.
+#: What schedules change.
 _SCALARS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
-_TORCHS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr", "name")
 #: Temporary memory that is never worth more launches, in bytes.
 _SMALL = 2**25
 
@@ -268,7 +267,7 @@ class Cohort:
 
     def _without_numbers(self, group: Group) -> Group:
         """The group's options with tensors for the numbers that schedules change: no graph then holds their values."""
-        options = {name: value for name, value in group.items() if name not in ("params", "param_names", *_TORCHS)}
+        options = dict(group)
         given = {"lr": group["lr"], "momentum": group["momentum"], "weight_decay": group["weight_decay"]}
         given |= {f"beta{i}": beta for i, beta in enumerate(group.get("betas", ()), start=1)}
         for name, value in given.items():
