@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,17 @@ class Spread:
         return Spread(self.median + other.median, self.low + other.low, self.high + other.high)
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The options of every script."""
+def parser(doc: str | None, known: Iterable[str], models: list[str], optimizers: list[str]) -> argparse.ArgumentParser:
+    """The options of every script; `known` models, and which models and optimizers by default."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     made.add_argument("--threads", type=int, help="torch's threads; default: torch's own choice")
     made.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the figures as JSON")
     made.add_argument("--quick", action="store_true", help="tiny shapes and few rounds: does the script work?")
+    made.add_argument("--models", nargs="+", choices=list(known), default=models)
+    made.add_argument(
+        "--optimizers", nargs="+", default=optimizers, metavar="NAME", help="docs/benchmarks.md names them"
+    )
     return made
 
 

@@ -131,9 +131,7 @@ def _line(row: dict[str, Any]) -> list[Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table a training."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
-    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, metavar="NAME")
+    parser = harness.parser(__doc__, TRAININGS, list(TRAININGS), OPTIMIZERS)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=90.0, help="one that took so long sits out later rounds")
     args = parser.parse_args(argv)

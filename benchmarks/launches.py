@@ -104,9 +104,7 @@ def _columns(models: Sequence[str], device: torch.device) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Count and print a table."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=list(shapes.MODELS), default=["resnet50", "resnet101"])
-    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, metavar="NAME")
+    parser = harness.parser(__doc__, shapes.MODELS, ["resnet50", "resnet101"], OPTIMIZERS)
     args = parser.parse_args(argv)
     if args.quick:
         args.models = ["tiny"]

@@ -68,9 +68,7 @@ def measure(name: str, named: shapes.Named, device: torch.device) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table a model."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=list(shapes.MODELS), default=["resnet50"])
-    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, metavar="NAME")
+    parser = harness.parser(__doc__, shapes.MODELS, ["resnet50"], OPTIMIZERS)
     args = parser.parse_args(argv)
     if args.quick:
         args.models = ["tiny"]

@@ -208,9 +208,7 @@ def _line(row: Row) -> list[Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table a model."""
-    parser = harness.parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=list(shapes.MODELS), default=["resnet50"])
-    parser.add_argument("--optimizers", nargs="+", default=OPTIMIZERS, metavar="NAME", help="or `all`")
+    parser = harness.parser(__doc__, shapes.MODELS, ["resnet50"], OPTIMIZERS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=6.0, help="a case that took so long sits out later rounds")
     parser.add_argument("--together", type=int, default=20, help="contenders in memory at once")
