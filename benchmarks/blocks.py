@@ -1,46 +1,29 @@
 """What the shape of blocks costs in steps and in operations: `python -m benchmarks.blocks [TASK …]`.
 
 Prints a Markdown table a task: steps to the baseline's best smoothed loss over the baseline's own (median over seeds),
-final smoothed loss (mean), operations of the optimizer a step and bytes of roots, each over the parameters. `auto W–S`
-is the rule of `block_size="auto"` with sides kept whole up to W and cut to at most S.
+final smoothed loss (mean), operations of the optimizer a step and floats of roots, each over the parameters.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
 
-from jorge import Jorge, blocks
-from jorge.blocks import Side
-from jorge.lab.contenders import CONTENDERS, Contender, transferred
+from jorge import Jorge
+from jorge.blocks import BlockSize, Side
+from jorge.lab.opponents import CONTENDERS, variant
 from jorge.lab.run import environment, train
 from jorge.lab.summary import Row, summarize
 from jorge.lab.task import Task
 from jorge.lab.tasks import TASKS
 from jorge.methods import METHODS, RootOptions, direction_flops, refresh_flops
 
-FIXED = (32, 64, 128, 256, 512, 1024)
-RULES = ((64, 256), (128, 256), (128, 512), (128, 1024), (256, 1024))
+BLOCK_SIZES: tuple[BlockSize, ...] = (32, 64, 128, 256, 512, 1024, None)
 INTERVAL = 10
 
 
-@contextmanager
-def rule(whole: int, largest: int) -> Iterator[None]:
-    """`block_size="auto"` with another rule inside."""
-    plain = blocks.near_square
-    blocks.near_square = partial(plain, whole=whole, largest=largest)
-    try:
-        yield
-    finally:
-        blocks.near_square = plain
-
-
-def cost(task: Task, block_size: Any) -> tuple[float, float]:
+def cost(task: Task, block_size: BlockSize) -> tuple[float, float]:
     """Operations a step and floats of roots, over the number of parameters."""
     with torch.device("meta"):
         model = task.model()
@@ -49,7 +32,7 @@ def cost(task: Task, block_size: Any) -> tuple[float, float]:
     for row in plan.rows:
         for count, m, n in row.blocks:
             sides: tuple[Side, Side] = (row.left or "full", row.right or "full")
-            substeps = METHODS["whitening"].substeps_at(1000, INTERVAL)
+            substeps = METHODS["whitening"].substeps_at(1000)
             each = [
                 refresh_flops("whitening", (m, n), sides, RootOptions(), substeps=substeps, number=1000 + i)
                 for i in range(8)
@@ -58,14 +41,6 @@ def cost(task: Task, block_size: Any) -> tuple[float, float]:
             floats += count * sum(d * d if side == "full" else d for d, side in zip((m, n), sides, strict=True))
     size = sum(p.numel() for p in model.parameters())
     return operations / size, floats / size
-
-
-def variants() -> Iterator[tuple[str, Any, tuple[int, int] | None]]:
-    """Name, block size and rule."""
-    for size in FIXED:
-        yield str(size), size, None
-    for whole, largest in RULES:
-        yield f"auto {whole}–{largest}", "auto", (whole, largest)
 
 
 def _line(row: Row, operations: float, floats: float) -> str:
@@ -82,24 +57,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(environment(torch.device("cpu")))
-    for task in (TASKS[name] for name in args.tasks):
+    for task in (TASKS[name]("small") for name in args.tasks):
         data = task.load()
         baseline = CONTENDERS[task.recipe.baseline]
         records = [train(task, baseline, seed, task.steps, data, lambda *_: None) for seed in range(args.seeds)]
         costs = {baseline.name: (0.0, 0.0)}
-        for name, block_size, limits in variants():
-            with rule(*(limits or (128, 128))):
-                costs[name] = cost(task, block_size)
-                contender = Contender(name, name, transferred(block_size=block_size))
-                records += [
-                    train(task, contender, seed, task.steps, data, lambda *_: None) for seed in range(args.seeds)
-                ]
+        for block_size in BLOCK_SIZES:
+            name = str(block_size or "whole")
+            costs[name] = cost(task, block_size)
+            contender = variant(name, name, block_size=block_size)
+            records += [train(task, contender, seed, task.steps, data, lambda *_: None) for seed in range(args.seeds)]
         print(f"\n{task.title}, {task.steps} steps, {args.seeds} seeds\n")
         print(
             "| blocks | steps to target ÷ baseline's | final loss | operations ÷ parameter | root floats ÷ parameter |"
         )
         print("|---|---|---|---|---|")
-        for row in summarize(task, records):
+        for row in summarize(records):
             print(_line(row, *costs[row.optimizer]), flush=True)
 
 

@@ -1,7 +1,7 @@
 """Every optimizer of the benchmarks by name: Jorge in all its forms, and the rivals.
 
-Jorge's names are `jorge`, then what is not the default: a method, the largest side of a block, `bf16` for the roots'
-storage, `adam` for the grafting: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
+Jorge's names are `jorge`, then what is not the default: a method, the largest side of a block or `whole`, `bf16` for
+the roots' storage, `adam` for the grafting: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
 """
 
 from __future__ import annotations
@@ -72,12 +72,14 @@ def jorge_options(name: str) -> dict[str, Any]:
             options["method"] = part
         elif part.isdecimal():
             options["block_size"] = int(part)
+        elif part == "whole":
+            options["block_size"] = None
         elif part == "bf16":
             options["preconditioner_dtype"] = torch.bfloat16
         elif part == "adam":
             options["grafting"] = "adam"
         else:
-            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'bf16' or 'adam'")
+            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'whole', 'bf16' or 'adam'")
     return options
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jorge.lab.contenders import CONTENDERS, Contender, transferred
+from jorge.lab.opponents import CONTENDERS, variant
 from jorge.lab.run import environment, train
 from jorge.lab.summary import Row, summarize
 from jorge.lab.tasks import TASKS
@@ -55,10 +55,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(environment(torch.device("cpu")))
-    for task in (TASKS[name] for name in args.tasks):
+    for task in (TASKS[name]("small") for name in args.tasks):
         data = task.load()
         contenders = [CONTENDERS[task.recipe.baseline]]
-        contenders += [Contender(_name(options), _name(options), transferred(**options)) for options in VARIANTS]
+        contenders += [variant(_name(options), _name(options), **options) for options in VARIANTS]
         records = [
             train(task, contender, seed, task.steps, data, lambda *_: None)
             for seed in range(args.seeds)
@@ -67,7 +67,7 @@ def main() -> None:
         print(f"\n{task.title}, {task.steps} steps, {args.seeds} seeds\n")
         print("| options | steps to target ÷ baseline's | final loss | ms a step | optimizer's share |")
         print("|---|---|---|---|---|")
-        for row in summarize(task, records):
+        for row in summarize(records):
             print(_line(row), flush=True)
 
 

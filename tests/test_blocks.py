@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jorge.blocks import blocking, gather, matrix_shape, near_square, scatter, split
 
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=5).map(tuple)
-sizes = st.one_of(st.integers(1, 50), st.just("auto"))
+sizes = st.one_of(st.integers(1, 50), st.just("auto"), st.none())
 
 
 @given(st.integers(1, 10_000), st.integers(1, 1024))
@@ -55,17 +55,19 @@ def test_tiles_cover_every_element_once(shape: tuple[int, ...], size: Any, max_d
     assert sum(tile.blocks for tile in cut.tiles) == cut.blocks
     for d, kind, side in zip(cut.matrix, (cut.left, cut.right), (0, 1), strict=True):
         assert kind == ("diagonal" if d > max_dim else "full")
-        if size != "auto" and kind == "full":
-            assert max(tile.shape[side] for tile in cut.tiles) <= size
+        if kind == "full":
+            longest = max(tile.shape[side] for tile in cut.tiles)
+            assert longest == d if size is None else longest <= (128 if size == "auto" else size)
 
 
-@given(st.integers(2, 5000), st.integers(2, 5000))
-def test_near_square_blocks_are_bounded_and_cheap(rows: int, columns: int) -> None:
-    limits = near_square((rows, columns))
-    assert max(limits) <= 1024
+@given(st.integers(2, 5000), st.integers(2, 5000), st.sampled_from([32, 128, 256, 1024, 4096]))
+def test_near_square_blocks_are_bounded_and_cheap(rows: int, columns: int, largest: int) -> None:
+    limits = near_square((rows, columns), largest)
+    assert max(limits) <= largest
     for d, limit in zip((rows, columns), limits, strict=True):
-        assert limit <= max(128, min(rows, columns))
-        assert limit == d or limit > 42
+        assert limit <= max(256, min(rows, columns))
+        assert limit == d or limit > min(largest, 256) / 3, "not cut to shreds"
+        assert limit == d or d > min(largest, 256), "short sides stay whole"
 
 
 def test_a_whole_contiguous_matrix_is_gathered_without_a_copy() -> None:

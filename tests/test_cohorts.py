@@ -259,7 +259,7 @@ def test_fused_is_one_graph_for_each_kind_of_step(monkeypatch: pytest.MonkeyPatc
     for params, flag in ((plain, False), (fused, True)):
         optimizer = Jorge(params, fused=flag, **options)
         pairs.append((optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=40)))
-    for _ in range(30):  # four substeps, then two, then steps without a refresh; lr and momentum change at each
+    for _ in range(30):  # four substeps, then one, then steps without a refresh; lr and momentum change at each
         for p, q in zip(plain, fused, strict=True):
             p.grad = torch.randn(p.shape)
             q.grad = p.grad.clone()

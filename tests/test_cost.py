@@ -99,7 +99,7 @@ def test_flops_are_what_torch_counts_in_real_steps(shape: Any, options: dict[str
         (early if number < 10 else late).append(seen - row.direction_flops)
         expected = 0
         if row.plan.left is not None:
-            substeps = METHODS[method].substeps_at(number, options["interval"])
+            substeps = METHODS[method].substeps_at(number)
             for count, m, n in row.plan.blocks:
                 assert sides[0] is not None
                 assert sides[1] is not None

@@ -503,17 +503,24 @@ def test_the_interval_is_kept() -> None:
 
 
 def test_roots_may_be_bfloat16() -> None:
-    p, q = nn.Parameter(torch.randn(12, 9)), nn.Parameter(torch.randn(12, 9))
-    q.data.copy_(p)
-    a, b = Jorge([p], lr=0.01), Jorge([q], lr=0.01, preconditioner_dtype=torch.bfloat16)
+    start = torch.randn(12, 9), torch.randn(7)
+    ours, theirs = ([nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    a, b = Jorge(ours, lr=0.01), Jorge(theirs, lr=0.01, preconditioner_dtype=torch.bfloat16)
     for _ in range(40):
-        p.grad = torch.randn(12, 9)
-        q.grad = p.grad.clone()
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
         a.step()
         b.step()
-    left, right = a.state[p]["left.0"], b.state[q]["left.0"]
+    left, right = a.state[ours[0]]["left.0"], b.state[theirs[0]]["left.0"]
     assert right.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(left.flatten(), right.float().flatten(), dim=0) > 0.998
+    # of the graft's momentum only the norm is used, but where it is the update itself
+    graft, vector = (b.state[p]["graft_momentum_buffer"] for p in theirs)
+    assert (graft.dtype, vector.dtype) == (torch.bfloat16, torch.float32)
+    exact = a.state[ours[0]]["graft_momentum_buffer"].norm()
+    assert graft.float().norm() == pytest.approx(exact.item(), rel=2e-3)
+    assert torch.equal(ours[1], theirs[1])
 
 
 def test_no_warnings_and_no_random_numbers() -> None:

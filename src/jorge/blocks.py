@@ -17,6 +17,14 @@ from typing import Literal
 from torch import Tensor
 
 Side = Literal["full", "diagonal"]
+#: Largest side of a block; `"auto"` is :data:`AUTO`, and `None` cuts nothing.
+BlockSize = int | Literal["auto"] | None
+
+#: What `"auto"` stands for. Against blocks of up to 1024 it takes about an eighth more steps on the deep autoencoder,
+#: and hardly more on the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
+AUTO = 128
+#: A side up to here is cut only where the block size says so; a longer one of a long matrix is cut for its cost.
+_CHEAP = 256
 
 #: A conv kernel is `[out, in·h·w]` in all of the literature; another merge has to be this much nearer to square.
 _CLEARLY_SQUARER = 4.0
@@ -90,19 +98,17 @@ def split(size: int, limit: int) -> list[int]:
     return [small + 1] * larger + [small] * (count - larger)
 
 
-def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_dim: int) -> Blocking | None:
+def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Blocking | None:
     """Cut a tensor of `shape` into blocks; `None` where it is not a matrix (see :func:`matrix_shape`).
 
     Args:
         shape: the tensor's shape.
-        block_size: the largest side of a block; `"auto"` cuts long sides to near-square blocks (:func:`near_square`).
-            A side is cut into the fewest parts, or up to a quarter more where these are equal: equal blocks are worked
-            on together.
+        block_size: the largest side of a block (:func:`near_square`), or `None` for whole matrices.
         max_dim: a side longer than this is not cut but diagonal: one number a row instead of a matrix.
 
     >>> b = blocking((512, 512, 3, 3), block_size=1024, max_dim=8192)
     >>> b.matrix, b.grid, [(t.shape, t.blocks) for t in b.tiles]
-    ((512, 4608), (1, 6), [((512, 768), 6)])
+    ((512, 4608), (1, 9), [((512, 512), 9)])
     >>> blocking((50257, 768), block_size=1024, max_dim=8192).left
     'diagonal'
     """
@@ -110,7 +116,7 @@ def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_d
     if matrix is None:
         return None
     kinds: list[Side] = ["diagonal" if d > max_dim else "full" for d in matrix]
-    limits = near_square(matrix) if block_size == "auto" else tuple(_even_limit(d, block_size, 1.25) for d in matrix)
+    limits = matrix if block_size is None else near_square(matrix, AUTO if block_size == "auto" else block_size)
     parts = [
         [d] if kind == "diagonal" else split(d, limit) for d, kind, limit in zip(matrix, kinds, limits, strict=True)
     ]
@@ -122,25 +128,23 @@ def blocking(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_d
     return Blocking(matrix, kinds[0], kinds[1], (len(parts[0]), len(parts[1])), tiles)
 
 
-def near_square(matrix: tuple[int, int], *, whole: int = 128, largest: int = 128) -> tuple[int, int]:
-    """Largest block sides that make blocks near-square: the work of a block is least there.
+def near_square(matrix: tuple[int, int], largest: int) -> tuple[int, int]:
+    """Largest block sides of at most `largest` that make blocks near-square: the work of a block is least there.
 
-    A side stays whole up to `whole`, where it is cheap; a longer one is cut to about the shorter side's length,
-    to no less than about `whole` and no more than `largest`, into equal parts where a few more parts make them so.
-    Against whole sides of up to 1024, 128 takes about an eighth more steps on the deep autoencoder, and hardly more on
-    the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
+    A side is cut to about the length of the shorter one, but to no less than 256: below, there is little to save. It
+    is cut into the fewest parts, or up to a quarter more where these are equal: equal blocks are worked on together.
 
-    >>> near_square((128, 1152)), near_square((10, 576)), near_square((4096, 1024))
-    ((128, 128), (10, 96), (128, 128))
+    >>> near_square((128, 1152), 1024), near_square((10, 576), 128), near_square((4096, 1024), 1024)
+    ((128, 231), (10, 96), (1024, 1024))
     """
-    limit = min(largest, max(whole, min(matrix)))
-    return _even_limit(matrix[0], limit, 1.5), _even_limit(matrix[1], limit, 1.5)
+    limit = min(largest, max(_CHEAP, min(matrix)))
+    return _even_limit(matrix[0], limit), _even_limit(matrix[1], limit)
 
 
-def _even_limit(size: int, limit: int, slack: float) -> int:
-    """The limit that cuts `size` into equal parts, if `slack` times the fewest parts suffice, else `limit`'s parts."""
+def _even_limit(size: int, limit: int) -> int:
+    """The limit that cuts `size` into equal parts, if a quarter more than the fewest suffice, else the fewest's."""
     fewest = -(-size // limit)
-    even = [count for count in range(fewest, int(slack * fewest) + 1) if size % count == 0]
+    even = [count for count in range(fewest, fewest + fewest // 4 + 1) if size % count == 0]
     return -(-size // (even[0] if even else fewest))
 
 

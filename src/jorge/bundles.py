@@ -63,8 +63,11 @@ class Bundle:
         self.layout = (first.shape, first.dtype)
         self.blocking = blocking
         self.compute = compute_dtype(first.dtype)
-        names = grafting.BUFFERS[group["grafting"]] + (("momentum_buffer",) if blocking else ())
-        self.buffers = {name: _dense_like(first, len(params), self.compute) for name in names}
+        stored = group["preconditioner_dtype"] if blocking else None
+        dtypes = grafting.buffer_dtypes(group["grafting"], self.compute, stored)
+        if blocking:
+            dtypes["momentum_buffer"] = self.compute
+        self.buffers = {name: _dense_like(first, len(params), dtype) for name, dtype in dtypes.items()}
         if group["grafting"] == "adam":
             self.buffers["adam_step"] = torch.zeros(len(params), dtype=torch.float32, device=first.device)
         self.steps = [0] * len(params)  # steps in which each parameter had a gradient, on the host

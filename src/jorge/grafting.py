@@ -10,10 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-Buffers = dict[str, Tensor]
 
-#: The buffers that each kind of grafting keeps for one parameter, beside the shared momentum.
-BUFFERS: dict[str, tuple[str, ...]] = {"sgd": ("graft_momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
+def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The buffers that a kind of grafting keeps for one parameter, beside the shared momentum, and their dtypes.
+
+    `stored` is a lower precision for what is only measured: of the SGD momentum no more than the norm is used. It is
+    `None` where the parameter is updated by the buffer itself. Adam's averages move by too little a step for bfloat16.
+
+    >>> buffer_dtypes("sgd", torch.float32, torch.bfloat16)
+    {'graft_momentum_buffer': torch.bfloat16}
+    """
+    if kind == "adam":
+        return {"exp_avg": compute, "exp_avg_sq": compute}
+    lower = stored is not None and stored.itemsize < compute.itemsize
+    return {"graft_momentum_buffer": stored if stored is not None and lower else compute}
 
 
 #: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
@@ -46,10 +56,14 @@ def blend(value: Tensor, ahead: Tensor, factor: Scalar) -> None:
 def sgd(buffer: Tensor, grad: Tensor, active: Tensor, *, momentum: Scalar, nesterov: bool) -> Tensor:
     """The direction of `torch.optim.SGD` without dampening; updates `buffer` in place.
 
-    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum.
+    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. The buffer may be of a lower precision than
+    `grad`, in which all is computed.
     """
-    torch.addcmul(grad, buffer, fading(active, momentum, buffer), out=buffer)
-    return torch.addcmul(grad, buffer, scalar(momentum, buffer)) if nesterov else buffer
+    wide = buffer.to(grad.dtype)
+    torch.addcmul(grad, wide, fading(active, momentum, grad), out=wide)
+    if wide is not buffer:
+        buffer.copy_(wide)
+    return torch.addcmul(grad, wide, scalar(momentum, grad)) if nesterov else wide
 
 
 def adam(

@@ -65,12 +65,14 @@ class RootOptions:
 
 @dataclass(frozen=True)
 class Pace:
-    """Which refresh this is: how often the step is repeated in it, and whether narrow forms apply their damping.
+    """Which refresh this is: how often the step is repeated in it, how many refreshes it stands for, and whether narrow
+    forms apply their damping.
 
-    Both are the same for every block that is refreshed together, and known on the host.
+    All is the same for every block that is refreshed together, and known on the host.
     """
 
     substeps: int = 1
+    weight: float = 1.0
     damped: bool = False
 
     @property
@@ -84,6 +86,7 @@ class Method:
     """A way to track the roots: its refresh, the extra state of a full side, and its default ε.
 
     The refresh is a function of the state, with the `largest` absolute entries of the gradients beside it.
+    `sparse_weight` is how many refreshes one stands for where there are steps without: see `docs/speed.md`.
     """
 
     refresh: Callable[[State, Tensor, RootOptions, Pace], State]
@@ -92,17 +95,19 @@ class Method:
     keeps_factor: bool = False
     eps: float = 0.0
     early_substeps: int = 1
-    substeps: tuple[int, int] = (1, 1)
+    substeps: int = 1
+    sparse_weight: float = 1.0
 
-    def substeps_at(self, refreshes: int, interval: int) -> int:
+    def substeps_at(self, refreshes: int) -> int:
         """Repetitions of the step in the refresh after `refreshes` earlier ones."""
-        return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps[interval > 1]
+        return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps
 
     def pace(self, refreshes: int, interval: int) -> Pace:
         """The pace of the refresh after `refreshes` earlier ones."""
         last = refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1
         damped = self.has_narrow_damping and last and refreshes >= EARLY_REFRESHES  # at the start there is nothing yet
-        return Pace(self.substeps_at(refreshes, interval), damped)
+        weight = self.sparse_weight if interval > 1 and refreshes >= EARLY_REFRESHES else 1.0
+        return Pace(self.substeps_at(refreshes), weight, damped)
 
 
 def _fresh_moment(state: State, side: str, other: str, grad: Tensor, options: RootOptions) -> tuple[Tensor, Tensor]:
@@ -169,6 +174,7 @@ def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, pace: P
         beta2=options.beta2,
         damping=options.damping,
         substeps=pace.substeps,
+        weight=pace.weight,
         moments=(state.get("left_moment"), state.get("right_moment")),
         damped=pace.share,
         precision=options.precision,
@@ -192,8 +198,8 @@ def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace)
 
 
 METHODS: dict[str, Method] = {
-    "whitening": Method(_refresh_whitening, has_narrow_damping=True, early_substeps=4, substeps=(1, 2)),
-    "congruence": Method(_refresh_congruence, has_narrow_damping=True, eps=1e-2, early_substeps=4, substeps=(2, 2)),
+    "whitening": Method(_refresh_whitening, has_narrow_damping=True, early_substeps=4, sparse_weight=3.0),
+    "congruence": Method(_refresh_congruence, has_narrow_damping=True, eps=1e-2, early_substeps=4, substeps=2),
     "binomial": Method(_refresh_binomial, eps=1e-6, symmetric=False),
     "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
 }

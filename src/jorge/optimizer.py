@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import options, routing, transfer
+from jorge.blocks import BlockSize
 from jorge.cohorts import STRUCTURAL, Cohort, layout, structure
 from jorge.methods import Init
 from jorge.roots import Precision
@@ -50,9 +51,10 @@ class Jorge(torch.optim.Optimizer):
             baseline's steps more to a target, and a step takes a seventh to a third less time (`docs/defaults.md`).
         warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0 and an
             interval of 10 training diverges or crawls; 100 gains little for its time (`docs/defaults.md`).
-        block_size: largest side of a block. Default `"auto"`: equal parts of at most about 128, for a sixth to a half
-            of the operations of whole sides, and up to an eighth more steps where layers are wide (`docs/speed.md`).
-            `jorge cost --budget` says what larger ones would cost a model.
+        block_size: largest side of a block; sides above 256 are cut shorter than that where it makes blocks
+            near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: equal parts of at most
+            about 128, for a sixth to a half of the operations of whole sides, and up to an eighth more steps where
+            layers are wide (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
         max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
             vocabularies diagonal and the layers of common networks whole; not measured in training.
         preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20. Default 0.95: 0.9
@@ -63,13 +65,14 @@ class Jorge(torch.optim.Optimizer):
         root_eps: ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and
             exact, 1e-2 for congruence; whitening has none).
         preconditioner_dtype: dtype in which the roots are stored; `None` is float32, or float64 for float64
-            parameters. `torch.bfloat16` halves their memory; the arithmetic stays float32.
+            parameters. `torch.bfloat16` halves their memory, and that of the graft's SGD momentum, of which only the
+            norm is used; the arithmetic stays float32.
         matmul_precision: of the matrix products: `None` leaves it to torch's settings; `"float32"`, `"tf32"` or
             `"bfloat16"` (with sums in float32) for both the refresh and the direction, or a pair for each. The
             accuracy of each is in `docs/speed.md`.
         stagger: refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so
             that no step is slow.
-        fused: run the step through `torch.compile`: one graph for each kind of step (four, two or one substeps, or no
+        fused: run the step through `torch.compile`: one graph for each kind of step (four substeps, one, or no
             refresh), none more when lr, momentum, decay or the step count change. Needs what `torch.compile` needs.
         workspace: aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32
             MiB). Less of it means more launches; `None` means the fewest.
@@ -112,7 +115,7 @@ class Jorge(torch.optim.Optimizer):
         eps: float = 1e-8,
         interval: int = 10,
         warmup_refreshes: int = 30,
-        block_size: int | Literal["auto"] = "auto",
+        block_size: BlockSize = "auto",
         max_dim: int = 8192,
         preconditioner_beta2: float = 0.95,
         damping: float = 1e-4,

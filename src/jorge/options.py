@@ -178,7 +178,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "eps": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
     "interval": (lambda v: _whole(v, 1), "a whole number of at least 1"),
     "warmup_refreshes": (lambda v: _whole(v, 0), "a whole number of at least 0"),
-    "block_size": (lambda v: v == "auto" or _whole(v, 1), "a whole number of at least 1, or 'auto'"),
+    "block_size": (lambda v: v in ("auto", None) or _whole(v, 1), "a whole number of at least 1, 'auto' or None"),
     "max_dim": (lambda v: _whole(v, 1), "a whole number of at least 1"),
     "preconditioner_beta2": (lambda v: _fraction(v) and v > 0, "in (0, 1)"),
     "damping": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),

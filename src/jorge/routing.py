@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from jorge.blocks import Blocking, Side, blocking
-from jorge.grafting import BUFFERS
+from jorge.blocks import Blocking, BlockSize, Side, blocking
+from jorge.grafting import buffer_dtypes
 from jorge.methods import METHODS
 
 Kind = Literal["matrix", "vector", "empty"]
@@ -29,7 +29,7 @@ class Route:
     why: str
 
 
-def route(shape: tuple[int, ...], *, block_size: int | Literal["auto"], max_dim: int) -> Route:
+def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Route:
     """Decide for a parameter of `shape`.
 
     >>> route((64, 32, 3, 3), block_size=1024, max_dim=8192).why
@@ -124,8 +124,9 @@ def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, group: dict[st
     shape = tuple(shape)
     decision = route(shape, block_size=group["block_size"], max_dim=group["max_dim"])
     compute = compute_dtype(dtype)
-    buffers = len(BUFFERS[group["grafting"]]) + (decision.kind == "matrix")
-    state = math.prod(shape) * buffers * compute.itemsize
+    is_matrix = decision.kind == "matrix"
+    dtypes = buffer_dtypes(group["grafting"], compute, group["preconditioner_dtype"] if is_matrix else None)
+    state = math.prod(shape) * (sum(dtype.itemsize for dtype in dtypes.values()) + is_matrix * compute.itemsize)
     if group["grafting"] == "adam" and decision.kind != "empty":
         state += 4  # the step counter of the bias correction
     blocks: tuple[tuple[int, int, int], ...] = ()

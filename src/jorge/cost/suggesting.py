@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
+from jorge.blocks import BlockSize
 from jorge.cost.estimating import BALANCE, baseline, checked, count_row, model_work, overhead, positive
 from jorge.cost.meter import UNCUT, Rehearsal, StepCount, mean_bytes, settled_refreshes
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
-
-BlockSize = int | Literal["auto"]
 
 #: Largest first; "auto" is 128 or a little less, in equal parts.
 BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, 128, "auto")

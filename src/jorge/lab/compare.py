@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -15,33 +16,17 @@ from rich.console import Console
 from rich.table import Table
 
 from jorge.lab import report
-from jorge.lab.contenders import CONTENDERS, Contender
-from jorge.lab.progress import progress
-from jorge.lab.run import Record, describe, key, train
-from jorge.lab.summary import Row, cells, markdown, summarize, write_csv
-from jorge.lab.task import DataMissingError, Task
+from jorge.lab.jobs import Job, UsageError, find_task, prepare_worker, work, worker_environment
+from jorge.lab.opponents import UnsuitableError
+from jorge.lab.progress import Counter, progress
+from jorge.lab.records import read_file
+from jorge.lab.row import Row
+from jorge.lab.run import Record
+from jorge.lab.summary import cells
+from jorge.lab.task import DataMissingError
 
 #: Columns of a terminal from which the table is a row an optimizer.
-_WIDE = 150
-
-
-class UsageError(Exception):
-    """Something that the caller asked for cannot be done; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a comparison."""
-
-    task: Task
-    contender: Contender
-    seed: int
-    steps: int
-
-    def matches(self, record: Record, settings: dict[str, object]) -> bool:
-        """Whether a record is of this very run, with the same settings."""
-        wanted = key(self.task, self.contender, self.seed, self.steps)
-        return bool(record["key"] == wanted and record["settings"] == settings)
+_WIDE = 190
 
 
 def open_folder(folder: Path) -> Path:
@@ -54,19 +39,6 @@ def open_folder(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot write to --out {folder}: {error.strerror}. name another folder") from None
     return path
-
-
-def read_records(path: Path) -> list[Record]:
-    """The records of earlier runs; a last line that was cut off is left out."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and "key" in record and "settings" in record:
-            records.append(record)
-    return records
 
 
 def append_record(path: Path, record: Record) -> None:
@@ -83,71 +55,130 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def compare(
-    jobs: Sequence[Job], folder: Path, targets: dict[str, float], device: torch.device, console: Console
+    jobs: Sequence[Job],
+    folder: Path,
+    targets: Mapping[str, float],
+    device: torch.device,
+    console: Console,
+    workers: int = 1,
 ) -> int:
-    """Run the jobs that are not done, then report on all of them; the exit status."""
+    """Run the jobs that are not done, then report on all of them; the exit status.
+
+    0: all are done. 1: a run failed, and the others were done. 130: stopped by the keyboard.
+
+    Raises:
+        UsageError: a task's data is missing, or nothing can be run.
+    """
     path = open_folder(folder)
-    earlier = read_records(path)
-    settings = {
-        (job.task.name, job.contender.name): describe(job.task, job.contender, job.steps)
-        for job in {(job.task.name, job.contender.name): job for job in jobs}.values()
-    }
+    jobs, settings = _suitable(jobs, console)
     done: dict[Job, Record] = {}
-    for job in jobs:
-        wanted = settings[job.task.name, job.contender.name]
-        for record in earlier:
-            if job.matches(record, wanted):
+    for record in read_file(path):
+        for job in jobs:
+            if job.optimizer == record["optimizer"] and job.matches(record, settings[job]):
                 done[job] = record
+    left = [job for job in jobs if job not in done]
     if done:
         console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
-    stopped = False
+    failed, stopped = 0, False
     try:
-        data = {task.name: task.load().to(device) for task in {job.task.name: job.task for job in jobs}.values()}
-        with progress(console, len(jobs) - len(done)) as watch:
-            for job in jobs:
-                if job in done:
-                    continue
-                title = f"{job.task.name} · {job.contender.name} · seed {job.seed}"
-                with watch(title, job.steps, job.task.metric[0]) as step:
-                    record = train(job.task, job.contender, job.seed, job.steps, data[job.task.name], step)
-                append_record(path, record)
-                done[job] = record
-                if record["diverged_at"]:
-                    console.print(f"{title}: diverged at step {record['diverged_at']}, the others go on")
+        for name, size in dict.fromkeys((job.task, job.size) for job in left):
+            find_task(name, size).load()  # what is missing is said before anything is trained
+        finished = _side_by_side(left, device, console, workers) if workers > 1 else _in_turn(left, device, console)
+        for job, outcome in finished:
+            if isinstance(outcome, Exception):
+                failed += 1
+                console.print(f"{job.title}: failed, the others go on. {type(outcome).__name__}: {outcome}")
+                continue
+            append_record(path, outcome)
+            done[job] = outcome
+            if outcome["diverged_at"]:
+                console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
     except DataMissingError as error:
         raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         stopped = True
         console.print(f"\nstopped: {len(done)} of {len(jobs)} runs are kept in {path}; the same command goes on")
     if done:
-        _report([(job, done[job]) for job in jobs if job in done], folder, targets, console)
-    return 130 if stopped else 0
+        _report([done[job] for job in jobs if job in done], folder, targets, console)
+    return 130 if stopped else int(failed > 0)
 
 
-def _report(done: Iterable[tuple[Job, Record]], folder: Path, targets: dict[str, float], console: Console) -> None:
-    by_task: dict[str, tuple[Task, list[Record]]] = {}
-    for job, record in done:
-        by_task.setdefault(job.task.name, (job.task, []))[1].append(record)
-    sections: list[report.Section] = []
-    rows: list[Row] = []
-    for name, (task, records) in by_task.items():
-        section = report.Section(task, records, summarize(task, records, targets.get(name)), targets.get(name))
-        sections.append(section)
-        rows += section.rows
+def _suitable(jobs: Iterable[Job], console: Console) -> tuple[list[Job], dict[Job, dict[str, object]]]:
+    """The jobs that can be run, with their settings; a line for each optimizer that cannot be."""
+    known: dict[tuple[str, str, str], dict[str, object] | None] = {}
+    said: set[str] = set()
+    kept: dict[Job, dict[str, object]] = {}
+    for job in jobs:
+        what = (job.task, job.optimizer, job.setting)
+        if what not in known:
+            try:
+                known[what] = job.settings()
+            except (ModuleNotFoundError, LookupError, UnsuitableError) as error:
+                known[what] = None
+                reason = error.args[0] if isinstance(error, KeyError) else error
+                if str(reason) not in said:
+                    console.print(f"left out: {reason}", soft_wrap=True)
+                    said.add(str(reason))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{job.optimizer}: {error}") from None
+        found = known[what]
+        if found is not None:
+            kept[job] = found
+    if not kept:
+        raise UsageError("nothing is left to run")
+    return list(kept), kept
+
+
+def _in_turn(jobs: Sequence[Job], device: torch.device, console: Console) -> Iterator[tuple[Job, Record | Exception]]:
+    """One run after the other in this process, shown step by step."""
+    with progress(console, len(jobs)) as watch:
+        for job in jobs:
+            with watch(job.title, job.steps, find_task(job.task, job.size).metric[0]) as step:
+                try:
+                    outcome: Record | Exception = job.run(device, step)
+                except Exception as error:  # an opponent's fault must not cost what is still to be run
+                    outcome = error
+            yield job, outcome
+
+
+def _side_by_side(
+    jobs: Sequence[Job], device: torch.device, console: Console, workers: int
+) -> Iterator[tuple[Job, Record | Exception]]:
+    """Some runs at a time, each in a process; as they finish."""
+    threads = torch.get_num_threads()
+    worker_environment(threads)
+    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
+    pool = ProcessPoolExecutor(workers, context, prepare_worker, (threads,))
+    counter = Counter(console, len(jobs))
+    futures: dict[Future[Record], Job] = {}
+    try:
+        for job in jobs:
+            futures[pool.submit(work, job, str(device))] = job
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            counter.finished(futures[future].title)
+            yield futures[future], future.result() if error is None else error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+
+def _report(records: Sequence[Record], folder: Path, targets: Mapping[str, float], console: Console) -> None:
+    for title, rows, answer in report.tables(records, targets):
         console.print()
-        console.print(_table(section, across=console.width >= _WIDE))
-        console.print(report.answer(section))
-    write_csv(rows, folder / "summary.csv")
-    pages = [f"## {s.task.title}\n\n{markdown(s.rows, s.task)}\n{report.answer(s)}\n" for s in sections]
-    (folder / "summary.md").write_text("\n".join(pages), encoding="utf-8")
-    page = report.write(sections, folder, "jorge " + shlex.join(sys.argv[1:]))
+        console.print(_table(title, rows, across=console.width >= _WIDE))
+        console.print(answer)
+    page = report.write(records, folder, "jorge " + shlex.join(sys.argv[1:]), targets)
     console.print(f"\nreport: {page}\ntable:  {folder / 'summary.csv'}", soft_wrap=True)
 
 
-def _table(section: report.Section, *, across: bool) -> Table:
+def _table(title: str, rows: Sequence[Row], *, across: bool) -> Table:
     """A row an optimizer, or on a narrow terminal a column an optimizer."""
-    table = Table(title=section.task.title, title_justify="left", title_style="bold")
-    shown = [cells(row, section.task) for row in section.rows]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    shown = [cells(row) for row in rows]
     lines = [list(shown[0]), *(list(row.values()) for row in shown)]
     if not across:
         lines = [list(line) for line in zip(*lines, strict=True)]
@@ -156,16 +187,3 @@ def _table(section: report.Section, *, across: bool) -> Table:
     for line in lines[1:]:
         table.add_row(*line)
     return table
-
-
-def jobs_for(
-    tasks: Sequence[Task], optimizers: Sequence[str], seeds: int, steps: int | None, epochs: float | None
-) -> list[Job]:
-    """Every run, seed by seed, so that what is finished at any time is comparable."""
-    jobs = []
-    for task in tasks:
-        length = steps or task.steps
-        if epochs is not None:
-            length = max(1, round(epochs * (len(task.load().train[0]) // task.batch_size)))
-        jobs += [Job(task, CONTENDERS[name], seed, length) for seed in range(seeds) for name in optimizers]
-    return jobs

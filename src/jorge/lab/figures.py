@@ -1,84 +1,103 @@
-"""Loss against steps and against seconds, as SVG: mean over seeds, with a band of one standard deviation."""
+"""The still pictures: loss against steps and seconds, and performance profiles, as SVG for documents and for print."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from html import escape
+from math import isfinite
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from jorge.lab.contenders import CONTENDERS
-from jorge.lab.run import Record
-from jorge.lab.summary import Row, smooth
+from jorge.lab.columns import UNIT_NAMES
+from jorge.lab.curves import AXES, Axis, Curve, logarithmic
+from jorge.lab.profiles import Profile
+from jorge.lab.styles import INK, MARKERS, OTHER_MARKER, Style
 
-#: Okabe and Ito's colours, which the colour-blind can tell apart, and dashes for those who print in grey.
-STYLES: dict[str, tuple[str, str | tuple[int, tuple[int, ...]]]] = {
-    "jorge": ("#D55E00", "solid"),
-    "sgd": ("#0072B2", (0, (6, 2))),
-    "adamw": ("#009E73", (0, (3, 2))),
-    "shampoo": ("#CC79A7", (0, (6, 2, 1, 2))),
-    "jorge-congruence": ("#E69F00", (0, (4, 1))),
-    "jorge-binomial": ("#56B4E9", (0, (2, 1))),
-}
-OTHER: tuple[str, str | tuple[int, tuple[int, ...]]] = ("#888888", "solid")
-#: Stands for the page's text colour until the SVG is written.
-_INK = "#010203"
-
-Axis = Literal["steps", "seconds"]
+#: The text's colour on white paper.
+_ON_WHITE = "#222222"
+_LOG_TICKS = (1, 2, 5)
 
 
-def curve(records: Sequence[Record], axis: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """x, mean smoothed loss and its standard deviation over seeds, up to the shortest run.
-
-    Seconds are the mean over seeds at which each step was done.
-    """
-    losses = [smooth(r["losses"], r["steps"]) for r in records]
-    length = min(map(len, losses))
-    window = max(1, records[0]["steps"] // 20)
-    values = np.array([loss[:length] for loss in losses])
-    if axis == "steps":
-        x = np.arange(window, window + length, dtype=float)
-    else:
-        x = np.array([r["seconds"][window - 1 : window - 1 + length] for r in records]).mean(0)
-    return x, values.mean(0), values.std(0)
+def _dashes(style: Style) -> str | tuple[int, tuple[int, ...]]:
+    # matplotlib counts dashes in widths of the line, which is 2 points
+    return (0, tuple(max(1, length // 2) for length in style.dashes)) if style.dashes else "solid"
 
 
-def _draw(axes: Axes, records: Sequence[Record], rows: Sequence[Row], axis: Axis) -> None:
-    lowest, highest = np.inf, 0.0
-    for row in rows:
-        mine = [r for r in records if r["optimizer"] == row.optimizer and len(smooth(r["losses"], r["steps"])) > 1]
-        if not mine:
-            continue
-        x, mean, spread = curve(mine, axis)
-        color, dashes = STYLES.get(row.optimizer, OTHER)
-        label = CONTENDERS[row.optimizer].label if row.optimizer in CONTENDERS else row.optimizer
-        axes.plot(x, mean, color=color, linestyle=dashes, linewidth=2, label=label)
-        if len(mine) > 1:
-            axes.fill_between(x, np.maximum(mean - spread, mean / 3), mean + spread, color=color, alpha=0.18, lw=0)
-        lowest, highest = min(lowest, float(mean.min())), max(highest, float(mean.max()))
-    target = next((row.target for row in rows if row.target is not None), None)
+def _draw(axes: Axes, curves: Sequence[Curve], axis: Axis, target: float | None) -> None:
+    for curve in curves:
+        x = curve.steps if axis == "steps" else curve.seconds
+        style = curve.style
+        marker = MARKERS.get(curve.row.setting, OTHER_MARKER)[1]
+        axes.plot(
+            x,
+            curve.loss,
+            color=style.colour,
+            linestyle=_dashes(style),
+            linewidth=2,
+            marker=marker,
+            markersize=4,
+            markevery=max(1, len(x) // 12),
+            label=curve.row.name,
+        )
+        if curve.seeds > 1:
+            axes.fill_between(x, curve.low, curve.high, color=style.colour, alpha=0.18, lw=0)
     if target is not None:
-        axes.axhline(target, color=_INK, linewidth=1, linestyle="dotted", label="target")
-    if lowest > 0 and highest > 4 * lowest:
+        axes.axhline(target, color=INK, linewidth=1, linestyle="dotted", label="target")
+    if logarithmic(curves):
         axes.set_yscale("log")
-        if highest > 20 * lowest:
-            axes.yaxis.set_major_locator(LogLocator(10))
-        else:
-            axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        wide = max(c.high.max() for c in curves) > 20 * min(c.low.min() for c in curves)
+        axes.yaxis.set_major_locator(LogLocator(10) if wide else LogLocator(10, subs=_LOG_TICKS))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("optimizer steps" if axis == "steps" else "seconds of training")
     axes.set_ylabel("training loss, smoothed")
-    axes.grid(color=_INK, alpha=0.15, linewidth=0.6)
-    for spine in ("top", "right"):
-        axes.spines[spine].set_visible(False)
+    _style(axes)
+
+
+def _draw_profile(axes: Axes, profile: Profile, styles: Mapping[str, Style]) -> None:
+    known = [f for factors in profile.factors.values() for f in factors if isfinite(f)]
+    end = 1.1 * max([2.0, *known])
+    for label, factors in profile.factors.items():
+        style = styles[profile.optimizers[label]]
+        x = [1.0, *sorted({f for f in factors if isfinite(f) and f > 1}), end]
+        y = [profile.fraction(label, tau) for tau in x]
+        axes.step(x, y, where="post", color=style.colour, linestyle=_dashes(style), linewidth=2, label=label)
+    axes.set_xscale("log")
+    axes.set_xlim(1, end)
+    axes.xaxis.set_major_locator(LogLocator(10, subs=_LOG_TICKS))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(-0.03, 1.03)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel(f"within this factor of the best, in {UNIT_NAMES[profile.unit]}")
+    axes.set_ylabel(f"of {profile.tasks} tasks, {profile.setting}")
+    _style(axes)
+
+
+def _style(axes: Axes) -> None:
+    axes.grid(color=INK, alpha=0.15, linewidth=0.6)
+    axes.patch.set_alpha(0)
+    axes.tick_params(colors=INK, which="both")
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(INK)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Every label of the panels once, below them."""
+    shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if shown:
+        look: dict[str, Any] = {"ncols": 4, "frameon": False, "labelcolor": INK, "fontsize": 8}
+        figure.legend([*shown.values()], [*shown], loc="outside lower center", **look)
 
 
 def _svg(figure: Figure, description: str) -> str:
@@ -90,41 +109,42 @@ def _svg(figure: Figure, description: str) -> str:
     svg = buffer.getvalue()
     opening, rest = svg[svg.index("<svg") :].split(">", 1)
     opening = re.sub(r' (width|height)="[^"]*"', "", opening)  # the page decides; the viewBox keeps the shape
-    return f'{opening} role="img" aria-label="{description}">{rest}'
+    return f'{opening} role="img" aria-label="{escape(description)}">{rest}'
 
 
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(5.2 * panels, 3.6), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    return figure, list(axes)
-
-
-def _style(axes: Axes) -> None:
-    axes.patch.set_alpha(0)
-    axes.tick_params(colors=_INK, which="both")
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(_INK)
-    for spine in axes.spines.values():
-        spine.set_color(_INK)
-
-
-def plot(records: Sequence[Record], rows: Sequence[Row], axis: Axis) -> str:
-    """One panel as an SVG whose ink is the page's text colour, for the report."""
-    figure, (axes,) = _figure(1)
+def picture(curves: Sequence[Curve], target: float | None, title: str) -> str:
+    """Loss against steps and against seconds; its ink is :data:`jorge.lab.styles.INK`."""
+    height = 3.6 + 0.2 * (1 + len(curves)) / 4
+    figure = Figure(figsize=(10.4, height), layout="constrained")
     figure.patch.set_alpha(0)
-    _draw(axes, records, rows, axis)
-    _style(axes)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, labelcolor=_INK)
-    return _svg(figure, f"training loss against {axis}").replace(_INK, "currentColor")
+    panels = figure.subplots(1, 2)
+    for panel, axis in zip(panels, AXES, strict=True):
+        _draw(panel, curves, axis, target)
+    _legend(figure, panels[:1])
+    return _svg(figure, f"Training loss against steps and seconds: {title}")
 
 
-def picture(records: Sequence[Record], rows: Sequence[Row], title: str) -> str:
-    """Both panels as a free-standing SVG on white."""
-    figure, axes = _figure(2)
-    figure.suptitle(title)
-    for panel, axis in zip(axes, ("steps", "seconds"), strict=True):
-        _draw(panel, records, rows, "steps" if axis == "steps" else "seconds")
-    if axes[0].get_legend_handles_labels()[1]:
-        axes[0].legend(frameon=False)
-    return _svg(figure, title).replace(_INK, "#222222")
+def profile_picture(rows: Sequence[Sequence[Profile]], styles: Mapping[str, Style]) -> str:
+    """Performance profiles, a row of panels a setting; its ink is :data:`jorge.lab.styles.INK`."""
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(4.2 * columns, 3.4 * len(rows)), layout="constrained")
+    figure.patch.set_alpha(0)
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for line, profiles in zip(panels, rows, strict=True):
+        for panel in line[len(profiles) :]:
+            panel.set_axis_off()
+        for panel, profile in zip(line, profiles, strict=False):
+            _draw_profile(panel, profile, styles)
+    _legend(figure, [line[0] for line in panels])
+    return _svg(figure, "Performance profiles: the fraction of tasks within a factor of the best optimizer")
+
+
+def on_page(svg: str) -> str:
+    """A picture whose ink is the page's text colour."""
+    return svg.replace(INK, "currentColor")
+
+
+def on_white(svg: str) -> str:
+    """A picture that stands by itself, on white paper."""
+    opening, rest = svg.split(">", 1)
+    return f'{opening} style="background:white">{rest}'.replace(INK, _ON_WHITE)

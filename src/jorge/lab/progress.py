@@ -83,3 +83,19 @@ def _plain(console: Console) -> Watch:
         yield step
 
     return watch
+
+
+class Counter:
+    """A line a finished run, for runs that go side by side."""
+
+    def __init__(self, console: Console, runs: int) -> None:
+        self.console = console
+        self.runs = runs
+        self.done = 0
+        self.started = time.perf_counter()
+
+    def finished(self, title: str) -> None:
+        """Say that a run is finished, and how long the others will take."""
+        self.done += 1
+        left = (time.perf_counter() - self.started) / self.done * (self.runs - self.done)
+        self.console.print(f"{self.done}/{self.runs}  {title}  about {left / 60:.0f} min left")

@@ -1,129 +1,167 @@
-"""The report of a comparison: one self-contained HTML page, and a picture a task."""
+"""The report of a comparison: one self-contained HTML page, tables, and a picture a task, from records alone."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from jorge.lab.contenders import CONTENDERS
-from jorge.lab.figures import OTHER, STYLES, picture, plot
-from jorge.lab.run import Record
-from jorge.lab.summary import Row, cells
-from jorge.lab.task import Task
+from jorge.lab import interactive, markdown
+from jorge.lab.columns import UNIT_NAMES, costs, names, results
+from jorge.lab.curves import STILL_POINTS, curves
+from jorge.lab.figures import on_page, on_white, picture, profile_picture
+from jorge.lab.grid import by_setting, by_task, plain
+from jorge.lab.overview import sentences, units
+from jorge.lab.paired import RULE
+from jorge.lab.parts import Part, answer, parts, target_text, warning
+from jorge.lab.profiles import Profile, profiles
+from jorge.lab.records import Record, setting, task_info
+from jorge.lab.row import Row
+from jorge.lab.styles import Style, styles
+from jorge.lab.styles import on_page as colour_on_page
+from jorge.lab.summary import write_csv
 
 
-@dataclass(frozen=True)
-class Section:
-    """One task of a report."""
-
-    task: Task
-    records: Sequence[Record]
-    rows: Sequence[Row]
-    given_target: float | None
+def tables(records: Sequence[Record], targets: Mapping[str, float]) -> list[tuple[str, list[Row], str]]:
+    """Title, rows and answer of each section, for a terminal; `targets` are given losses by task name."""
+    return [(part.section.title, list(part.rows), answer(part)) for part in parts(records, targets)]
 
 
-def answer(section: Section) -> str:
-    """Who reaches the target first, in a sentence or two."""
-    base = CONTENDERS[section.task.recipe.baseline].label
-    reached = [row for row in section.rows if row.steps_to_target is not None and row.reached == row.runs]
-    if all(row.target is None for row in section.rows):
-        return f"No target: {base} is not in this comparison, and none was given."
-    if not reached:
-        return "No optimizer reached the target with every seed."
-    steps = min(reached, key=lambda row: row.steps_to_target or 0)
-    seconds = min(reached, key=lambda row: row.seconds_to_target or 0)
-    said = f"{steps.label} reaches the target in the fewest steps, {steps.steps_to_target:.0f}"
-    if steps.step_ratio is not None and steps.optimizer != section.task.recipe.baseline:
-        said += f", {steps.step_ratio:.2f} of {base}'s"
-    said += f". {seconds.label} reaches it in the least time, {seconds.seconds_to_target:.1f} s"
-    if seconds.speedup is not None and seconds.optimizer != section.task.recipe.baseline:
-        said += f", {seconds.speedup:.2f} times as fast as {base}"
-    return said + "."
+def write(records: Sequence[Record], folder: Path, command: str, targets: Mapping[str, float]) -> Path:
+    """Write `report.html`, `TASK.svg`, `profile.svg`, `summary.csv` and `summary.md` into a folder.
+
+    Args:
+        records: of any number of tasks and sizes; at least one.
+        folder: is made where it is not there.
+        command: what the report says that it comes from.
+        targets: given losses by task name, for tasks that shall not take their baseline's best.
+
+    Returns:
+        The path of `report.html`.
+    """
+    found = parts(records, targets)
+    look = styles(record["optimizer"] for record in records)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = profiles_of(found)
+    pictures = _pictures(found, rows, look)
+    loader = jinja2.PackageLoader("jorge.lab", "templates")
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    page = template.get_template("report.html").render(
+        sections=[_view(part, look, pictures[f"{part.section.name}.svg"]) for part in found],
+        sentences=sentences(found),
+        overview=[(UNIT_NAMES[unit], by_task(found, unit)) for unit in units(found)],
+        reference=next((part.rows[0].reference for part in found if part.rows[0].reference), ""),
+        profile=on_page(pictures.get("profile.svg", "")),
+        left_out=[f"{', '.join(p[0].left_out)} ({p[0].setting})" for p in rows if p[0].left_out],
+        rule=RULE,
+        command=command,
+        environment=_say(records[-1].get("environment", {})),
+        plotly=interactive.script(),
+        colours={name: colour_on_page(style.colour) for name, style in look.items()},
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    for name, svg in pictures.items():
+        (folder / name).write_text(on_white(svg), encoding="utf-8")
+    write_csv([row for part in found for row in part.rows], folder / "summary.csv")
+    chapters = [markdown.overview(found), *(markdown.task(part) for part in found)]
+    (folder / "summary.md").write_text("\n".join(chapters), encoding="utf-8")
+    return path
 
 
-def _best(section: Section) -> dict[str, set[str]]:
-    """For each optimizer, the headings of the columns in which it is best."""
-    name, better = section.task.metric
-    base = CONTENDERS[section.task.recipe.baseline].label
-    columns: dict[str, tuple[str, int]] = {
-        "final loss": ("final_loss", 1),
-        name: ("metric", -1 if better == "higher" else 1),
-        "steps to target": ("steps_to_target", 1),
-        "seconds to target": ("seconds_to_target", 1),
-        f"speed-up over {base}": ("speedup", -1),
+def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, float], folder: Path) -> None:
+    """Write the overview and a chapter a task as a Markdown page, with pictures in `images` beside it.
+
+    The pictures are those that :func:`write` has written into `folder` from the same records.
+    """
+    found = parts(records, targets)
+    images = path.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    profile = ["profile"] if profiles_of(found) else []
+    for name in (*profile, *(part.section.name for part in found)):
+        shutil.copyfile(folder / f"{name}.svg", images / f"{name}.svg")
+    said = "\n".join(f"- {_say(e)}" for e in _environments(records))
+    shown = [f"![Performance profiles](images/{name}.svg)\n" for name in profile]
+    chapters = [markdown.overview(found), *shown, *(markdown.task(part, "images") for part in found)]
+    path.write_text("\n".join(["# Results\n", "Measured with\n", said + "\n", *chapters]), encoding="utf-8")
+
+
+def _environments(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Each environment once, with the newest date that it was used."""
+    newest: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda r: str(r.get("environment", {}).get("date", ""))):
+        environment = record.get("environment", {})
+        newest[_say({**environment, "date": ""})] = environment
+    return list(newest.values())
+
+
+def profiles_of(found: Sequence[Part]) -> list[list[Profile]]:
+    """The performance profiles, a list a setting; none for fewer than two tasks or optimizers."""
+    kinds = dict.fromkeys(row.setting for part in found for row in part.rows)
+    rows = [profiles([part.rows for part in found], kind, units(found)) for kind in kinds]
+    return [row for row in rows if row]
+
+
+def _pictures(found: Sequence[Part], rows: Sequence[Sequence[Profile]], look: Mapping[str, Style]) -> dict[str, str]:
+    """File name → SVG: a picture a section, and the profiles if there are any."""
+    drawn = {}
+    for part in found:
+        thin = curves(part.section.records, part.rows, look, STILL_POINTS)
+        drawn[f"{part.section.name}.svg"] = picture(thin, part.rows[0].target, part.section.title)
+    return drawn | ({"profile.svg": profile_picture(rows, look)} if rows else {})
+
+
+def _view(part: Part, look: Mapping[str, Style], svg: str) -> dict[str, Any]:
+    section, rows = part.section, part.rows
+    found = curves(section.records, rows, look)
+    return {
+        "name": section.name,
+        "title": section.title,
+        "info": task_info(section.records[-1]),
+        "steps": section.records[0]["steps"],
+        "seeds": len({r["seed"] for r in section.records}),
+        "target": target_text(part),
+        "warning": warning(part),
+        "answer": answer(part),
+        "picture": on_page(svg),
+        "plot": interactive.plot(found, rows[0].target),
+        "by_setting": by_setting(rows),
+        "results": plain(rows, results(rows[0])),
+        "costs": plain(rows, [*names(), *costs()]),
+        "hardware": [_hardware(row) for row in rows],
+        "baseline": rows[0].baseline,
+        "settings": _options(part),
+        "names": [part.called(row) for row in rows],
     }
-    best: dict[str, set[str]] = {row.optimizer: set() for row in section.rows}
-    for heading, (attribute, sign) in columns.items():
-        full = [r for r in section.rows if getattr(r, attribute) is not None and not r.diverged]
-        if "target" in heading or "speed" in heading:
-            full = [r for r in full if r.reached == r.runs]
-        if len(full) > 1:
-            best[min(full, key=lambda row: sign * getattr(row, attribute)).optimizer].add(heading)
-    return best
 
 
-def _settings(section: Section) -> dict[str, list[Any]]:
+def _hardware(row: Row) -> dict[str, Any]:
+    """What the page needs in order to ask how long it takes where the model is faster: by seed, two parts of a time."""
+    seeds = [
+        {"model": r.seconds - r.optimizer_seconds, "optimizer": r.optimizer_seconds, "reached": r.reached}
+        for r in row.reaches.values()
+    ]
+    return {"row": row, "seeds": seeds, "is_baseline": row.is_baseline}
+
+
+def _options(part: Part) -> dict[str, list[Any]]:
     """Option → its value for each row; a dash where the optimizer has no such option."""
-    chosen = [next(r["settings"] for r in section.records if r["optimizer"] == row.optimizer) for row in section.rows]
+    chosen = []
+    for row in part.rows:
+        mine = next(r for r in part.section.records if (r["optimizer"], setting(r)) == row.key)
+        chosen.append(mine.get("settings", {}))
     options = dict.fromkeys(name for settings in chosen for name in settings)
     return {name: [settings.get(name, "–") for settings in chosen] for name in sorted(options)}
 
 
-def _view(section: Section) -> dict[str, Any]:
-    task, rows, records = section.task, section.rows, section.records
-    best = _best(section)
-    if section.given_target is not None:
-        target = f"a smoothed loss of {section.given_target:g}, as given"
-    elif rows[0].target is not None:
-        base = CONTENDERS[task.recipe.baseline].label
-        target = f"{base}'s best smoothed loss with the same seed (mean {rows[0].target:.4f})"
-    else:
-        target = "none"
-    return {
-        "task": task,
-        "steps": records[0]["steps"],
-        "seeds": len({r["seed"] for r in records}),
-        "target": target,
-        "answer": answer(section),
-        "by_steps": plot(records, rows, "steps"),
-        "by_seconds": plot(records, rows, "seconds"),
-        "settings": _settings(section),
-        "table": [
-            {
-                "label": row.label,
-                "cells": cells(row, task),
-                "best": best[row.optimizer],
-                "color": STYLES.get(row.optimizer, OTHER)[0],
-            }
-            for row in rows
-        ],
-    }
-
-
 def _say(environment: Mapping[str, Any]) -> str:
-    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    told = ("jorge", "torch", "python", "device", "machine", "threads", "date")
+    get = {name: environment.get(name, "?") for name in told}
+    threads = "1 thread" if get["threads"] == 1 else f"{get['threads']} threads"
     return (
-        f"jorge {environment['jorge']}, torch {environment['torch']}, Python {environment['python']}, "
-        f"{environment['device']} ({environment['machine']}), {threads}, {environment['date']}"
+        f"jorge {get['jorge']}, torch {get['torch']}, Python {get['python']}, "
+        f"{get['device']} ({get['machine']}), {threads}, {get['date']}"
     )
-
-
-def write(sections: Sequence[Section], folder: Path, command: str) -> Path:
-    """Write `report.html` and `TASK.svg` into the folder; returns the report's path."""
-    loader = jinja2.PackageLoader("jorge.lab", "templates")
-    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = template.get_template("report.html").render(
-        sections=[_view(section) for section in sections],
-        command=command,
-        environment=_say(sections[0].records[-1]["environment"]),
-    )
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    for section in sections:
-        svg = picture(section.records, section.rows, section.task.title)
-        (folder / f"{section.task.name}.svg").write_text(svg, encoding="utf-8")
-    return path

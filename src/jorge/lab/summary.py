@@ -3,112 +3,72 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from math import inf, isfinite, log
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from jorge.lab.contenders import CONTENDERS
-from jorge.lab.run import Record
-from jorge.lab.task import Task
+from jorge.lab.columns import columns
+from jorge.lab.paired import LEAST, Verdict, against, ratios, verdict
+from jorge.lab.reaching import UNITS, Reach, Unit, baseline, first_step_below, reaches, smooth, targets
+from jorge.lab.records import SETTINGS, Record, label, setting, task_info
+from jorge.lab.row import Row
+
+__all__ = ["Row", "cells", "first_step_below", "smooth", "summarize", "targets", "write_csv"]
+
+#: The row that the others are compared with.
+REFERENCE = ("jorge", "transferred")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One optimizer on one task over its seeds.
+def summarize(
+    records: Sequence[Record], target: float | None = None, reference: tuple[str, str] = REFERENCE
+) -> list[Row]:
+    """A row an optimizer and setting, from records of one task and size; a setting's rows follow each other.
 
-    Losses are smoothed (:func:`smooth`). `target` is the mean over seeds where it is the baseline's best loss, which
-    differs by seed. Steps and seconds to it are medians over the seeds that reach it. `step_ms` leaves out the first
-    step, `seconds` is the whole training. `speedup` is the baseline's seconds to target over this optimizer's.
+    Args:
+        records: what the runs wrote down.
+        target: replaces the baseline's best loss.
+        reference: optimizer and setting that the others are compared with.
     """
-
-    task: str
-    optimizer: str
-    label: str
-    runs: int
-    diverged: str
-    final_loss: float | None
-    final_loss_sd: float | None
-    metric: float | None
-    metric_sd: float | None
-    target: float | None
-    reached: int
-    steps_to_target: float | None
-    seconds_to_target: float | None
-    step_ratio: float | None
-    speedup: float | None
-    step_ms: float | None
-    first_step_ms: float | None
-    optimizer_share: float | None
-    seconds: float | None
-    state_bytes: int
+    goal = targets(records, target)
+    groups = _groups(records)
+    rows = [_row(members, reaches(members, goal), goal) for members in groups.values()]
+    by_key = {row.key: row for row in rows}
+    name = baseline(records)
+    base = by_key.get((name or "", "tuned")) or by_key.get((name or "", "transferred"))
+    rows = [_beside(row, base, by_key.get(reference)) for row in rows]
+    best = _best(rows, groups)
+    return [replace(row, best=frozenset(f for f, keys in best.items() if row.key in keys)) for row in rows]
 
 
-def smooth(losses: Sequence[float], steps: int) -> list[float]:
-    """Mean of the last twentieth of a run's steps, at each step from the first full window on.
-
-    >>> smooth([4.0, 2.0, 0.0], steps=40)
-    [3.0, 1.0]
-    """
-    window = max(1, steps // 20)
-    return [fmean(losses[i - window : i]) for i in range(window, len(losses) + 1)]
-
-
-def first_step_below(record: Record, target: float) -> int | None:
-    """The first step at which the smoothed loss is at most `target`, from 1."""
-    window: int = max(1, record["steps"] // 20)
-    for i, loss in enumerate(smooth(record["losses"], record["steps"])):
-        if loss <= target:
-            return i + window
-    return None
-
-
-def targets(task: Task, records: Sequence[Record], target: float | None) -> dict[int, float]:
-    """The target of each seed: the given one, else the best smoothed loss of the task's baseline with that seed."""
-    if target is not None:
-        return {record["seed"]: target for record in records}
-    baseline = [r for r in records if r["optimizer"] == task.recipe.baseline and r["diverged_at"] is None]
-    return {r["seed"]: min(smooth(r["losses"], r["steps"])) for r in baseline}
-
-
-def summarize(task: Task, records: Sequence[Record], target: float | None = None) -> list[Row]:
-    """A row an optimizer, in the order of the records; `target` replaces the baseline's best loss."""
-    goal = targets(task, records, target)
-    names = list(dict.fromkeys(record["optimizer"] for record in records))
-    hits = {name: _hits([r for r in records if r["optimizer"] == name], goal) for name in names}
-    base = hits.get(task.recipe.baseline, [])
-    return [_row(task, name, [r for r in records if r["optimizer"] == name], goal, hits[name], base) for name in names]
-
-
-def _hits(records: Sequence[Record], goal: dict[int, float]) -> list[tuple[int, float]]:
-    """Steps and seconds to the target of each run that reaches it."""
-    found = []
+def _groups(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Records by optimizer and setting."""
+    found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        step = first_step_below(record, goal[record["seed"]]) if record["seed"] in goal else None
-        if step is not None:
-            found.append((step, record["seconds"][step - 1]))
-    return found
+        found.setdefault((record["optimizer"], setting(record)), []).append(record)
+    names = list(dict.fromkeys(name for name, _ in found))
+    others = sorted({kind for _, kind in found} - set(SETTINGS))
+    return {(n, kind): found[n, kind] for n in names for kind in (*SETTINGS, *others) if (n, kind) in found}
 
 
-def _row(
-    task: Task,
-    name: str,
-    records: Sequence[Record],
-    goal: dict[int, float],
-    hits: list[tuple[int, float]],
-    base: list[tuple[int, float]],
-) -> Row:
+def _row(records: Sequence[Record], seeds: dict[int, Reach], goal: dict[int, float]) -> Row:
+    """The row, before it is compared with others."""
     whole = [r for r in records if r["diverged_at"] is None]
-    finals = [smooth(r["losses"], r["steps"])[-1] for r in whole]
-    metrics = [r["evaluations"][-1][1] for r in whole]
-    later = [s for r in records for s in _differences(r["seconds"])[1:]]
-    spent = [s for r in records for s in r["optimizer_seconds"][1:]]
-    steps, seconds = _median([h[0] for h in hits]), _median([h[1] for h in hits])
-    base_steps, base_seconds = _median([h[0] for h in base]), _median([h[1] for h in base])
+    finals, metrics = list(_finals(whole).values()), list(_metrics(whole).values())
+    info, first = task_info(records[-1]), records[0]
+    steps, seconds, cpu = (_range(seeds, unit) for unit in UNITS)
+    model, spent = _median(_each(records, _model_ms)), _median(_each(records, _optimizer_ms))
+    step = None if model is None or spent is None else model + spent
     return Row(
-        task=task.name,
-        optimizer=name,
-        label=CONTENDERS[name].label if name in CONTENDERS else name,
+        task=first["task"],
+        size=str(first.get("size") or ""),
+        optimizer=first["optimizer"],
+        setting=setting(first),
+        label=label(records[-1]),
+        baseline="",
+        metric_name=info["metric"][0],
         runs=len(records),
         diverged=", ".join(f"seed {r['seed']} at step {r['diverged_at']}" for r in records if r["diverged_at"]),
         final_loss=_mean(finals),
@@ -116,21 +76,126 @@ def _row(
         metric=_mean(metrics),
         metric_sd=_spread(metrics),
         target=_mean(list(goal.values())),
-        reached=len(hits),
-        steps_to_target=steps,
-        seconds_to_target=seconds,
-        step_ratio=steps / base_steps if steps and base_steps else None,
-        speedup=base_seconds / seconds if seconds and base_seconds else None,
-        step_ms=1000 * median(later) if later else None,
+        tested=len(seeds),
+        reached=sum(r.reached for r in seeds.values()),
+        steps_to_target=steps[0],
+        steps_low=steps[1],
+        steps_high=steps[2],
+        seconds_to_target=seconds[0],
+        seconds_low=seconds[1],
+        seconds_high=seconds[2],
+        cpu_seconds_to_target=cpu[0],
+        cpu_seconds_low=cpu[1],
+        cpu_seconds_high=cpu[2],
+        step_ratio=None,
+        speedup=None,
+        cpu_speedup=None,
+        step_ms=step,
+        model_ms=model,
+        optimizer_ms=spent,
+        optimizer_share=spent / step if step and spent is not None else None,
         first_step_ms=_median([1000 * r["seconds"][0] for r in records if r["seconds"]]),
-        optimizer_share=sum(spent) / sum(later) if later else None,
-        seconds=_median([r["seconds"][-1] for r in whole]),
+        seconds=_median([r["seconds"][-1] for r in whole if r["seconds"]]),
+        cpu_seconds=_median([r["cpu_seconds"][-1] for r in whole if r.get("cpu_seconds")]),
         state_bytes=max(r["state_bytes"] for r in records),
+        reference="",
+        verdicts={},
+        best=frozenset(),
+        reaches=seeds,
     )
 
 
-def _differences(values: Sequence[float]) -> list[float]:
-    return [b - a for a, b in zip([0.0, *values], values, strict=False)]
+def _beside(row: Row, base: Row | None, reference: Row | None) -> Row:
+    """The row with its ratios to the baseline and its verdicts against the reference."""
+    if base is not None:
+        row = replace(
+            row,
+            baseline=base.label if base.setting == "transferred" else base.name,
+            step_ratio=_over(row.steps_to_target, base.steps_to_target),
+            speedup=_over(base.seconds_to_target, row.seconds_to_target),
+            cpu_speedup=_over(base.cpu_seconds_to_target, row.cpu_seconds_to_target),
+        )
+    if reference is None or row.key == reference.key:
+        return replace(row, reference=reference.name if reference else "")
+    verdicts: dict[str, Verdict | None] = {unit: against(row.reaches, reference.reaches, unit) for unit in UNITS}
+    return replace(row, reference=reference.name, verdicts=verdicts)
+
+
+def _best(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, set[tuple[str, str]]]:
+    """For each field that can be best, the rows that are not behind the one with the best value; none if untested.
+
+    Only rows count that did not diverge, and in amounts to the target only those that reach it with every seed.
+    """
+    best: dict[str, set[tuple[str, str]]] = {}
+    for unit in UNITS:
+        field = f"{unit}_to_target"
+        full = [r for r in rows if getattr(r, field) is not None and r.reached == r.tested]
+        if full:
+            first = min(full, key=attrgetter(field))
+            said = {row.key: against(row.reaches, first.reaches, unit) for row in rows if row is not first}
+            best[field] = {row.key for row in full if said.get(row.key) in ("ahead", "level")}
+            best[field] |= {first.key} if any(said.values()) else set()
+    whole = [r for r in rows if not r.diverged]
+    losses = {row.key: _finals(groups[row.key]) for row in whole if row.final_loss is not None}
+    metrics = {row.key: _metrics(groups[row.key]) for row in whole if row.metric is not None}
+    higher = bool(rows) and task_info(groups[rows[0].key][-1])["metric"][1] == "higher"
+    sign = -1 if higher else 1
+    best["final_loss"] = _lowest(losses, logarithms=True)
+    best["metric"] = _lowest({k: {s: sign * x for s, x in v.items()} for k, v in metrics.items()}, logarithms=False)
+    return best
+
+
+def _lowest(values: Mapping[tuple[str, str], dict[int, float]], *, logarithms: bool) -> set[tuple[str, str]]:
+    """Rows whose values by seed are not behind those of the row of the lowest mean."""
+    if len(values) < 2:
+        return set()
+    first = min(values, key=lambda k: fmean(values[k].values()))
+    best = set()
+    for key in values.keys() - {first}:
+        mine, other = values[key], values[first]
+        said = ratios(mine, other) if logarithms else [mine[s] - other[s] for s in mine.keys() & other.keys()]
+        judged = verdict(said, log(LEAST) if logarithms else 0.0)
+        best |= {first} if judged else set()
+        best |= {key} if judged in ("ahead", "level") else set()
+    return best
+
+
+def _finals(records: Sequence[Record]) -> dict[int, float]:
+    return {r["seed"]: smooth(r["losses"], r["steps"])[-1] for r in records if r["losses"]}
+
+
+def _metrics(records: Sequence[Record]) -> dict[int, float]:
+    return {r["seed"]: r["evaluations"][-1][1] for r in records if r["evaluations"]}
+
+
+def _range(seeds: Mapping[int, Reach], unit: Unit) -> tuple[float | None, float | None, float | None]:
+    """Median over all seeds, infinity for those that do not reach the target; least and most of those that do."""
+    amounts = [(r.amount(unit), r.reached) for r in seeds.values()]
+    known = [amount if reached else inf for amount, reached in amounts if amount is not None]
+    finite = [amount for amount in known if isfinite(amount)]
+    if not known or not isfinite(median(known)):
+        return None, None, None
+    return median(known), min(finite), max(finite)
+
+
+def _model_ms(record: Record) -> float:
+    clock: list[float] = record["seconds"]
+    spent: list[float] = record["optimizer_seconds"]
+    return 1000 * median(clock[i] - clock[i - 1] - spent[i] for i in range(1, len(clock)))
+
+
+def _optimizer_ms(record: Record) -> float:
+    spent: list[float] = record["optimizer_seconds"]
+    return 1000 * fmean(spent[1:])
+
+
+def _each(records: Sequence[Record], measure: Callable[[Record], float]) -> list[float]:
+    """The measure of each run of two steps and more."""
+    return [measure(r) for r in records if len(r["optimizer_seconds"]) > 1]
+
+
+def _over(value: float | None, by: float | None) -> float | None:
+    return value / by if value is not None and by else None
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -146,45 +211,19 @@ def _spread(values: Sequence[float]) -> float | None:
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """The rows as a table with a header; empty cells are values that there are not."""
+    """The rows as a table with a header; empty cells are values that there are not.
+
+    A verdict has a column a unit; `best` holds the names of its fields, parted by blanks.
+    """
+    plain = [f.name for f in fields(Row) if f.name not in ("verdicts", "best", "reaches")]
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer = csv.writer(file)
+        writer.writerow([*plain, *(f"{unit}_verdict" for unit in UNITS), "best"])
+        for row in rows:
+            verdicts = [row.verdicts.get(unit) for unit in UNITS]
+            writer.writerow([*(getattr(row, name) for name in plain), *verdicts, " ".join(sorted(row.best))])
 
 
-def cells(row: Row, task: Task) -> dict[str, str]:
+def cells(row: Row) -> dict[str, str]:
     """The row as it is shown, by column heading."""
-    name, _ = task.metric
-    steps = "not reached" if row.target is not None else "no target"
-    if row.steps_to_target is not None:
-        steps = f"{row.steps_to_target:.0f}" + (f" ({row.reached} of {row.runs})" if row.reached < row.runs else "")
-    return {
-        "optimizer": row.label,
-        "final loss": f"diverged: {row.diverged}" if row.diverged else _pm(row.final_loss, row.final_loss_sd),
-        name: _pm(row.metric, row.metric_sd),
-        "steps to target": steps,
-        "seconds to target": _number(row.seconds_to_target, ".1f"),
-        f"speed-up over {CONTENDERS[task.recipe.baseline].label}": _number(row.speedup, ".2f", "×"),
-        "seconds in all": _number(row.seconds, ".1f"),
-        "ms a step": _number(row.step_ms, ".1f"),
-        "optimizer's share": _number(row.optimizer_share, ".0%"),
-        "state": f"{row.state_bytes / 1e6:.2f} MB",
-    }
-
-
-def markdown(rows: Sequence[Row], task: Task) -> str:
-    """The table that people read, as Markdown."""
-    shown = [cells(row, task) for row in rows]
-    lines = [list(shown[0]), ["---"] * len(shown[0]), *(list(row.values()) for row in shown)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _number(value: float | None, spec: str, unit: str = "") -> str:
-    return "–" if value is None else f"{value:{spec}}{unit}"
-
-
-def _pm(mean: float | None, spread: float | None) -> str:
-    if mean is None:
-        return "–"
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+    return {column.heading: column.show(row) for column in columns(row)}

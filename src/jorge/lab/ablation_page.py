@@ -1,0 +1,94 @@
+"""The page of an ablation, as Markdown: the question, how it was measured, and a table a task, losers included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+from jorge.lab.ablations import Ablation
+from jorge.lab.columns import Column, columns, number
+from jorge.lab.grid import over_baseline, plain
+from jorge.lab.markdown import table
+from jorge.lab.paired import RULE
+from jorge.lab.parts import Part, parts, target_text, warning
+from jorge.lab.reaching import Unit
+from jorge.lab.records import Record
+from jorge.lab.row import Row
+
+
+def opening(name: str, question: str, command: str, records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The lines that any ablation's page begins with: question, command, machines, versions and dates."""
+    return [f"# Ablation: {name}", "", question, "", f"`{command}`", "", *measured(records), ""]
+
+
+def measured(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where and when the records were made, a line for each machine and versions."""
+    dates: dict[str, list[str]] = {}
+    for record in records:
+        e = {"jorge": "?", "torch": "?", "python": "?", "device": "?", "machine": "?", **record.get("environment", {})}
+        threads = "1 thread" if e.get("threads") == 1 else f"{e.get('threads', '?')} threads"
+        where = f"{e['device']} ({e['machine']}), {threads}, jorge {e['jorge']}, torch {e['torch']}"
+        dates.setdefault(f"{where}, Python {e['python']}", []).append(str(e.get("date", "?")))
+    return [f"- {where}; {_span(found)}" for where, found in dates.items()]
+
+
+def _span(dates: Sequence[str]) -> str:
+    first, last = min(dates), max(dates)
+    return first if first == last else f"{first} to {last}"
+
+
+def page(ablation: Ablation, command: str, records: Sequence[Record]) -> str:
+    """The page of an ablation from the records of its runs, at least one."""
+    lines = opening(ablation.name, ablation.question, command, records)
+    lines += [
+        "The target of a seed is the best smoothed training loss of the task's baseline with that seed; steps and "
+        "seconds to it are medians over seeds, as multiples of the baseline's (below 1 is better). A run that does "
+        f"not get there is shown all the same. {RULE} Bold: level with the best of the table.",
+        "",
+    ]
+    for part in parts(records, {}):
+        seeds = len({record["seed"] for record in part.section.records})
+        length = f"{part.section.records[0]['steps']} steps, {seeds} seed{'' if seeds == 1 else 's'}"
+        told = [f"Size {part.section.size}, {length}", f"Target: {target_text(part)}", warning(part).rstrip(".")]
+        lines += [f"## {part.section.title}", "", " ".join(f"{fact}." for fact in told if fact), ""]
+        lines += [table(plain(part.rows, [*_who(ablation, part), *_RESULTS, *_shared(part)]))]
+    return "\n".join(lines)
+
+
+def _who(ablation: Ablation, part: Part) -> list[Column]:
+    """The optimizer, and the options that vary."""
+    settings = {record["optimizer"]: record.get("settings", {}) for record in part.section.records}
+
+    def varied(option: str) -> Column:
+        def show(row: Row) -> str:
+            mine = settings[row.optimizer]
+            return str(mine[option]).removeprefix("torch.") if option in mine else "–"
+
+        return Column(option, show, show)
+
+    return [Column("optimizer", lambda r: r.label, lambda r: r.label), *map(varied, ablation.options)]
+
+
+def _over_baseline(unit: Unit) -> Column:
+    def show(row: Row) -> str:
+        ratio = over_baseline(row, unit)
+        verdict = row.verdicts.get(unit)
+        some = f" ({row.reached} of {row.tested} seeds)" if 0 < row.reached < row.tested else ""
+        shown = "not reached" if ratio == inf else number(ratio, ".2f")
+        return shown + some + (f", {verdict}" if verdict else "")
+
+    return Column(f"{unit} ÷ baseline's", show, lambda row: over_baseline(row, unit), f"{unit}_to_target")
+
+
+_RESULTS = (_over_baseline("steps"), _over_baseline("seconds"))
+#: Of the columns that every report has, those that a page shows.
+_HEADINGS = ("final loss", "optimizer's share", "state")
+
+
+def _shared(part: Part) -> list[Column]:
+    every = {column.heading: column for column in columns(part.rows[0])}
+    final, share, state = (every[heading] for heading in _HEADINGS)
+    metric = Column(part.rows[0].metric_name, every[part.rows[0].metric_name].show, lambda r: r.metric, "metric")
+    step = Column("ms a step", lambda r: number(r.step_ms, ".2f"), lambda r: r.step_ms)
+    return [final, metric, step, share, state]

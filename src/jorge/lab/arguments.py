@@ -1,0 +1,82 @@
+"""What the commands share of their arguments: kinds of values, and what several of them take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A kind of argument: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return value
+
+    return parse
+
+
+def above_zero(text: str) -> float:
+    """A kind of argument: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def names(text: str) -> list[str]:
+    """`a,b` as a list, each name once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    """Add the tasks and their size."""
+    parser.add_argument(
+        "tasks",
+        nargs="*",
+        metavar="TASK",
+        default=list(default),
+        help="a task of the laboratory (jorge tasks), module:function of your own (docs/own-tasks.md), or all; "
+        f"default: {' '.join(default)}",
+    )
+    parser.add_argument(
+        "--size",
+        choices=("smoke", "small", "full"),
+        default="small",
+        help="first-order training of seconds, about a minute (default), about an hour",
+    )
+
+
+def said_missing(error: ModuleNotFoundError) -> str:
+    """What to say where the packages of the laboratory are not installed."""
+    extra = "this command needs the extra packages of the laboratory: pip install 'jorge[lab]'"
+    return f"jorge: {error.name} is not installed; {extra}"
+
+
+def device_named(name: str) -> torch.device:
+    """The device, which is there.
+
+    Raises:
+        ValueError: it is not.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device

@@ -1,0 +1,53 @@
+"""Several optimizers as one: for those that take some of a model's parameters alone."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Parts(torch.optim.Optimizer):
+    """Optimizers that step together. A scheduler sees the param groups of all of them, the first part's first.
+
+    Args:
+        parts: built optimizers, each with some of the parameters.
+        views: pairs of a parameter of the model and the matrix that a part has instead, which shares its memory.
+    """
+
+    def __init__(
+        self, parts: Sequence[torch.optim.Optimizer], views: Sequence[tuple[nn.Parameter, nn.Parameter]] = ()
+    ) -> None:
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self.parts, self.views = list(parts), list(views)
+        self.param_groups = [group for part in parts for group in part.param_groups]
+        states: Any = ChainMap(*(part.state for part in parts))
+        self.state = states
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients, also those of the parameters behind the views."""
+        super().zero_grad(set_to_none)
+        for p, _ in self.views:
+            if p.grad is not None:
+                p.grad = None if set_to_none else p.grad.zero_()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step with each part."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for p, matrix in self.views:
+            matrix.grad = None if p.grad is None else p.grad.reshape(matrix.shape)
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def as_matrix(p: nn.Parameter) -> nn.Parameter:
+    """A contiguous parameter of two dims or more as a matrix, `[first, all others]`, that shares its memory."""
+    return nn.Parameter(p.detach().view(p.shape[0], -1))

@@ -1,0 +1,67 @@
+"""The overview over all tasks: where the reference is first, and who is ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jorge.lab.columns import UNIT_NAMES
+from jorge.lab.paired import Verdict
+from jorge.lab.parts import Part
+from jorge.lab.reaching import UNITS, Unit
+from jorge.lab.row import Row
+from jorge.lab.summary import REFERENCE
+
+
+def standing(part: Part, unit: Unit) -> Verdict | None:
+    """Where the reference stands in a section: "ahead" of all others, "level" with the first, or "behind" one.
+
+    A reference that does not reach the target with every seed is behind. None where there is nothing to compare with,
+    or too few seeds.
+    """
+    mine = reference(part)
+    verdicts = [row.verdicts.get(unit) for row in part.rows]
+    if mine is None or not any(verdicts):
+        return None
+    if "ahead" in verdicts or mine.reached < mine.tested:
+        return "behind"
+    return "level" if "level" in verdicts else "ahead"
+
+
+def reference(part: Part) -> Row | None:
+    """The row that the others are compared with."""
+    return next((row for row in part.rows if row.key == REFERENCE), None)
+
+
+def units(parts: Sequence[Part]) -> list[Unit]:
+    """The units that the records hold."""
+    reaches = [r for part in parts for row in part.rows for r in row.reaches.values()]
+    return [unit for unit in UNITS if any(r.amount(unit) is not None for r in reaches)]
+
+
+def sentences(parts: Sequence[Part]) -> list[str]:
+    """On how many tasks the reference is first or level, a sentence a unit, then who is ahead of it and where."""
+    name = next((row.name for part in parts if (row := reference(part)) is not None), None)
+    if name is None:
+        return ["No overview: there are no runs of Jorge with transferred settings."]
+    said = []
+    for unit in units(parts):
+        places = [place for part in parts if (place := standing(part, unit)) is not None]
+        if not places:
+            continue
+        first, level = places.count("ahead"), places.count("level")
+        said.append(
+            f"{name} is first or level in {UNIT_NAMES[unit]} on {first + level} of {len(places)} tasks, "
+            f"first by itself on {first}."
+        )
+    if not said:
+        return [f"No overview: it takes {name} and another optimizer with two seeds in common."]
+    return [*said, *(_ahead(parts, unit) for unit in units(parts))]
+
+
+def _ahead(parts: Sequence[Part], unit: Unit) -> str:
+    found = []
+    for part in parts:
+        names = [row.name for row in part.rows if row.verdicts.get(unit) == "ahead"]
+        if names:
+            found.append(f"{', '.join(names)} on {part.section.name}")
+    return f"Ahead of it in {UNIT_NAMES[unit]}: {'; '.join(found) or 'none'}."

@@ -1,0 +1,204 @@
+"""Tuning with Optuna: the same number of trials, the same relative ranges and the same sampler for every optimizer.
+
+A study is a task at a size and an optimizer. Its first trial has the transferred settings; each option of the
+optimizer's `space` is then searched within a factor of 10 of its transferred value, each way. A trial is one run of
+the task with :data:`SEED`, which no comparison uses, and its value the final smoothed training loss, infinite where
+the run diverged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from jorge.lab.opponents import Contender, UnsuitableError
+from jorge.lab.opponents.contender import module_version
+from jorge.lab.reaching import smooth
+from jorge.lab.run import environment, train
+from jorge.lab.task import Data, Task
+
+#: Of weights and batches; comparisons count theirs from 0.
+SEED = 1000
+#: How far a search goes each way from the transferred value.
+FACTOR = 10.0
+#: What is searched where the transferred value is 0, which has no range around it.
+FROM_ZERO = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+#: Reports of a trial to the pruner; the first half is never pruned, as a good lr may start slowly.
+REPORTS = 20
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_STARTUP = 4
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """Where trials are kept: an Optuna URL such as `sqlite:///trials.db`, or the path of a journal file.
+
+    Several processes and machines may share either.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if "://" in url:
+        return optuna.storages.get_storage(url)
+    Path(url).parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(JournalFileBackend(url))
+
+
+def tune(
+    tasks: Iterable[Task],
+    contenders: Sequence[Contender],
+    trials: int,
+    storage: optuna.storages.BaseStorage,
+    *,
+    device: torch.device | None = None,
+    worker: int = 0,
+    share: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Go on until the study of each task and contender has `trials` finished trials, pruned ones among them.
+
+    Args:
+        tasks: what to tune on, each at its size.
+        contenders: what to tune; one that is not installed, or cannot train a task's model, is told and left out.
+        trials: of each study in all, with those that are in the storage already.
+        storage: of :func:`open_storage`.
+        device: to train on; the CPU if None.
+        worker: number of this process among those that share the storage, so that they draw different values.
+        share: leave out trials that another worker has begun; those of a worker that was killed are then never done.
+        tell: is told a line about each trial.
+
+    Raises:
+        DataMissingError: a task's data is not installed.
+        ValueError: the storage has a study of another recipe.
+    """
+    device = device or torch.device("cpu")
+    for task in tasks:
+        data = task.load().to(device)
+        for contender in contenders:
+            if missing := contender.missing():
+                tell(missing)
+                continue
+            study = open_study(task, contender, storage)
+            try:
+                while _wants(study, trials, share):
+                    trial = _run(study, task, contender, data, worker)
+                    tell(_line(study, trial))
+            except UnsuitableError as error:
+                tell(f"{study.study_name} is left out: {error}")
+
+
+def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """The study of a task and a contender, with the transferred settings as its first trial.
+
+    Raises:
+        ValueError: the study that is there has other transferred settings or another number of steps.
+    """
+    transferred = _searched(task, contender)
+    about: dict[str, Any] = {
+        "task": task.name,
+        "size": task.size,
+        "contender": contender.name,
+        "steps": task.steps,
+        "transferred": transferred,
+        "requires": contender.requires,
+    }
+    study = optuna.create_study(
+        study_name=f"{task.name}/{task.size}/{contender.name}",
+        storage=storage,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=REPORTS // 2),
+        load_if_exists=True,
+    )
+    there = study.user_attrs
+    if there and any(there.get(name, value) != value for name, value in about.items()):
+        raise ValueError(
+            f"the trials of {study.study_name} are of another recipe, {there['transferred']} over {there['steps']} "
+            f"steps instead of {transferred} over {task.steps}: start with another --storage or --out"
+        )
+    for name, value in about.items():
+        study.set_user_attr(name, value)
+    if not any(_is_transferred(study, trial) for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(transferred)
+    return study
+
+
+def _searched(task: Task, contender: Contender) -> dict[str, float]:
+    options = contender.options(task, "transferred")
+    return {name: options[name] for name in contender.space}
+
+
+def _is_transferred(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a trial, which may be waiting, has the transferred settings."""
+    params = trial.system_attrs.get("fixed_params", trial.params)
+    return bool(params == study.user_attrs["transferred"])
+
+
+def _wants(study: optuna.Study, trials: int, share: bool) -> bool:
+    """Whether another trial is to be run; that with the transferred settings is, however many the others are."""
+    there = study.get_trials(deepcopy=False)
+    counted = (*_FINISHED, TrialState.RUNNING) if share else _FINISHED
+    if not any(_is_transferred(study, t) and t.state in (*counted, TrialState.WAITING) for t in there):
+        study.enqueue_trial(study.user_attrs["transferred"])
+        return True
+    waiting = any(t.state is TrialState.WAITING for t in there)
+    return waiting or sum(t.state in counted for t in there) < trials
+
+
+def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, worker: int) -> FrozenTrial:
+    """One trial, told to the study whatever comes of it."""
+    # A sampler seeded once would draw its first values again whenever the command goes on.
+    seed = 1000 * len(study.get_trials(deepcopy=False)) + worker
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+    trial = study.ask()
+    try:
+        value = _final_loss(study, trial, task, contender, data)
+    except optuna.TrialPruned:
+        return study.tell(trial, state=TrialState.PRUNED)
+    except BaseException:
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    return study.tell(trial, value)
+
+
+def _final_loss(study: optuna.Study, trial: optuna.Trial, task: Task, contender: Contender, data: Data) -> float:
+    transferred = contender.options(task, "transferred")
+    chosen = transferred | {name: _suggest(trial, name, transferred[name]) for name in contender.space}
+    never_pruned = trial.params == study.user_attrs["transferred"]
+    trial.set_user_attr("environment", environment(data.train[0].device))
+    trial.set_user_attr("package", module_version(contender.requires))
+    window = max(1, task.steps // REPORTS)
+    recent: list[float] = []
+
+    def watch(step: int, loss: float, _: float | None) -> None:
+        recent.append(loss)
+        if step % window == 0:
+            trial.report(fmean(recent), step // window)
+            recent.clear()
+            if not never_pruned and trial.should_prune():
+                raise optuna.TrialPruned
+
+    fixed = dataclasses.replace(contender, options=lambda *_: chosen)
+    record = train(task, fixed, SEED, task.steps, data, watch)
+    if record["diverged_at"]:
+        return math.inf
+    return smooth(record["losses"], record["steps"])[-1]
+
+
+def _suggest(trial: optuna.Trial, name: str, transferred: float) -> float:
+    if transferred == 0:
+        value: float = trial.suggest_categorical(name, FROM_ZERO)
+        return value
+    return trial.suggest_float(name, transferred / FACTOR, transferred * FACTOR, log=True)
+
+
+def _line(study: optuna.Study, trial: FrozenTrial) -> str:
+    values = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
+    came = "pruned" if trial.state is TrialState.PRUNED else f"loss {trial.value:.5g}"
+    if trial.state is TrialState.COMPLETE and _is_transferred(study, trial):
+        came += ", transferred"
+    return f"{study.study_name}, trial {trial.number + 1}: {values}: {came}"
