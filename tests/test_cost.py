@@ -29,11 +29,12 @@ OPTIONS = st.fixed_dictionaries(
     {
         "method": st.sampled_from(sorted(METHODS)),
         "grafting": st.sampled_from(["sgd", "adam"]),
-        "block_size": st.one_of(st.just("auto"), st.integers(4, 40)),
+        "block_size": st.one_of(st.just("auto"), st.none(), st.integers(4, 40)),
         "max_dim": st.sampled_from([6, 15, 8192]),
         "preconditioner_dtype": st.sampled_from([None, torch.bfloat16]),
         "interval": st.sampled_from([1, 3]),
         "damping": st.sampled_from([0.0, 1e-4]),
+        "degree": st.sampled_from([1, 2]),
         "nesterov": st.booleans(),
         "weight_decay": st.sampled_from([0.0, 1e-3]),
     }

@@ -19,7 +19,7 @@ ALLOWED = {
     "bundles": {"blocks", "grafting", "routing"},
     "stacks": {"blocks", "bundles", "methods", "roots", "schedule"},
     "cohorts": {"blocks", "bundles", "grafting", "methods", "roots", "routing", "schedule", "stacks"},
-    "optimizer": {"cohorts", "methods", "options", "roots", "routing", "transfer"},
+    "optimizer": {"blocks", "cohorts", "methods", "options", "roots", "routing", "transfer"},
     "cost": {"blocks", "cohorts", "grafting", "methods", "optimizer", "options", "roots", "routing"},
     "__init__": {"cost", "optimizer"},
 }

@@ -11,8 +11,12 @@ from torch import Tensor
 from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh
 from jorge.roots import (
     CONGRUENCE_CAP,
+    CONGRUENCE_LINE,
+    CONGRUENCE_LINE_CAP,
     CONGRUENCE_POLYNOMIAL,
     WHITENING_CAP,
+    WHITENING_LINE,
+    WHITENING_LINE_CAP,
     WHITENING_POLYNOMIAL,
     binomial,
     congruence,
@@ -54,7 +58,12 @@ def gradients(count: int, m: int, n: int, condition: float = 1.0, dtype: torch.d
 
 @pytest.mark.parametrize(
     ("polynomial", "cap", "power", "worst"),
-    [(CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP, -1 / 8, 0.02), (WHITENING_POLYNOMIAL, WHITENING_CAP, -1 / 4, 0.014)],
+    [
+        (CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP, -1 / 8, 0.02),
+        (CONGRUENCE_LINE, CONGRUENCE_LINE_CAP, -1 / 8, 0.016),
+        (WHITENING_POLYNOMIAL, WHITENING_CAP, -1 / 4, 0.014),
+        (WHITENING_LINE, WHITENING_LINE_CAP, -1 / 4, 0.014),
+    ],
 )
 def test_the_polynomials_are_near_the_roots_and_monotone(
     polynomial: tuple[float, float], cap: float, power: float, worst: float
@@ -163,21 +172,23 @@ def test_congruence_finds_shampoos_root(condition: float) -> None:
     assert cosine > 0.99
 
 
+@pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("n", [1, 3, 6])
-def test_narrow_congruence_is_the_wide_form(n: int) -> None:
+def test_narrow_congruence_is_the_wide_form(n: int, degree: int) -> None:
     grads = torch.randn(30, 1, 12, n)
     forms = []
     for narrow in (False, True):
         root = congruence_start(grads[0], 1e-2)
         for grad in grads:
-            root = congruence(root, grad, beta2=0.95, damping=0.0, substeps=4, narrow=narrow)
+            root = congruence(root, grad, beta2=0.95, damping=0.0, substeps=4, narrow=narrow, degree=degree)
         forms.append(root)
     assert relative(forms[1], forms[0]) < 1e-5
 
 
+@pytest.mark.parametrize("degree", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("shape", [(5, 20), (20, 5), (1, 12), (7, 8)])
-def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.dtype) -> None:
+def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.dtype, degree: int) -> None:
     grads = torch.randn(30, 1, *shape, dtype=dtype)
     forms = []
     for narrow in ((False, False), (True, True)):
@@ -185,7 +196,7 @@ def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.
         for i, grad in enumerate(grads):
             k = torch.full((1,), float(i), dtype=dtype)
             left, right, _ = whitening(
-                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damped=8.0
+                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damped=8.0, degree=degree
             )
             assert torch.equal(left, left.mT)
         forms.append((left, right))
@@ -325,3 +336,24 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
                 refresh(method, alone, grad[i : i + 1], RootOptions(), Pace(2))
             assert together["refreshes"][i] == alone["refreshes"][0]
             assert relative(together["left"][i], alone["left"][0]) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence"])
+def test_a_refresh_that_stands_for_several_moves_so_much_further(method: str) -> None:
+    """Where there are steps between refreshes, whitening remembers a third as many of them (`docs/speed.md`)."""
+    pace = METHODS[method].pace(20, 10)
+    assert (pace.substeps, pace.weight) == ((1, 3.0) if method == "whitening" else (2, 1.0))
+    assert METHODS[method].pace(20, 1).weight == METHODS[method].pace(3, 10).weight == 1.0
+
+
+def test_weight_counts_refreshes_with_the_same_gradient() -> None:
+    grad = 1e-3 * torch.randn(1, 6, 9)  # scale-free, so what counts is that the step is small beside its cap
+    start = [torch.eye(d)[None] for d in (6, 9)]
+    k = torch.full((1,), 200.0)
+
+    def moved(weight: float, beta2: float) -> Tensor:
+        left, _, _ = whitening(start[0], grad, start[1], k, beta2=beta2, damping=0.0, substeps=1, weight=weight)
+        return left
+
+    assert torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95**3), atol=1e-6)
+    assert not torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95), atol=1e-3)

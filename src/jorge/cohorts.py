@@ -127,7 +127,12 @@ class Bucket:
                 lengths[bundle] = grafting.norms(grafted)
         refresh_precision, direction_precision = precisions(group)
         options = RootOptions(
-            group["preconditioner_beta2"], group["damping"], group["init"], group["root_eps"], refresh_precision
+            group["preconditioner_beta2"],
+            group["damping"],
+            group["init"],
+            group["root_eps"],
+            group["degree"],
+            refresh_precision,
         )
         for stack, pieces in zip(self.stacks, due, strict=True):
             stack.precondition(works, pieces, group["method"], options, direction_precision)

@@ -53,6 +53,7 @@ class RootOptions:
         init: `"paper"` starts the binomial method from `eps^(-1/4)`, `"auto"` from the first gradient's scale.
         eps: the ε of the method's start (binomial, congruence) or of its regularisation (exact); `None` takes the
             method's own (:attr:`Method.eps`).
+        degree: of the polynomial or series, 1 or 2; "exact" has none.
         precision: of the products of a refresh (:mod:`jorge.roots.products`); "exact" ignores it.
     """
 
@@ -60,6 +61,7 @@ class RootOptions:
     damping: float = 1e-4
     init: Init = "auto"
     eps: float | None = None
+    degree: int = 2
     precision: Precision = None
 
 
@@ -141,7 +143,7 @@ def _refresh_binomial(state: State, grad: Tensor, options: RootOptions, pace: Pa
 
     def full(side: str, root: Tensor, seen: Tensor) -> State:
         root = _first(state, binomial_start(seen, eps), root)
-        return {side: binomial(root, seen, precision=options.precision)}
+        return {side: binomial(root, seen, degree=options.degree, precision=options.precision)}
 
     return _refresh_sides(state, grad, options, full)
 
@@ -158,6 +160,7 @@ def _refresh_congruence(state: State, grad: Tensor, options: RootOptions, pace: 
             damping=options.damping,
             substeps=pace.substeps,
             damped=pace.share,
+            degree=options.degree,
             precision=options.precision,
         )
         return {side: new}
@@ -177,6 +180,7 @@ def _refresh_whitening(state: State, grad: Tensor, options: RootOptions, pace: P
         weight=pace.weight,
         moments=(state.get("left_moment"), state.get("right_moment")),
         damped=pace.share,
+        degree=options.degree,
         precision=options.precision,
         scale=state["largest"],
     )
@@ -277,15 +281,18 @@ def refresh_flops(
     full = (sides[0] == "full", sides[1] == "full")
     damped = METHODS[method].pace(number, 1).damped
     if method == "whitening":
-        return whitening_flops(shape, full, substeps=substeps, damped=damped and options.damping > 0)
+        applied = damped and options.damping > 0
+        return whitening_flops(shape, full, substeps=substeps, damped=applied, degree=options.degree)
     total = 0
     for d, k, mine, other in ((m, n, *full), (n, m, *full[::-1])):
         if not mine:
             total += 2 * d * k * k * other  # the gradient that the other side preconditions
         elif method == "binomial":
-            total += binomial_flops(d, k)
+            total += binomial_flops(d, k, options.degree)
         elif method == "congruence":
-            total += congruence_flops(d, k, substeps=substeps, damping=options.damping, damped=damped)
+            total += congruence_flops(
+                d, k, substeps=substeps, damping=options.damping, damped=damped, degree=options.degree
+            )
         else:
             total += 2 * d * d * k + 2 * d**3  # the factor, and the root from its eigenvectors
     return total

@@ -61,6 +61,8 @@ class Jorge(torch.optim.Optimizer):
             and 0.99 are within noise of it (`docs/defaults.md`).
         damping: noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded.
             Default 1e-4: 0 to 1e-3 train alike (`docs/defaults.md`), but without it a dead row overflows.
+        degree: of the polynomial that stands for the root, or of the binomial series: 2 or 1, which saves a product of
+            five. Default 2, as in the paper.
         init: `"auto"` starts the binomial method from the first gradient's scale, `"paper"` from `root_eps`.
         root_eps: ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and
             exact, 1e-2 for congruence; whitening has none).
@@ -119,6 +121,7 @@ class Jorge(torch.optim.Optimizer):
         max_dim: int = 8192,
         preconditioner_beta2: float = 0.95,
         damping: float = 1e-4,
+        degree: int = 2,
         init: Init = "auto",
         root_eps: float | None = None,
         preconditioner_dtype: torch.dtype | None = None,
@@ -144,6 +147,7 @@ class Jorge(torch.optim.Optimizer):
             "max_dim": max_dim,
             "preconditioner_beta2": preconditioner_beta2,
             "damping": damping,
+            "degree": degree,
             "init": init,
             "root_eps": root_eps,
             "preconditioner_dtype": preconditioner_dtype,

@@ -182,6 +182,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "max_dim": (lambda v: _whole(v, 1), "a whole number of at least 1"),
     "preconditioner_beta2": (lambda v: _fraction(v) and v > 0, "in (0, 1)"),
     "damping": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
+    "degree": (lambda v: _whole(v, 1) and v <= 2, "1 or 2"),
     "init": (lambda v: v in get_args(Init), "'auto' or 'paper'"),
     "root_eps": (lambda v: v is None or (_number(v) and v > 0), "None or a finite number above 0"),
     "preconditioner_dtype": (

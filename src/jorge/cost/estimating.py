@@ -330,4 +330,6 @@ def _mean_refresh(method: str, shape: tuple[int, int], sides: Any, roots: RootOp
 
 def root_options(group: dict[str, Any]) -> RootOptions:
     """The part of a group's options that a refresh needs."""
-    return RootOptions(group["preconditioner_beta2"], group["damping"], group["init"], group["root_eps"])
+    return RootOptions(
+        group["preconditioner_beta2"], group["damping"], group["init"], group["root_eps"], group["degree"]
+    )

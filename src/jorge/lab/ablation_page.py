@@ -13,7 +13,7 @@ from jorge.lab.markdown import table
 from jorge.lab.paired import RULE
 from jorge.lab.parts import Part, parts, target_text, warning
 from jorge.lab.reaching import Unit
-from jorge.lab.records import Record
+from jorge.lab.records import Record, task_info
 from jorge.lab.row import Row
 
 
@@ -59,10 +59,13 @@ def page(ablation: Ablation, command: str, records: Sequence[Record]) -> str:
 def _who(ablation: Ablation, part: Part) -> list[Column]:
     """The optimizer, and the options that vary."""
     settings = {record["optimizer"]: record.get("settings", {}) for record in part.section.records}
+    schedule = task_info(part.section.records[0])["schedule"]
 
     def varied(option: str) -> Column:
         def show(row: Row) -> str:
-            mine = settings[row.optimizer]
+            # a schedule is no option of an optimizer: it stands in the name, or is the task's
+            _, named, value = row.optimizer.partition("schedule=")
+            mine = {"schedule": value if named else schedule, **settings[row.optimizer]}
             return str(mine[option]).removeprefix("torch.") if option in mine else "–"
 
         return Column(option, show, show)
@@ -82,13 +85,13 @@ def _over_baseline(unit: Unit) -> Column:
 
 
 _RESULTS = (_over_baseline("steps"), _over_baseline("seconds"))
-#: Of the columns that every report has, those that a page shows.
-_HEADINGS = ("final loss", "optimizer's share", "state")
 
 
 def _shared(part: Part) -> list[Column]:
-    every = {column.heading: column for column in columns(part.rows[0])}
-    final, share, state = (every[heading] for heading in _HEADINGS)
-    metric = Column(part.rows[0].metric_name, every[part.rows[0].metric_name].show, lambda r: r.metric, "metric")
+    """Columns that every report has, and the time of a step."""
+    found = {column.heading: column for column in columns(part.rows[0])}
+    loss, metric, share, state = (
+        found[heading] for heading in ("final loss", part.rows[0].metric_name, "optimizer's share", "state")
+    )
     step = Column("ms a step", lambda r: number(r.step_ms, ".2f"), lambda r: r.step_ms)
-    return [final, metric, step, share, state]
+    return [loss, metric, step, share, state]

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from jorge.lab.compare import append_record, open_folder, read_records
+from jorge.lab.compare import append_record, open_folder
 from jorge.lab.jobs import Job, jobs_for
-from jorge.lab.records import Record
+from jorge.lab.records import Record, read_file
 from jorge.lab.run import environment
 from jorge.lab.task import Size, Task
 
@@ -42,7 +42,9 @@ class Ablation:
         """The optimizers on a task: its baseline, Jorge as it is by default, and what is asked about."""
         baseline = task.recipe.baseline
         other = "adam" if baseline == "sgd" else "sgd"
-        return [baseline, "jorge", *(name.format(baseline=baseline, other=other) for name in self.optimizers)]
+        asked = [name.format(baseline=baseline, other=other) for name in self.optimizers]
+        same = f":schedule={task.recipe.schedule}"  # the task's own is that of the baseline and of Jorge by default
+        return [baseline, "jorge", *(name for name in asked if not name.endswith(same))]
 
 
 def _values(option: str, *values: object, of: str = "jorge") -> tuple[str, ...]:
@@ -100,7 +102,7 @@ ABLATIONS: dict[str, Ablation] = {
         Ablation(
             "schedule",
             "Does what Jorge gains depend on the schedule: steps of ×0.1, cosine, or none?",
-            (),
+            ("schedule",),
             tuple(
                 f"{name}:schedule={schedule}"
                 for schedule in ("step", "cosine", "keep")
@@ -140,7 +142,7 @@ def jobs_of(
 
 def records_of(jobs: Sequence[Job], path: Path) -> list[Record]:
     """The records of these very runs in a file, in the order of the jobs; a run that is not there has none."""
-    records = read_records(path)
+    records = read_file(path)
     return [mine[-1] for job in jobs if (mine := _of(job, records))]
 
 
@@ -154,10 +156,10 @@ def share(jobs: Sequence[Job], folder: Path, device: torch.device) -> int:
         UsageError: the folder cannot be written.
     """
     path = open_folder(folder)
-    there = read_records(path)
+    there = read_file(path)
     here = _undated(environment(device))
     siblings = [other for other in sorted(folder.parent.glob(f"*/{path.name}")) if other != path]
-    others = [r for sibling in siblings for r in read_records(sibling) if _undated(r.get("environment", {})) == here]
+    others = [r for sibling in siblings for r in read_file(sibling) if _undated(r.get("environment", {})) == here]
     copied = 0
     for job in jobs:
         if not _of(job, there) and (mine := _of(job, others)):

@@ -26,7 +26,7 @@ from jorge.lab.summary import cells
 from jorge.lab.task import DataMissingError
 
 #: Columns of a terminal from which the table is a row an optimizer.
-_WIDE = 190
+_WIDE = 240
 
 
 def open_folder(folder: Path) -> Path:

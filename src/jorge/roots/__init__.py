@@ -24,6 +24,8 @@ comments on the algorithm.
 from jorge.roots.binomial import binomial, binomial_flops, binomial_start, binomial_takes_narrow
 from jorge.roots.congruence import (
     CONGRUENCE_CAP,
+    CONGRUENCE_LINE,
+    CONGRUENCE_LINE_CAP,
     CONGRUENCE_POLYNOMIAL,
     congruence,
     congruence_flops,
@@ -52,6 +54,8 @@ from jorge.roots.products import (
 )
 from jorge.roots.whitening import (
     WHITENING_CAP,
+    WHITENING_LINE,
+    WHITENING_LINE_CAP,
     WHITENING_POLYNOMIAL,
     diagonal,
     takes_narrow,
@@ -61,9 +65,13 @@ from jorge.roots.whitening import (
 
 __all__ = [
     "CONGRUENCE_CAP",
+    "CONGRUENCE_LINE",
+    "CONGRUENCE_LINE_CAP",
     "CONGRUENCE_POLYNOMIAL",
     "DAMPING_PERIOD",
     "WHITENING_CAP",
+    "WHITENING_LINE",
+    "WHITENING_LINE_CAP",
     "WHITENING_POLYNOMIAL",
     "Precision",
     "apply",

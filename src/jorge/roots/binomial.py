@@ -8,7 +8,9 @@ from torch import Tensor
 from jorge.roots.products import Precision, choose, multiply, norm, per_block, square_sum
 
 
-def binomial(root: Tensor, grad: Tensor, *, narrow: bool | None = None, precision: Precision = None) -> Tensor:
+def binomial(
+    root: Tensor, grad: Tensor, *, narrow: bool | None = None, degree: int = 2, precision: Precision = None
+) -> Tensor:
     r"""One refresh of the paper's recursion for the left side; for the right side pass `grad.mT`.
 
     With `X = L⁴ G Gᵀ`, `ν = ‖X‖_F` and `β2 = ν/(1+ν)`:
@@ -19,25 +21,28 @@ def binomial(root: Tensor, grad: Tensor, *, narrow: bool | None = None, precisio
         root: `L`, `[count, m, m]`.
         grad: `G`, `[count, m, n]`.
         narrow: the form that never builds `L⁴` or `GGᵀ`, an exact rewrite; `None` chooses by operation count.
+        degree: of the series; 1 leaves out `X²`.
         precision: of the products (:mod:`jorge.roots.products`).
 
     Source: arXiv 2310.12298, algorithm 1 as reconstructed (see :mod:`jorge.roots`).
     """
     form = _narrow if (binomial_takes_narrow(*grad.shape[-2:]) if narrow is None else narrow) else _wide
-    return form(root, grad, precision)
+    return form(root, grad, degree, precision)
 
 
-def _wide(root: Tensor, grad: Tensor, precision: Precision) -> Tensor:
+def _wide(root: Tensor, grad: Tensor, degree: int, precision: Precision) -> Tensor:
     root2 = multiply(root, root, precision)
     x = multiply(multiply(multiply(root2, root2, precision), grad, precision), grad.mT, precision)
     nu = norm(x)
     x = x / per_block(nu)
     step = multiply(root, x, precision)
-    series = root - step / 4 + multiply(step, x, precision) * (5 / 32)
+    series = root - step / 4
+    if degree == 2:
+        series = series + multiply(step, x, precision) * (5 / 32)
     return _scaled(series, root, nu)
 
 
-def _narrow(root: Tensor, grad: Tensor, precision: Precision) -> Tensor:
+def _narrow(root: Tensor, grad: Tensor, degree: int, precision: Precision) -> Tensor:
     u = grad
     for _ in range(4):
         u = multiply(root, u, precision)
@@ -46,9 +51,13 @@ def _narrow(root: Tensor, grad: Tensor, precision: Precision) -> Tensor:
     grams = multiply(u.mT, u, precision) * multiply(g.mT, g, precision)
     unit = grams.flatten(1).sum(-1).clamp(min=0).sqrt()
     u = u / per_block(unit)
-    inner = multiply(g.mT, u, precision) * (-5 / 32)
-    inner.diagonal(dim1=-2, dim2=-1).add_(1 / 4)
-    step = multiply(multiply(root, u, precision), inner, precision)
+    step = multiply(root, u, precision)
+    if degree == 1:
+        step = step / 4
+    else:
+        inner = multiply(g.mT, u, precision) * (-5 / 32)
+        inner.diagonal(dim1=-2, dim2=-1).add_(1 / 4)
+        step = multiply(step, inner, precision)
     return _scaled(root - multiply(step, g.mT, precision), root, unit * u_norm * g_norm)
 
 
@@ -69,9 +78,11 @@ def binomial_takes_narrow(m: int, n: int) -> bool:
     return _narrow_flops(m, n) < _wide_flops(m, n)
 
 
-def binomial_flops(m: int, n: int) -> int:
+def binomial_flops(m: int, n: int, degree: int = 2) -> int:
     """Operations of a refresh of one side of m with the other of n."""
-    return min(_narrow_flops(m, n), _wide_flops(m, n))
+    if binomial_takes_narrow(m, n):
+        return _narrow_flops(m, n) - (4 * m * n * n if degree == 1 else 0)
+    return _wide_flops(m, n) - (2 * m**3 if degree == 1 else 0)
 
 
 def _wide_flops(m: int, n: int) -> int:

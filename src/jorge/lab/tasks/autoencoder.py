@@ -48,7 +48,7 @@ def task(size: Size) -> Task:
         recipe=FirstOrder(
             baseline="adamw",
             sgd={"lr": 0.3, "momentum": 0.9, "weight_decay": 0.0},
-            adamw={"lr": 1e-3, "weight_decay": 0.0},
+            adamw={"lr": 3e-3, "weight_decay": 0.0},
             schedule="cosine",
         ),
         steps={"smoke": 60, "small": 700, "full": 50000}[size],

@@ -116,7 +116,7 @@ def task(size: Size) -> Task:
         recipe=FirstOrder(
             baseline="sgd",
             sgd={"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
-            adamw={"lr": 3e-3, "weight_decay": 1e-2},
+            adamw={"lr": 1e-2, "weight_decay": 1e-2},
             schedule="step",
         ),
         steps={"smoke": 30, "small": 450, "full": 20000}[size],
