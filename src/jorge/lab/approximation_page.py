@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jorge.lab.ablation_page import opening
-from jorge.lab.approximation import POINTS, SINGULAR
-from jorge.lab.figures import _legend, _style, _svg, on_white
+from jorge.lab.approximation import OPTIMIZERS, POINTS, SINGULAR
+from jorge.lab.figures import dashes, decorate, legend, on_white, svg
 from jorge.lab.records import Record
-from jorge.lab.styles import Style, styles
+from jorge.lab.styles import COLOURS, DASHES, Style
 
 QUESTION = (
     "How near are the roots to the exact ones during training, how many refreshes do they remember, how symmetric are "
@@ -130,40 +129,44 @@ def _cell(records: Sequence[Record], measure: str, spec: str) -> str:
 
 def picture(chapter: Chapter) -> str:
     """What was measured over the steps of one task, as SVG: medians, with the range over blocks, sides and seeds."""
-    look = styles(record["optimizer"] for record in chapter.records)
+    # four methods have a colour each, which a report of all optimizers has not; Jorge's and Shampoo's are the same
+    look = {name: Style(COLOURS[i], DASHES[i]) for i, name in enumerate(OPTIMIZERS)}
     figure = Figure(figsize=(10.4, 6.4), layout="constrained")
     figure.patch.set_alpha(0)
     panels = list(figure.subplots(2, 3).flat)
     for axes, (measure, raw, label, scale) in zip(panels, _PANELS, strict=True):
         for optimizer in dict.fromkeys(record["optimizer"] for record in chapter.records):
             mine = [record for record in chapter.records if record["optimizer"] == optimizer]
-            _draw(axes, mine, measure, look[optimizer], mine[0]["label"])
+            steps, found = _course(mine, measure)
+            if not steps:
+                continue
+            style = look[optimizer]
+            axes.plot(
+                steps,
+                [median(some) for some in found],
+                color=style.colour,
+                linestyle=dashes(style),
+                linewidth=2,
+                label=mine[0]["label"],
+            )
             if raw:
-                _draw(axes, mine, raw, look[optimizer], "")
+                steps, found = _course(mine, raw)
+                axes.plot(steps, [median(some) for some in found], color=style.colour, linestyle="dotted", linewidth=1)
+            else:
+                axes.fill_between(steps, [*map(min, found)], [*map(max, found)], color=style.colour, alpha=0.12, lw=0)
         axes.set_yscale(scale)
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(label)
-        _style(axes)
-    _legend(figure, panels)
-    return _svg(figure, f"Roots during training: {chapter.title}")
+        decorate(axes)
+    legend(figure, panels)
+    return svg(figure, f"Roots during training: {chapter.title}")
 
 
-def _draw(axes: Axes, records: Sequence[Record], measure: str, style: Style, label: str) -> None:
-    """A line of medians with its range; without a label it is thin, dotted and has no range."""
+def _course(records: Sequence[Record], measure: str) -> tuple[list[int], list[list[float]]]:
+    """The steps at which something was measured, and all that was at each."""
     longest = max(records, key=lambda record: len(record["points"]))
-    shown = [
-        (point["step"], found) for i, point in enumerate(longest["points"]) if (found := values(records, i, measure))
-    ]
-    if not shown:
-        return
-    steps = [step for step, _ in shown]
-    line = [median(found) for _, found in shown]
-    if not label:
-        axes.plot(steps, line, color=style.colour, linestyle="dotted", linewidth=1)
-        return
-    axes.plot(steps, line, color=style.colour, linewidth=2, label=label)
-    low, high = [min(found) for _, found in shown], [max(found) for _, found in shown]
-    axes.fill_between(steps, low, high, color=style.colour, alpha=0.12, lw=0)
+    found = [(point["step"], values(records, i, measure)) for i, point in enumerate(longest["points"])]
+    return [step for step, some in found if some], [some for _, some in found if some]
 
 
 def write(path: Path, command: str, records: Sequence[Record], images: str = "") -> None:

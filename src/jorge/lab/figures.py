@@ -25,7 +25,8 @@ _ON_WHITE = "#222222"
 _LOG_TICKS = (1, 2, 5)
 
 
-def _dashes(style: Style) -> str | tuple[int, tuple[int, ...]]:
+def dashes(style: Style) -> str | tuple[int, tuple[int, ...]]:
+    """The dashes of a line as matplotlib wants them."""
     # matplotlib counts dashes in widths of the line, which is 2 points
     return (0, tuple(max(1, length // 2) for length in style.dashes)) if style.dashes else "solid"
 
@@ -39,7 +40,7 @@ def _draw(axes: Axes, curves: Sequence[Curve], axis: Axis, target: float | None)
             x,
             curve.loss,
             color=style.colour,
-            linestyle=_dashes(style),
+            linestyle=dashes(style),
             linewidth=2,
             marker=marker,
             markersize=4,
@@ -58,7 +59,7 @@ def _draw(axes: Axes, curves: Sequence[Curve], axis: Axis, target: float | None)
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("optimizer steps" if axis == "steps" else "seconds of training")
     axes.set_ylabel("training loss, smoothed")
-    _style(axes)
+    decorate(axes)
 
 
 def _draw_profile(axes: Axes, profile: Profile, styles: Mapping[str, Style]) -> None:
@@ -68,7 +69,7 @@ def _draw_profile(axes: Axes, profile: Profile, styles: Mapping[str, Style]) -> 
         style = styles[profile.optimizers[label]]
         x = [1.0, *sorted({f for f in factors if isfinite(f) and f > 1}), end]
         y = [profile.fraction(label, tau) for tau in x]
-        axes.step(x, y, where="post", color=style.colour, linestyle=_dashes(style), linewidth=2, label=label)
+        axes.step(x, y, where="post", color=style.colour, linestyle=dashes(style), linewidth=2, label=label)
     axes.set_xscale("log")
     axes.set_xlim(1, end)
     axes.xaxis.set_major_locator(LogLocator(10, subs=_LOG_TICKS))
@@ -78,10 +79,11 @@ def _draw_profile(axes: Axes, profile: Profile, styles: Mapping[str, Style]) -> 
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(f"within this factor of the best, in {UNIT_NAMES[profile.unit]}")
     axes.set_ylabel(f"of {profile.tasks} tasks, {profile.setting}")
-    _style(axes)
+    decorate(axes)
 
 
-def _style(axes: Axes) -> None:
+def decorate(axes: Axes) -> None:
+    """The grid and the ink of all panels."""
     axes.grid(color=INK, alpha=0.15, linewidth=0.6)
     axes.patch.set_alpha(0)
     axes.tick_params(colors=INK, which="both")
@@ -92,7 +94,7 @@ def _style(axes: Axes) -> None:
         spine.set_color(INK)
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
     """Every label of the panels once, below them."""
     shown = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if shown:
@@ -100,7 +102,8 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
         figure.legend([*shown.values()], [*shown], loc="outside lower center", **look)
 
 
-def _svg(figure: Figure, description: str) -> str:
+def svg(figure: Figure, description: str) -> str:
+    """The figure as an `<svg>` element that says what it shows."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure)
     # text stays text, and the same run gives the same file
@@ -120,8 +123,8 @@ def picture(curves: Sequence[Curve], target: float | None, title: str) -> str:
     panels = figure.subplots(1, 2)
     for panel, axis in zip(panels, AXES, strict=True):
         _draw(panel, curves, axis, target)
-    _legend(figure, panels[:1])
-    return _svg(figure, f"Training loss against steps and seconds: {title}")
+    legend(figure, panels[:1])
+    return svg(figure, f"Training loss against steps and seconds: {title}")
 
 
 def profile_picture(rows: Sequence[Sequence[Profile]], styles: Mapping[str, Style]) -> str:
@@ -135,8 +138,8 @@ def profile_picture(rows: Sequence[Sequence[Profile]], styles: Mapping[str, Styl
             panel.set_axis_off()
         for panel, profile in zip(line, profiles, strict=False):
             _draw_profile(panel, profile, styles)
-    _legend(figure, [line[0] for line in panels])
-    return _svg(figure, "Performance profiles: the fraction of tasks within a factor of the best optimizer")
+    legend(figure, [line[0] for line in panels])
+    return svg(figure, "Performance profiles: the fraction of tasks within a factor of the best optimizer")
 
 
 def on_page(svg: str) -> str:

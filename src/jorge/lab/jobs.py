@@ -63,7 +63,7 @@ def find_contender(name: str) -> Contender:
         option, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{name!r}: write an option as name=value, not {text!r}")
-        options[option] = _value(value)
+        options[option] = _value(option, value)
     schedule = options.pop("schedule", None)
     if schedule is not None and schedule not in get_args(Schedule):
         raise UsageError(f"{name!r}: there is no schedule {schedule!r}, only {', '.join(get_args(Schedule))}")
@@ -85,13 +85,12 @@ def _with_schedule(make: Make, schedule: Schedule) -> Make:
     return made
 
 
-def _value(text: str) -> Any:
-    """A number, a truth value, None, or a word; a dtype of torch where the word is its name."""
+def _value(option: str, text: str) -> Any:
+    """A number, a truth value, None, or a word; a dtype of torch where the option wants one."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        found = getattr(torch, text, text)
-        return found if isinstance(found, torch.dtype) else text
+        return getattr(torch, text, text) if option.endswith("dtype") else text
 
 
 @dataclass(frozen=True)

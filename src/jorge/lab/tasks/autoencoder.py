@@ -47,9 +47,10 @@ def task(size: Size) -> Task:
         size=size,
         recipe=FirstOrder(
             baseline="adamw",
-            sgd={"lr": 0.3, "momentum": 0.9, "weight_decay": 0.0},
+            sgd={"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0},
             adamw={"lr": 3e-3, "weight_decay": 0.0},
             schedule="cosine",
+            warmup=0.05,
         ),
         steps={"smoke": 60, "small": 700, "full": 50000}[size],
         batch_size=200,

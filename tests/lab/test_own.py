@@ -1,0 +1,172 @@
+"""A user's own task, in each of the forms that docs/own-tasks.md promises."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from jorge.lab import own
+from jorge.lab.own import TaskError, from_parts
+from jorge.lab.task import Task
+from jorge.lab.tasks import mnist
+
+X, Y = torch.randn(64, 5), torch.arange(64) % 3
+PAIR = ((X, Y), (X[:10], Y[:10]))
+
+
+def network() -> nn.Module:
+    return nn.Linear(5, 3)
+
+
+def loss(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def accuracy(model: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+    return torch.eq(model(batch[0]).argmax(1), batch[1]).float().mean()
+
+
+def as_tuple() -> Any:
+    return network(), PAIR, loss, accuracy
+
+
+def as_mapping(size: str) -> Any:
+    return {"model": network, "data": PAIR, "loss": loss, "steps": {"smoke": 3, "small": 30, "full": 300}[size]}
+
+
+def as_task() -> Task:
+    return mnist.task("smoke")
+
+
+def broken() -> Any:
+    raise RuntimeError("no such file")
+
+
+def unknown() -> Any:
+    return {"model": network, "data": PAIR, "loss": loss, "epochs": 3}
+
+
+def lacking() -> Any:
+    return {"model": network}
+
+
+HERE = __name__
+
+
+def test_a_tuple_of_four() -> None:
+    task = own.load(f"{HERE}:as_tuple", "small")
+    assert (task.name, task.batch_size, task.metric) == (f"{HERE}:as_tuple", 64, ("accuracy", "higher"))
+    torch.manual_seed(3)
+    first = task.model()
+    torch.manual_seed(3)
+    again, other = task.model(), task.model()
+    weights = [m.state_dict()["weight"] for m in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2]), "a seed draws its own weights"
+    model = task.model()
+    assert task.evaluate(model, task.load()) == pytest.approx(float(accuracy(model, PAIR[1])))
+
+
+def test_a_mapping_that_grows_with_the_size() -> None:
+    assert [own.load(f"{HERE}:as_mapping", size).steps for size in ("smoke", "small", "full")] == [3, 30, 300]
+    task = own.load(f"{HERE}:as_mapping", "smoke")
+    assert task.metric == ("validation loss", "lower")
+    assert task.recipe.baseline == "adamw"
+
+
+def test_a_whole_task() -> None:
+    assert own.load(f"{HERE}:as_task", "smoke").name == "mnist"
+
+
+def test_data_may_be_tensors_a_dataset_or_a_loader() -> None:
+    dataset = TensorDataset(X, Y)
+    forms = [((X, Y), (X, Y)), (dataset, dataset), (DataLoader(dataset, batch_size=7), DataLoader(dataset))]
+    for data in forms:
+        task = from_parts("t", "small", model=network, data=data, loss=loss)
+        found = task.load()
+        assert torch.equal(found.train[0], X)
+        assert torch.equal(found.train[1], Y)
+        assert task.batch_size == (7 if isinstance(data[0], DataLoader) else 64)
+
+
+def test_a_criterion_and_metrics() -> None:
+    model, batch = network(), PAIR[1]
+    for criterion in (nn.CrossEntropyLoss(), F.cross_entropy):
+        task = from_parts("t", "small", model=network, data=PAIR, loss=criterion, sgd={"lr": 0.3})
+        assert torch.equal(task.loss(model, batch), loss(model, batch))
+        assert (task.recipe.baseline, task.recipe.sgd["lr"], task.recipe.sgd["momentum"]) == ("sgd", 0.3, 0.9)
+
+    def error(output: Tensor, target: Tensor) -> float:
+        return float((output.argmax(1) != target).float().mean())
+
+    task = from_parts("t", "small", model=network, data=PAIR, loss=loss, metric=("error", error, "lower"))
+    assert task.metric == ("error", "lower")
+    assert task.evaluate(model, task.load()) == pytest.approx(1 - float(accuracy(model, batch)))
+
+
+class Endless(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        yield torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("nowhere.at_all:task", "cannot import the task"),
+        (f"{HERE}:missing", "cannot import the task"),
+        (f"{HERE}:PAIR", "write module:function"),
+        (f"{HERE}:broken", "raised RuntimeError: no such file"),
+        (f"{HERE}:unknown", "unknown entries epochs"),
+        (f"{HERE}:lacking", "lacks data, loss"),
+        (f"{HERE}:network", "must return a mapping or a tuple"),
+    ],
+)
+def test_what_is_wrong_is_said(spec: str, says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        own.load(spec, "small")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"data": PAIR[0][0]}, "must be a pair"),
+        ({"data": ((X, Y[:3]), PAIR[1])}, "64, 3 examples"),
+        ({"data": (Endless(), PAIR[1])}, "dataset with a length"),
+        ({"metric": 3}, "metric must be"),
+    ],
+)
+def test_what_is_wrong_with_the_parts_is_said(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(TaskError, match=says):
+        from_parts("t", "small", **{"model": network, "data": PAIR, "loss": loss, **changed})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_example_of_the_docs_runs_through_the_tool(tmp_path: Path, workers: int) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
+    code = page.split("```python\n# digits.py\n")[1].split("```")[0]
+    (tmp_path / "digits.py").write_text(code)
+    command = [sys.executable, "-m", "jorge", "compare", "digits:task", "--optimizers", "jorge,sgd", "--steps", "60"]
+    result = subprocess.run(
+        [*command, "--workers", str(workers), "--out", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert {r["optimizer"] for r in found} == {"jorge", "sgd"}
+    assert all(r["losses"][-1] < 0.5 * r["losses"][0] for r in found)
+    assert "digits:task" in (tmp_path / "out" / "report.html").read_text()
