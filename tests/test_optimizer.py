@@ -523,6 +523,42 @@ def test_roots_may_be_bfloat16() -> None:
     assert torch.equal(ours[1], theirs[1])
 
 
+def test_a_sudden_length_is_followed_over_some_steps() -> None:
+    """SGD's length where it is steady or grows slowly; twice the average at most where it jumps; all again without."""
+    lengths: dict[float | None, list[float]] = {}
+    for limit in (2.0, None):
+        p = nn.Parameter(torch.zeros(4, 6))
+        optimizer = Jorge([p], lr=1.0, momentum=0.0, graft_limit=limit)
+        lengths[limit] = []
+        for step in range(30):
+            grad = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+            p.grad = grad / grad.norm() * (1.05**step if step < 20 else 1000.0) * (step > 2)
+            before = p.detach().clone()
+            optimizer.step()
+            lengths[limit].append(float((p.detach() - before).norm()))
+    plain, limited = lengths[None], lengths[2.0]
+    assert plain[:20] == pytest.approx(limited[:20], rel=1e-5)
+    assert plain[:3] == [0, 0, 0]
+    assert plain[25] == pytest.approx(1000, rel=1e-4)
+    average = sum(0.9 ** (19 - i) * plain[i] for i in range(3, 20)) / sum(0.9 ** (19 - i) for i in range(3, 20))
+    assert limited[20] == pytest.approx(2 * average, rel=1e-4)
+    assert limited[20] < limited[21] < limited[29] < 20
+
+
+def test_the_limit_leaves_vectors_and_who_has_no_gradient_alone() -> None:
+    vector, matrix, other = (nn.Parameter(torch.ones(shape)) for shape in ((3,), (3, 3), (3, 3)))
+    optimizer = Jorge([vector, matrix, other], lr=1.0, momentum=0.0)
+    for step in range(4):
+        vector.grad, matrix.grad = torch.full((3,), 10.0**step), torch.eye(3)
+        other.grad = torch.eye(3) if step == 0 else None
+        optimizer.step()
+    assert torch.equal(vector.detach(), torch.full((3,), 1.0 - 1111.0))
+    assert "graft_length" not in optimizer.state[vector]
+    seen = [optimizer.state[p]["graft_length"] for p in (matrix, other)]
+    assert torch.allclose(seen[0], torch.tensor([3**0.5, 1.0]) * (1 + 0.9 + 0.81 + 0.729))
+    assert torch.allclose(seen[1], torch.tensor([3**0.5, 1.0]))
+
+
 def test_no_warnings_and_no_random_numbers() -> None:
     p = nn.Parameter(torch.randn(5, 5))
     p.grad = torch.randn(5, 5)

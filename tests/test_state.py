@@ -129,7 +129,7 @@ def test_the_layout_is_a_contract() -> None:
     saved = optimizer.state_dict()
     assert saved["param_groups"][0]["state_version"] == 1
     common = {"step", "graft_momentum_buffer"}
-    matrix = common | {"momentum_buffer"}
+    matrix = common | {"momentum_buffer", "graft_length"}
 
     def blocks(*names: str, count: int) -> set[str]:
         return {f"{name}.{i}" for name in names for i in range(count)}

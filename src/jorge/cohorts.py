@@ -70,7 +70,23 @@ class Bucket:
                 found[turned] += [Member(member.bundle, member.tile, True) for member in members]
                 del found[shape, sides, compute]
         self.stacks = [RootStack(members, shape, sides, group) for (shape, sides, _), members in found.items()]
+        self.histories = self._histories(group)
         self._compiled: Callable[..., None] | None = None
+
+    def _histories(self, group: Group) -> list[tuple[list[Bundle], Tensor]]:
+        """The bundles whose length is SGD's, by dtype, with the lengths of their steps (:func:`grafting.limited`)."""
+        found: defaultdict[torch.dtype, list[Bundle]] = defaultdict(list)
+        for bundle in self.bundles if group["grafting"] == "sgd" else ():
+            if bundle.blocking is not None:
+                found[bundle.compute].append(bundle)
+        histories = []
+        for dtype, bundles in found.items():
+            sizes = [len(bundle.params) for bundle in bundles]
+            history = torch.zeros(sum(sizes), 2, dtype=dtype, device=bundles[0].params[0].device)
+            for bundle, part in zip(bundles, torch.split(history, sizes), strict=True):
+                bundle.buffers["graft_length"] = part
+            histories.append((bundles, history))
+        return histories
 
     def compiled(self) -> Callable[..., None]:
         """:meth:`step` through `torch.compile`: one graph for each kind of step (see :class:`~jorge.methods.Pace`)."""
@@ -125,6 +141,8 @@ class Bucket:
                 works[bundle] = grafted * active
             else:
                 lengths[bundle] = grafting.norms(grafted)
+        if group["graft_limit"] is not None:
+            self._limit(lengths, actives, group["graft_limit"])
         refresh_precision, direction_precision = precisions(group)
         options = RootOptions(
             group["preconditioner_beta2"],
@@ -139,6 +157,18 @@ class Bucket:
         for bundle, length in lengths.items():
             works[bundle] = bundle.update(works[bundle], length, actives[bundle], group)
         self._write(works, finite, group)
+
+    def _limit(self, lengths: dict[Bundle, Tensor], actives: dict[Bundle, Tensor], limit: float) -> None:
+        """Shorten what is suddenly long; all bundles at once, so that launches do not grow with their number."""
+        for bundles, history in self.histories:
+            sizes = [len(bundle.params) for bundle in bundles]
+            together = torch.cat([lengths[bundle].flatten() for bundle in bundles])
+            active = torch.cat(
+                [actives[bundle].reshape(-1).expand(size) for bundle, size in zip(bundles, sizes, strict=True)]
+            )
+            shortened = grafting.limited(together, history, active, limit)
+            for bundle, part in zip(bundles, torch.split(shortened, sizes), strict=True):
+                lengths[bundle] = part.view_as(lengths[bundle])
 
     def _write(self, works: dict[Bundle, Tensor], finite: Tensor, group: Group) -> None:
         """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""

@@ -26,6 +26,9 @@ def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -
     return {"graft_momentum_buffer": stored if stored is not None and lower else compute}
 
 
+#: How much of the running average of lengths a step keeps: it remembers about ten steps.
+_KEPT = 0.9
+
 #: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
 Scalar = float | Tensor
 
@@ -97,6 +100,27 @@ def norms(bundle: Tensor) -> Tensor:
     """Euclidean norm of each parameter of a bundle, shaped `[count, 1, …]`."""
     lengths: Tensor = torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim())), keepdim=True)
     return lengths
+
+
+def limited(lengths: Tensor, history: Tensor, active: Tensor, limit: float) -> Tensor:
+    """`lengths`, or `limit` times their running average where that is less, `[count]`; updates `history` in place.
+
+    SGD's length follows the gradient's: one bad batch makes it many times as long, and a step of that length along a
+    direction that is not the gradient's may send the weights so far that the next gradient is longer still. A sudden
+    change is therefore followed over some steps; what grows by less than a tenth a step is not touched.
+
+    Args:
+        lengths: of the graft's directions, `[count]`.
+        history: `[count, 2]`, the sums `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier steps i, of which the average is
+            the quotient. Lengths of 0 are left out; there is no limit before the first other.
+        active: `[count]` or 0-dim.
+        limit: at least 1.
+    """
+    shortened = torch.fmin(lengths, history[:, 0] / history[:, 1] * limit)  # 0/0 is NaN, which fmin leaves out
+    fresh = torch.stack([shortened, torch.ones_like(shortened)], dim=-1)
+    counts = (active & (shortened > 0)).unsqueeze(-1)
+    torch.where(counts, fresh.add_(history, alpha=_KEPT), history, out=history)
+    return shortened
 
 
 def ratio(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:

@@ -45,6 +45,9 @@ class Jorge(torch.optim.Optimizer):
         method: how the roots are tracked: `"whitening"` (default: it won in the measurements of `docs/methods.md`),
             `"congruence"`, `"binomial"` (the paper's) or `"exact"` (Shampoo).
         grafting: whose step length: `"sgd"` or `"adam"`.
+        graft_limit: a step of SGD's length is at most so many times as long as the last ten or so on average, for each
+            matrix; `None` is no limit. Default 2: without it a bad batch at SGD's highest learning rate may send the
+            weights off for good (`docs/defaults.md`), with it steady training is as it was. Adam's needs none.
         betas: Adam's running averages, for `grafting="adam"` only.
         eps: Adam's denominator term, for `grafting="adam"` only.
         interval: steps between refreshes of the roots. Default 10: against 1 it needs a few hundredths of the
@@ -100,7 +103,7 @@ class Jorge(torch.optim.Optimizer):
     >>> loss.backward()
     >>> optimizer.step()
     >>> sorted(optimizer.state[model.weight])
-    ['graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
+    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Jorge(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         method: Literal["whitening", "congruence", "binomial", "exact"] = "whitening",
         grafting: Literal["sgd", "adam"] = "sgd",
+        graft_limit: float | None = 2.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         interval: int = 10,
@@ -139,6 +143,7 @@ class Jorge(torch.optim.Optimizer):
             "weight_decay": weight_decay,
             "method": method,
             "grafting": grafting,
+            "graft_limit": graft_limit,
             "betas": betas,
             "eps": eps,
             "interval": interval,
@@ -256,7 +261,7 @@ class Jorge(torch.optim.Optimizer):
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
-        [('weight', 'matrix', 580), ('bias', 'vector', 16)]
+        [('weight', 'matrix', 588), ('bias', 'vector', 16)]
         """
         rows = []
         for index, group in enumerate(self.param_groups):

@@ -174,6 +174,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "weight_decay": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
     "method": (lambda v: isinstance(v, str) and v in METHODS, f"one of {', '.join(map(repr, METHODS))}"),
     "grafting": (lambda v: v in ("sgd", "adam"), "'sgd' or 'adam'"),
+    "graft_limit": (lambda v: v is None or (_number(v) and v >= 1), "None or a finite number of at least 1"),
     "betas": (_betas, "two numbers in [0, 1)"),
     "eps": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
     "interval": (lambda v: _whole(v, 1), "a whole number of at least 1"),

@@ -129,6 +129,8 @@ def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, group: dict[st
     state = math.prod(shape) * (sum(dtype.itemsize for dtype in dtypes.values()) + is_matrix * compute.itemsize)
     if group["grafting"] == "adam" and decision.kind != "empty":
         state += 4  # the step counter of the bias correction
+    if group["grafting"] == "sgd" and is_matrix:
+        state += 2 * compute.itemsize  # the running average of step lengths
     blocks: tuple[tuple[int, int, int], ...] = ()
     left: Side | None = None
     right: Side | None = None

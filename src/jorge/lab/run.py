@@ -28,6 +28,9 @@ RECORD_VERSION = 2
 #: Evaluations in a run.
 EVALUATIONS = 10
 
+#: A loss so many times the first one, or 1 where that is less, is divergence, though it be finite.
+HOPELESS = 1e6
+
 #: What a watcher is told after each step: the step (from 1), its loss, and the newest metric or None.
 Watcher = Callable[[int, float, float | None], None]
 
@@ -88,7 +91,7 @@ def train(
     watch: Watcher,
     setting: Setting = "transferred",
 ) -> Record:
-    """Train and return the record; a loss that is not finite ends the run and is recorded as divergence.
+    """Train and return the record; a loss that is not finite, or beyond all hope, ends it as diverged.
 
     Raises:
         ModuleNotFoundError, LookupError, UnsuitableError: as :meth:`Contender.build`.
@@ -119,7 +122,7 @@ def train(
         value = loss.item()
         elapsed += _clock(device) - started
         busy += time.process_time() - started_cpu
-        if not math.isfinite(value):
+        if not math.isfinite(value) or abs(value) > HOPELESS * max(1.0, abs(losses[0] if losses else value)):
             diverged_at = step
             break
         losses.append(value)
