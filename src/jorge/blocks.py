@@ -135,7 +135,7 @@ def near_square(matrix: tuple[int, int], largest: int) -> tuple[int, int]:
     is cut into the fewest parts, or up to a quarter more where these are equal: equal blocks are worked on together.
 
     >>> near_square((128, 1152), 1024), near_square((10, 576), 128), near_square((4096, 1024), 1024)
-    ((128, 231), (10, 96), (1024, 1024))
+    ((128, 192), (10, 96), (1024, 1024))
     """
     limit = min(largest, max(_CHEAP, min(matrix)))
     return _even_limit(matrix[0], limit), _even_limit(matrix[1], limit)

@@ -32,6 +32,7 @@ from jorge.roots import (
     per_block,
     square_sum,
     symmetrize,
+    trace,
     whitening,
     whitening_flops,
 )
@@ -245,7 +246,9 @@ def refresh(method: str, state: State, grad: Tensor, options: RootOptions, pace:
     new = METHODS[method].refresh({**wide, "largest": largest}, grad, options, pace)
     total = largest
     for value in new.values():
-        total = total + value.flatten(1).sum(-1)
+        # A symmetric root is a product `B + Bᵀ`: what is not finite in B reaches its diagonal.
+        on_diagonal = value.dim() == 3 and METHODS[method].symmetric
+        total = total + (trace(value) if on_diagonal else value.flatten(1).sum(-1))
     usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
     for key, value in new.items():
         mask = usable.view(-1, *(1,) * (value.dim() - 1))

@@ -33,7 +33,7 @@ def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Rou
     """Decide for a parameter of `shape`.
 
     >>> route((64, 32, 3, 3), block_size=1024, max_dim=8192).why
-    'read as 64 × 288, whole'
+    'read as 64 × 288, cut into 1 × 2 blocks'
     >>> route((64,), block_size=1024, max_dim=8192).kind
     'vector'
     """

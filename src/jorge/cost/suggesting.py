@@ -14,8 +14,8 @@ from jorge.cost.meter import UNCUT, Rehearsal, StepCount, mean_bytes, settled_re
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
 
-#: Largest first; "auto" is 128 or a little less, in equal parts.
-BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, 128, "auto")
+#: Largest first; "auto" is 128.
+BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, "auto")
 INTERVALS = (1, 2, 5, 10, 20, 50)
 
 
@@ -84,7 +84,7 @@ def suggest(
         model_or_shapes, sample_input, loss, model_flops, balance, model_speed, options: as for
             :func:`~jorge.cost.estimate`; the model's FLOPs must be known.
         budget: the largest overhead, as a fraction: 0.05 is 5 %. Default 0.05.
-        block_sizes: candidates. Default 1024, 512, 256, 128, "auto".
+        block_sizes: candidates. Default 1024, 512, 256, "auto".
         intervals: candidates. Default 1, 2, 5, 10, 20, 50.
 
     Raises:
@@ -94,7 +94,7 @@ def suggest(
 
     >>> from jorge.cost import suggest
     >>> print(suggest({"weight": (512, 512)}, 0.05, model_flops=2e11))
-    for a budget of 5 %: block_size=1024, interval=1, predicted overhead 2.44 %
+    for a budget of 5 %: block_size=1024, interval=1, predicted overhead 2.42 %
     """
     positive("budget", budget)
     if not block_sizes or not intervals:
