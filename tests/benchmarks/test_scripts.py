@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import iteration_overhead, launches, memory, step_time
+from benchmarks import import_time, iteration_overhead, launches, memory, stagger, step_time
 from benchmarks.rivals import RIVALS
 
 pytestmark = pytest.mark.slow
@@ -106,3 +106,19 @@ def test_launches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["jorge"]["models"]["tiny"]["operators"][0] > rows["jorge"]["models"]["tiny"]["operators"][1]
     assert rows["jorge"]["waits"] == 0
     assert rows["jorge-exact"]["waits"] > 0
+
+
+def test_import_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(import_time.main, tmp_path, capsys)
+    assert [row["import"] for row in found["rows"]] == ["nothing", "jorge", "jorge.cost"]
+    assert all(row["ms"] >= 0 for row in found["rows"])
+
+
+def test_stagger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(stagger.main, tmp_path, capsys)
+    (rows,) = found["models"].values()
+    assert [row["stagger"] for row in rows] == ["False", "True"]
+    for row in rows:
+        assert row["steps"] == 20
+        assert 0 < row["median"] <= row["p99"]
+        assert row["ratio"] == row["p99"] / row["median"]
