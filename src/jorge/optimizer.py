@@ -60,8 +60,9 @@ class Jorge(torch.optim.Optimizer):
             layers are wide (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
         max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
             vocabularies diagonal and the layers of common networks whole; not measured in training.
-        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20. Default 0.95: 0.9
-            and 0.99 are within noise of it (`docs/defaults.md`).
+        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20, a third of it with
+            whitening and an interval above 1 (`docs/methods.md`). Default 0.95: 0.9 and 0.99 are within noise of it
+            (`docs/defaults.md`).
         damping: noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded.
             Default 1e-4: 0 to 1e-3 train alike (`docs/defaults.md`), but without it a dead row overflows.
         degree: of the polynomial that stands for the root, or of the binomial series: 2 or 1, which saves a product of
