@@ -139,6 +139,8 @@ def test_a_diverging_optimizer_is_shown_and_the_others_go_on(tmp_path: Path) -> 
         (["mnist", "--optimizers", ","], "--optimizers or --settings is empty"),
         (["mnist", "--optimizers", "sgd:interval=3"], "take other options"),
         (["mnist", "--optimizers", "jorge:interval"], "name=value"),
+        (["mnist", "--optimizers", "schedule-free:schedule=cosine"], "has no schedule"),
+        (["mnist", "--optimizers", "sgd:schedule=ramp"], "there is no schedule 'ramp'"),
         (["mnist", "--optimizers", "jorge:interval=0"], "interval"),
         (["mnist", "--optimizers", "sgd@best"], "there is no setting 'best'"),
         (["mnist", "--settings", "best"], "there is no setting 'best'"),

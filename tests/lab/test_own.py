@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -59,7 +61,41 @@ def lacking() -> Any:
     return {"model": network}
 
 
+SHARED = network()
+
+
+def shared() -> Any:
+    return SHARED, PAIR, loss, accuracy
+
+
+def shared_by_a_function() -> Any:
+    return {"model": lambda: SHARED, "data": PAIR, "loss": loss}
+
+
+def drawn() -> Any:
+    inputs = torch.randn(20, 5) + float(np.random.rand()) + random.random()
+    return {"model": network, "data": ((inputs, Y[:20]), (inputs, Y[:20])), "loss": loss}
+
+
+def wrong_baseline() -> Any:
+    return {"model": network, "data": PAIR, "loss": loss, "baseline": "adam"}
+
+
 HERE = __name__
+
+
+def test_data_that_is_drawn_is_the_same_for_all_and_nothing_else_is_touched() -> None:
+    states = torch.get_rng_state(), random.getstate()
+    first = own.load(f"{HERE}:drawn", "small").load().train[0]
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), random.getstate()
+    again = own.load(f"{HERE}:drawn", "small").load().train[0]
+    assert torch.equal(first, again)
+    assert random.getstate() == before[1]
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
 
 
 def test_a_tuple_of_four() -> None:
@@ -128,6 +164,9 @@ class Endless(IterableDataset[Tensor]):
         (f"{HERE}:unknown", "unknown entries epochs"),
         (f"{HERE}:lacking", "lacks data, loss"),
         (f"{HERE}:network", "must return a mapping or a tuple"),
+        (f"{HERE}:shared", "the same network each time"),
+        (f"{HERE}:shared_by_a_function", "the same network each time"),
+        (f"{HERE}:wrong_baseline", "baseline must be 'sgd' or 'adamw'"),
     ],
 )
 def test_what_is_wrong_is_said(spec: str, says: str) -> None:
@@ -142,6 +181,7 @@ def test_what_is_wrong_is_said(spec: str, says: str) -> None:
         ({"data": ((X, Y[:3]), PAIR[1])}, "64, 3 examples"),
         ({"data": (Endless(), PAIR[1])}, "dataset with a length"),
         ({"metric": 3}, "metric must be"),
+        ({"data": ((X, Y), (X[:0], Y[:0]))}, "0 validation examples"),
     ],
 )
 def test_what_is_wrong_with_the_parts_is_said(changed: dict[str, Any], says: str) -> None:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         args.tasks = list(dict.fromkeys(n for given in args.tasks for n in (TASKS if given == "all" else [given])))
         device = device_named(args.device)
         torch.set_num_threads(args.threads)
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 320)
         statuses = [0]
         for name in questions if args.name == "all" else [args.name]:
             console.print(f"\n{name}: {questions[name]}", soft_wrap=True)

@@ -89,8 +89,8 @@ def compare(
                 failed += 1
                 console.print(f"{job.title}: failed, the others go on. {type(outcome).__name__}: {outcome}")
                 continue
+            done[job] = outcome  # first: what is interrupted here is in the report, too
             append_record(path, outcome)
-            done[job] = outcome
             if outcome["diverged_at"]:
                 console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
     except DataMissingError as error:

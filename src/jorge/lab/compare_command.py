@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         from jorge.lab.jobs import UsageError, jobs_for
         from jorge.lab.opponents import SETTINGS
         from jorge.lab.own import TaskError
+        from jorge.lab.records import RecordsError
         from jorge.lab.task import DataMissingError
         from jorge.lab.tasks import TASKS
     except ModuleNotFoundError as error:
@@ -74,12 +75,12 @@ def run(args: argparse.Namespace) -> int:
                 raise UsageError(f"there is no setting {name!r}, only {', '.join(SETTINGS)}")
         device = device_named(args.device)
         torch.set_num_threads(args.threads)
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 320)
         compare.open_folder(args.out)
         chosen = [setting for setting in SETTINGS if setting in settings]
         jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs)
         targets = given_targets(args.target, [{"task": name} for name in tasks])
         return compare.compare(jobs, args.out, targets, device, console, args.workers)
-    except (UsageError, TaskError, DataMissingError, ValueError) as error:
+    except (UsageError, TaskError, DataMissingError, RecordsError, ValueError) as error:
         print(f"jorge compare: {error}", file=sys.stderr)
         return 2

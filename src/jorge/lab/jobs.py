@@ -17,6 +17,7 @@ from torch import nn
 from jorge.lab import own
 from jorge.lab.opponents import CONTENDERS, SETTINGS, Built, Contender, Setting, variant
 from jorge.lab.opponents.contender import Make, Options
+from jorge.lab.opponents.tuned import tuned_options
 from jorge.lab.run import Record, Watcher, describe, key, train
 from jorge.lab.task import Size, Task
 from jorge.lab.tasks import TASKS
@@ -69,11 +70,21 @@ def find_contender(name: str) -> Contender:
         raise UsageError(f"{name!r}: there is no schedule {schedule!r}, only {', '.join(get_args(Schedule))}")
     if options and base not in _OURS:
         raise UsageError(f"{name!r}: only {', '.join(n for n in CONTENDERS if n in _OURS)} take other options")
+    if schedule is not None and base == "schedule-free":
+        raise UsageError(f"{name!r}: schedule-free AdamW has no schedule")
     found = CONTENDERS[base]
     label = ", ".join([found.label, *given])
     if options:
         found = variant(name, label, **{"method": _OURS[base], **options})
-    return replace(found, name=name, label=label, make=_with_schedule(found.make, schedule) if schedule else found.make)
+    if not schedule:
+        return replace(found, name=name, label=label)
+
+    def chosen(task: Task, setting: Setting) -> Options:
+        if setting == "tuned":  # under this schedule, not under the task's own
+            return found.options(task, "transferred") | tuned_options(task.name, task.size, name)
+        return found.options(task, setting)
+
+    return replace(found, name=name, label=label, options=chosen, make=_with_schedule(found.make, schedule))
 
 
 def _with_schedule(make: Make, schedule: Schedule) -> Make:
@@ -164,8 +175,8 @@ def jobs_for(
     for name in tasks:
         task = find_task(name, size)
         lengths[name] = steps or task.steps
-        if epochs is not None:
-            lengths[name] = max(1, round(epochs * (len(task.load().train[0]) // task.batch_size)))
+        if epochs is not None:  # a batch is never larger than the data
+            lengths[name] = max(1, round(epochs * max(1, len(task.load().train[0]) // task.batch_size)))
     return [
         Job(task, size, name, setting, seed, lengths[task])
         for seed, task, (name, setting) in product(range(seeds), tasks, chosen)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -42,7 +45,8 @@ def load(spec: str, size: Size) -> Task:
         return function(**arguments)
 
     try:
-        found = call()
+        with _same_random_numbers():
+            found = call()
     except Exception as error:
         raise TaskError(f"{spec} raised {type(error).__name__}: {error}") from error
     if isinstance(found, Task):
@@ -56,7 +60,26 @@ def load(spec: str, size: Size) -> Task:
             return fresh
 
         parts["model"] = build
-    return from_parts(spec, size, **parts)
+    task = from_parts(spec, size, **parts)
+    networks = [task.model(), task.model()]
+    if {id(p) for p in networks[0].parameters()} & {id(p) for p in networks[1].parameters()}:
+        raise TaskError(f"{spec} returns the same network each time, which runs would share: build it in the function")
+    return task
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """What is drawn inside is the same each time and in each process: the data of all runs must be."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _find(spec: str) -> Callable[..., Any]:
@@ -68,8 +91,8 @@ def _find(spec: str) -> Callable[..., Any]:
         function: Any = importlib.import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TaskError(f"cannot import the task {spec!r}: {error}") from error
+    except Exception as error:  # a module may raise anything when it is imported
+        raise TaskError(f"cannot import the task {spec!r}: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise TaskError(f"{spec} is {type(function).__name__}: write module:function of a function that can be called")
     return function  # type: ignore[no-any-return]
@@ -136,6 +159,8 @@ def from_parts(
     Raises:
         TaskError: the data is of no such kind.
     """
+    if baseline not in (None, "sgd", "adamw"):
+        raise TaskError(f"{name}: baseline must be 'sgd' or 'adamw', got {baseline!r}")
     found, loaded = _data(name, data)
     objective = _on_batches(loss)
     metric_name, score, better = _metric(metric, objective)
@@ -201,6 +226,8 @@ def _data(name: str, data: Any) -> tuple[Data, int | None]:
     if not isinstance(data, Sequence) or len(data) != 2:
         raise TaskError(f"{name}: data must be a pair, training and validation examples, got {type(data).__name__}")
     train, validation = (_tensors(name, part) for part in data)
+    if not len(train[0]) or not len(validation[0]):
+        raise TaskError(f"{name}: {len(train[0])} training and {len(validation[0])} validation examples are too few")
     batch_size = data[0].batch_size if isinstance(data[0], DataLoader) else None
     return Data(train, validation), batch_size
 

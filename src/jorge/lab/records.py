@@ -113,7 +113,7 @@ def merge(records: Iterable[Record]) -> list[Record]:
     """
     newest: dict[str, Record] = {}
     for record in records:
-        parts = [record.get("key"), *(record.get(k) for k in ("task", "size", "optimizer", "seed", "steps"))]
+        parts = [record.get(k) for k in ("task", "size", "optimizer", "seed", "steps")]
         key = json.dumps([*parts, setting(record)])
         if key not in newest or _date(record) >= _date(newest[key]):
             newest[key] = record

@@ -72,7 +72,12 @@ def processor() -> str:
 def describe(task: Task, contender: Contender, setting: Setting, steps: int) -> dict[str, Any]:
     """The settings that a contender gets on a task, without training; raises what :meth:`Contender.build` raises."""
     optimizer, _ = contender.build(task, task.model(), steps, setting)
-    return settings(optimizer)
+    return _chosen(task, optimizer)
+
+
+def _chosen(task: Task, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's settings, with those of the task that all share."""
+    return settings(optimizer) | {"task's schedule": task.recipe.schedule, "task's warmup": task.recipe.warmup}
 
 
 def _switch(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
@@ -100,7 +105,7 @@ def train(
     torch.manual_seed(seed)
     model = task.model().to(device)
     optimizer, scheduler = contender.build(task, model, steps, setting)
-    chosen = settings(optimizer)
+    chosen = _chosen(task, optimizer)
     losses: list[float] = []
     seconds: list[float] = []
     cpu_seconds: list[float] = []

@@ -91,6 +91,8 @@ def tune(
                     tell(_line(study, trial))
             except UnsuitableError as error:
                 tell(f"{study.study_name} is left out: {error}")
+            except Exception as error:  # an opponent's fault must not cost what is still to be tuned
+                tell(f"{study.study_name} failed, the others go on. {type(error).__name__}: {error}")
 
 
 def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseStorage) -> optuna.Study:
