@@ -33,10 +33,9 @@ from torch import Tensor
 from jorge import Jorge
 from jorge.blocks import gather
 from jorge.lab.jobs import find_contender
-from jorge.lab.opponents import settings
 from jorge.lab.oracles import Oracle, Pair
 from jorge.lab.records import Record
-from jorge.lab.run import Watcher, environment
+from jorge.lab.run import Watcher, environment, settings_on
 from jorge.lab.task import Data, Task
 from jorge.methods import METHODS, RootOptions
 from jorge.routing import route
@@ -196,7 +195,7 @@ def follow(task: Task, name: str, seed: int, steps: int, data: Data, watch: Watc
     optimizer, scheduler = contender.build(task, model, steps)
     if not isinstance(optimizer, Jorge):
         raise ValueError(f"{name} is no method of ours: there are {', '.join(OPTIMIZERS)}")
-    chosen = settings(optimizer)
+    chosen = settings_on(task, optimizer)
     blocks = followed(optimizer)
     if not blocks:
         raise ValueError(f"{task.name}: no parameter of the model has two full sides")

@@ -72,10 +72,10 @@ def processor() -> str:
 def describe(task: Task, contender: Contender, setting: Setting, steps: int) -> dict[str, Any]:
     """The settings that a contender gets on a task, without training; raises what :meth:`Contender.build` raises."""
     optimizer, _ = contender.build(task, task.model(), steps, setting)
-    return _chosen(task, optimizer)
+    return settings_on(task, optimizer)
 
 
-def _chosen(task: Task, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def settings_on(task: Task, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimizer's settings, with those of the task that all share."""
     return settings(optimizer) | {"task's schedule": task.recipe.schedule, "task's warmup": task.recipe.warmup}
 
@@ -105,7 +105,7 @@ def train(
     torch.manual_seed(seed)
     model = task.model().to(device)
     optimizer, scheduler = contender.build(task, model, steps, setting)
-    chosen = _chosen(task, optimizer)
+    chosen = settings_on(task, optimizer)
     losses: list[float] = []
     seconds: list[float] = []
     cpu_seconds: list[float] = []
