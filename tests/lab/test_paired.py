@@ -1,11 +1,11 @@
 """The test over seeds, against cases worked out by hand."""
 
-from math import exp, gamma, log, pi, sqrt
+from math import exp, log
 from typing import Any
 
 import pytest
 
-from jorge.lab.paired import _T, _difference, against, interval, verdict
+from jorge.lab.paired import _difference, against, interval, verdict
 from jorge.lab.reaching import Reach, reach
 from tests.lab.factory import record
 
@@ -16,21 +16,6 @@ def reaches(steps: list[float | None], length: float = 100, **seconds: Any) -> d
         seed: Reach(step is not None, step or length, step or length, 0, seconds.get("cpu"))
         for seed, step in enumerate(steps)
     }
-
-
-@pytest.mark.parametrize("freedom", range(1, 31))
-def test_the_table_of_t_holds_its_quantiles(freedom: int) -> None:
-    """The density between −t and t, summed up by Simpson's rule, is 0.95."""
-
-    def density(t: float) -> float:
-        scale = gamma((freedom + 1) / 2) / (sqrt(freedom * pi) * gamma(freedom / 2))
-        return scale * float((1 + t * t / freedom) ** (-(freedom + 1) / 2))
-
-    pieces = 2000
-    width = _T[freedom - 1] / pieces
-    inner = sum((4 if i % 2 else 2) * density(i * width) for i in range(1, pieces))
-    half = width / 3 * (density(0) + inner + density(_T[freedom - 1]))
-    assert 2 * half == pytest.approx(0.95, abs=5e-6)
 
 
 def test_the_interval_of_three_values() -> None:

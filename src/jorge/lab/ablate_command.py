@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge.lab.arguments import add_tasks, at_least, device_named, said_missing
+from jorge.lab.arguments import add_tasks, at_least, console, device_named, said_missing, tasks_named
+from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
     import torch
@@ -52,15 +53,10 @@ def run(args: argparse.Namespace) -> int:
     """Ablate; the exit status."""
     try:
         import torch
-        from rich.console import Console
 
         from jorge.lab.ablations import ABLATIONS
         from jorge.lab.approximation_page import QUESTION
         from jorge.lab.jobs import UsageError
-        from jorge.lab.own import TaskError
-        from jorge.lab.records import RecordsError
-        from jorge.lab.task import DataMissingError
-        from jorge.lab.tasks import TASKS
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
     questions = {name: ablation.question for name, ablation in ABLATIONS.items()} | {"error": QUESTION}
@@ -71,27 +67,27 @@ def run(args: argparse.Namespace) -> int:
         if args.name not in (*questions, "all"):
             given = "name an ablation" if args.name is None else f"there is no ablation {args.name!r}"
             raise UsageError(f"{given}: {', '.join(questions)}, or all")
-        args.tasks = list(dict.fromkeys(n for given in args.tasks for n in (TASKS if given == "all" else [given])))
+        args.tasks = tasks_named(args.tasks)
         device = device_named(args.device)
         torch.set_num_threads(args.threads)
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 320)
+        out = console()
         statuses = [0]
         for name in questions if args.name == "all" else [args.name]:
-            console.print(f"\n{name}: {questions[name]}", soft_wrap=True)
+            out.print(f"\n{name}: {questions[name]}", soft_wrap=True)
             folder = args.out / name
             pages = [folder / "page.md"]
             if args.docs is not None:
                 pages.append(args.docs / f"{name}.md" if args.name == "all" else args.docs)
             done = (
-                _train(ABLATIONS[name], args, folder, pages, device, console)
+                _train(ABLATIONS[name], args, folder, pages, device, out)
                 if name in ABLATIONS
-                else _follow(args, folder, pages, device, console)
+                else _follow(args, folder, pages, device, out)
             )
             statuses.append(done)
             if done == 130:
                 break
         return max(statuses)
-    except (UsageError, TaskError, DataMissingError, RecordsError, ValueError) as error:
+    except (LabError, ValueError) as error:
         print(f"jorge ablate: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -56,8 +58,24 @@ def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
         "--size",
         choices=("smoke", "small", "full"),
         default="small",
-        help="first-order training of seconds, about a minute (default), about an hour",
+        help="first-order training of seconds, up to about a minute (default), up to about an hour",
     )
+
+
+def tasks_named(given: Sequence[str]) -> list[str]:
+    """Each task once, `all` as the laboratory's."""
+    from jorge.lab.tasks import TASKS
+
+    return list(dict.fromkeys(name for word in given for name in (TASKS if word == "all" else [word])))
+
+
+def console() -> Console:
+    """Where commands write; a pipe, which has no width, gets tables in full."""
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError as error:
+        raise SystemExit(said_missing(error)) from None
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 320)
 
 
 def said_missing(error: ModuleNotFoundError) -> str:

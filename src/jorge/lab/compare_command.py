@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from jorge.lab.arguments import above_zero, add_tasks, at_least, device_named, names, said_missing
+from jorge.lab.arguments import above_zero, add_tasks, at_least, console, device_named, names, said_missing, tasks_named
+from jorge.lab.errors import LabError
 from jorge.lab.report_command import add_target, given_targets
 
 #: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
@@ -53,19 +54,14 @@ def run(args: argparse.Namespace) -> int:
     """Compare; the exit status."""
     try:
         import torch
-        from rich.console import Console
 
         from jorge.lab import compare
         from jorge.lab.jobs import UsageError, jobs_for
         from jorge.lab.opponents import SETTINGS
-        from jorge.lab.own import TaskError
-        from jorge.lab.records import RecordsError
-        from jorge.lab.task import DataMissingError
-        from jorge.lab.tasks import TASKS
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
     try:
-        tasks = list(dict.fromkeys(name for given in args.tasks for name in (TASKS if given == "all" else [given])))
+        tasks = tasks_named(args.tasks)
         optimizers = names(SUITE if args.optimizers == "suite" else args.optimizers)
         settings = names(args.settings)
         if not optimizers or not settings:
@@ -75,12 +71,11 @@ def run(args: argparse.Namespace) -> int:
                 raise UsageError(f"there is no setting {name!r}, only {', '.join(SETTINGS)}")
         device = device_named(args.device)
         torch.set_num_threads(args.threads)
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 320)
         compare.open_folder(args.out)
         chosen = [setting for setting in SETTINGS if setting in settings]
         jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs)
         targets = given_targets(args.target, [{"task": name} for name in tasks])
-        return compare.compare(jobs, args.out, targets, device, console, args.workers)
-    except (UsageError, TaskError, DataMissingError, RecordsError, ValueError) as error:
+        return compare.compare(jobs, args.out, targets, device, console(), args.workers)
+    except (LabError, ValueError) as error:
         print(f"jorge compare: {error}", file=sys.stderr)
         return 2

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from jorge.lab import own
+from jorge.lab.errors import LabError
 from jorge.lab.opponents import CONTENDERS, SETTINGS, Built, Contender, Setting, variant
 from jorge.lab.opponents.contender import Make, Options
 from jorge.lab.opponents.tuned import tuned_options
@@ -28,7 +29,7 @@ from jorge.transfer import Schedule
 _OURS = {"jorge": "whitening", "shampoo": "exact", **{f"jorge-{method}": method for method in METHODS}}
 
 
-class UsageError(Exception):
+class UsageError(LabError):
     """Something that the caller asked for cannot be done; the message says what to do."""
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from jorge.lab.errors import LabError
 from jorge.lab.task import Batch, Data, FirstOrder, Size, Task
 
 _FIELDS = ("model", "data", "loss", "metric")
@@ -24,7 +25,7 @@ _OPTIONAL = _RECIPE | {"steps", "batch_size", "title", "origin", "why"}
 _STEPS, _BATCH = 400, 64
 
 
-class TaskError(Exception):
+class TaskError(LabError):
     """A user's task cannot be used; the message says what is wrong with it and what to do."""
 
 

@@ -7,6 +7,8 @@ from math import log, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from scipy.special import stdtrit
+
 from jorge.lab.reaching import Reach, Unit
 
 Verdict = Literal["ahead", "level", "behind"]
@@ -24,21 +26,15 @@ RULE = (
     "verdict, and with two or three the interval is wide. Each comparison stands by itself: of twenty between "
     "equals, one comes out ahead or behind."
 )
-#: Quantiles 0.975 of Student's t with 1, 2, … 30 degrees of freedom.
-_T = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of two or more values; beyond 31 it is the slightly wider one of 31.
+    """The 95 % t interval of the mean of two or more values.
 
     >>> [round(end, 3) for end in interval([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
     """
-    half = _T[min(len(values) - 1, len(_T)) - 1] * stdev(values) / sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jorge.lab.errors import LabError
+
 Record = dict[str, Any]
 
 #: In the order in which tables show them.
@@ -20,7 +22,7 @@ SETTINGS = ("transferred", "tuned", "default")
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
-class RecordsError(Exception):
+class RecordsError(LabError):
     """There are no records where they were looked for; the message says what is wrong with the place."""
 
 

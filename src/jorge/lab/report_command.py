@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jorge.lab.arguments import said_missing
+from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
     from jorge.lab.records import Record
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         page = report.write(found, args.out, "jorge " + shlex.join(sys.argv[1:]), targets)
         if args.docs is not None:
             report.write_document(found, args.docs, targets, args.out)
-    except (records.RecordsError, ValueError) as error:
+    except (LabError, ValueError) as error:
         print(f"jorge report: {error}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -9,16 +9,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from jorge.lab.errors import LabError
 from jorge.transfer import Schedule
 
 #: Tensors whose first dim counts examples: inputs, targets, and whatever else the loss needs.
 Batch = tuple[Tensor, ...]
-#: Seconds, about a minute, and about an hour of first-order training on one CPU core.
+#: Seconds, at most about a minute, and at most about an hour of first-order training on one CPU core.
 Size = Literal["smoke", "small", "full"]
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
 
-class DataMissingError(Exception):
+class DataMissingError(LabError):
     """A task's data is not installed; the message says how to install it."""
 
 

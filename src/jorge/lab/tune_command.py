@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge.lab.arguments import add_tasks, at_least, device_named, names, said_missing
+from jorge.lab.arguments import add_tasks, at_least, device_named, names, said_missing, tasks_named
+from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
     from jorge.lab.task import Size
@@ -50,16 +51,13 @@ def run(args: argparse.Namespace) -> int:
     try:
         from jorge.lab.jobs import UsageError, find_contender, find_task
         from jorge.lab.opponents import CONTENDERS
-        from jorge.lab.own import TaskError
-        from jorge.lab.task import DataMissingError
-        from jorge.lab.tasks import TASKS
         from jorge.lab.tuned_file import write_tuned
         from jorge.lab.tuning import open_storage, open_study
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
     url = args.storage or str(args.out / "tune.journal")
     try:
-        tasks = list(dict.fromkeys(name for given in args.tasks for name in (TASKS if given == "all" else [given])))
+        tasks = tasks_named(args.tasks)
         optimizers = list(CONTENDERS) if args.optimizers == "all" else names(args.optimizers)
         if not optimizers:
             raise UsageError("--optimizers is empty")
@@ -80,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
             return 130
         write_tuned(storage, args.tuned)
-    except (UsageError, TaskError, DataMissingError, ValueError, OSError) as error:
+    except (LabError, ValueError, OSError) as error:
         print(f"jorge tune: {error}", file=sys.stderr)
         return 2
     return 0
