@@ -15,8 +15,9 @@ pytest.importorskip("optuna", reason="needs optuna: pip install 'jorge[lab]'")
 
 from optuna.trial import TrialState
 
-from jorge.lab import tune_command
+from jorge.lab import compare_command, tune_command
 from jorge.lab.opponents import CONTENDERS, Contender, UnsuitableError, tuned
+from jorge.lab.records import read
 from jorge.lab.task import Task
 from jorge.lab.tuned_file import write_tuned
 from jorge.lab.tuning import FACTOR, FROM_ZERO, open_storage, open_study, tune
@@ -92,6 +93,22 @@ def test_the_best_is_what_the_tuned_setting_reads(tmp_path: Path, monkeypatch: p
         assert contender.options(TASK, "tuned") == contender.options(TASK, "transferred") | entry["options"]
 
 
+def test_comparisons_read_the_file_that_they_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(tuned.VARIABLE, "")  # put back afterwards
+    (tmp_path / "mine.json").write_text('{"mnist": {"smoke": {"adamw": {"options": {"lr": 0.0625}}}}}')
+    parser = argparse.ArgumentParser()
+    compare_command.add(parser.add_subparsers())
+    given = ["compare", "mnist", "--size", "smoke", "--steps", "2", "--optimizers", "adamw@tuned", "--out"]
+    args = parser.parse_args([*given, str(tmp_path), "--tuned", str(tmp_path / "mine.json")])
+    assert args.run(args) == 0
+    assert read([tmp_path])[0]["settings"]["lr"] == 0.0625
+    args = parser.parse_args([*given, str(tmp_path), "--tuned", str(tmp_path / "other.json")])
+    assert args.run(args) == 2
+    assert "other.json: there is no such file" in capsys.readouterr().err
+
+
 def test_divergence_is_the_worst_and_never_written(tmp_path: Path) -> None:
     broken = dataclasses.replace(TASK, recipe=dataclasses.replace(TASK.recipe, sgd={"lr": 1e30, "weight_decay": 1e-3}))
     storage = open_storage(str(tmp_path / "tune.journal"))
@@ -145,7 +162,7 @@ def test_a_database_holds_trials_too(tmp_path: Path) -> None:
 
 CODE = """
 import argparse, sys
-from jorge.lab import tune_command
+from jorge.lab import compare_command, tune_command
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     tune_command.add(parser.add_subparsers(required=True))
@@ -183,6 +200,8 @@ def test_workers_share_the_trials(tmp_path: Path) -> None:
         (["mnist", "--optimizers", ","], "--optimizers is empty"),
         (["mnist", "--device", "abacus"], "--device abacus"),
         (["mnist", "--out", "/proc/nowhere"], "jorge tune: "),
+        (["mnist", "--size", "smoke", "--tuned", "/proc/tuned.json"], "jorge tune: "),
+        (["mnist", "--tuned", __file__], "is no JSON"),
     ],
     ids=str,
 )

@@ -38,6 +38,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="where hyperparameters come from: transferred from the task's recipe (default), tuned by jorge tune, "
         "default of each package",
     )
+    parser.add_argument(
+        "--tuned", type=Path, metavar="FILE", help="of jorge tune --tuned (default: the file that comes with jorge)"
+    )
     parser.add_argument("--seeds", type=at_least(1), default=1, metavar="N", help="seeds 0 … N-1 (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="default: %(default)s")
     length = parser.add_mutually_exclusive_group()
@@ -58,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         from jorge.lab import compare
         from jorge.lab.jobs import UsageError, jobs_for
         from jorge.lab.opponents import SETTINGS
+        from jorge.lab.opponents.tuned import use_tuned
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
     try:
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         for name in settings:
             if name not in SETTINGS:
                 raise UsageError(f"there is no setting {name!r}, only {', '.join(SETTINGS)}")
+        if args.tuned is not None:
+            use_tuned(args.tuned)
         device = device_named(args.device)
         torch.set_num_threads(args.threads)
         compare.open_folder(args.out)

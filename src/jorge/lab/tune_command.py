@@ -38,7 +38,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--storage", metavar="URL", help="an Optuna storage URL or a journal file (default: tune.journal in --out)"
     )
     parser.add_argument(
-        "--tuned", type=Path, metavar="FILE", help="JSON file for the best (default: the one that comes with jorge)"
+        "--tuned",
+        type=Path,
+        metavar="FILE",
+        help="JSON file for the best, as compare takes it (default: the one that comes with jorge)",
     )
     parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="trials side by side (default: 1)")
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads of each (default: 1)")
@@ -51,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         from jorge.lab.jobs import UsageError, find_contender, find_task
         from jorge.lab.opponents import CONTENDERS
-        from jorge.lab.tuned_file import write_tuned
+        from jorge.lab.opponents.tuned import tuned_file
+        from jorge.lab.tuned_file import see_writable, write_tuned
         from jorge.lab.tuning import open_storage, open_study
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
@@ -63,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError("--optimizers is empty")
         device_named(args.device)
         storage = open_storage(url)
+        tuned = args.tuned or tuned_file()
+        see_writable(tuned)
         # What is wrong is said, and every study is there, before workers start.
         for task in (find_task(name, args.size) for name in tasks):
             task.load()
@@ -77,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
             return 130
-        write_tuned(storage, args.tuned)
+        write_tuned(storage, tuned)
     except (LabError, ValueError, OSError) as error:
         print(f"jorge tune: {error}", file=sys.stderr)
         return 2

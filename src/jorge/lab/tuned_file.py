@@ -10,7 +10,22 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from jorge.lab.opponents.tuned import TUNED
+from jorge.lab.opponents.tuned import read_tuned, tuned_file
+
+
+def see_writable(path: Path) -> None:
+    """See before hours of trials that their best can be written.
+
+    Raises:
+        OSError: it cannot.
+        ValueError: what is there is not of :func:`write_tuned`.
+    """
+    read_tuned(path)
+    there = path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a").close()
+    if not there:
+        path.unlink()
 
 
 def write_tuned(storage: optuna.storages.BaseStorage, path: Path | None = None) -> dict[str, Any]:
@@ -18,14 +33,14 @@ def write_tuned(storage: optuna.storages.BaseStorage, path: Path | None = None) 
 
     Args:
         storage: of the trials.
-        path: of the file; the one that comes with the package if None.
+        path: of the file; the one that "tuned" is read from if None.
 
     An entry, at `[task][size][contender]`, has the options that were searched, the best final smoothed loss and that of
     the transferred settings (None where those diverged), the finished trials, the command that repeats it, and machine,
     versions and date of the best trial. A study of which no trial converged is left out.
     """
-    path = path or Path(str(TUNED))
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path = path or tuned_file()
+    found = read_tuned(path)
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         entry = _entry(study)
