@@ -140,6 +140,9 @@ def test_a_criterion_and_metrics() -> None:
         task = from_parts("t", "small", model=network, data=PAIR, loss=criterion, sgd={"lr": 0.3})
         assert torch.equal(task.loss(model, batch), loss(model, batch))
         assert (task.recipe.baseline, task.recipe.sgd["lr"], task.recipe.sgd["momentum"]) == ("sgd", 0.3, 0.9)
+        assert task.recipe.transfer == "sgd"
+    both = from_parts("t", "small", model=network, data=PAIR, loss=loss, baseline="sgd", sgd={"lr": 1}, adamw={})
+    assert (both.recipe.baseline, both.recipe.transfer) == ("sgd", "adamw")
 
     def error(output: Tensor, target: Tensor) -> float:
         return float((output.argmax(1) != target).float().mean())

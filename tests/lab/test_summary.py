@@ -35,6 +35,21 @@ def test_the_baselines_tuned_run_is_the_target_where_there_is_one() -> None:
     assert targets([*SGD, tuned, unlucky, own]) == {0: 1, 1: 0.25}, "neither a diverged run nor the default is a target"
 
 
+def test_a_tuned_baseline_that_is_worse_sets_no_target() -> None:
+    tuned = [record("sgd", seed, [5.0 + seed] * 10, setting="tuned") for seed in (0, 1)]
+    assert targets([*SGD, *tuned]) == {0: 1, 1: 2}
+    assert {row.baseline for row in summarize([*SGD, *tuned, *JORGE])} == {"SGD"}
+    late = record("sgd", 2, [6.0] * 10, setting="tuned")
+    assert targets([*SGD, late]) == {0: 1, 1: 2, 2: 2}, "the worse setting fills what the better one lacks"
+
+
+def test_a_seed_with_which_the_baseline_failed_takes_the_median() -> None:
+    runs = [record("sgd", seed, [loss] * 2) for seed, loss in enumerate([0.3, 0.4, 2.3])]
+    assert targets(runs) == {0: 0.3, 1: 0.4, 2: 0.4}
+    runs = [record("sgd", seed, [loss] * 2) for seed, loss in enumerate([-1.0, -1.5, -0.1])]
+    assert targets(runs) == {0: -1.0, 1: -1.5, 2: -0.1}
+
+
 def test_records_that_name_no_baseline_take_the_better_first_order_method() -> None:
     old = [record("sgd", 0, [3.0, 2.0]), record("adamw", 0, [3.0, 1.0]), record("jorge", 0, [0.5, 0.5])]
     for r in old:

@@ -192,6 +192,37 @@ def test_workers_share_the_trials(tmp_path: Path) -> None:
     assert all(3 <= entry["trials"] <= 5 for entry in written.values())
 
 
+PARENT = """
+import multiprocessing, time
+from jorge.lab.jobs import end_with_parent
+
+def child(said):
+    end_with_parent()
+    said.set()
+    time.sleep(20)
+    print("still there", flush=True)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    said = context.Event()
+    process = context.Process(target=child, args=(said,))
+    process.start()
+    said.wait()
+    print("ready", flush=True)
+    process.join()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(PARENT)
+    with subprocess.Popen([sys.executable, str(tmp_path / "parent.py")], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.read() == "", "what the child has too ends when both have"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

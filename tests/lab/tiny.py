@@ -77,6 +77,7 @@ def tiny(model: type[nn.Module] = Images, steps: int = 40) -> Task:
         size="smoke",
         recipe=FirstOrder(
             baseline="adamw" if model is Tokens else "sgd",
+            transfer="adamw" if model is Tokens else "sgd",
             sgd={"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3},
             adamw={"lr": 1e-2, "weight_decay": 0.0},
             schedule="cosine",

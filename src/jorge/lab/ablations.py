@@ -30,7 +30,7 @@ class Ablation:
         question: what it answers, in a sentence.
         options: the options that vary, which its table shows.
         optimizers: names as `jorge compare` takes them, beside the baseline and `jorge`. `{baseline}` stands for the
-            task's baseline, `{other}` for the grafting that does not come from it.
+            task's baseline, `{other}` for the grafting that `jorge` does not have there.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Ablation:
     def names(self, task: Task) -> list[str]:
         """The optimizers on a task: its baseline, Jorge as it is by default, and what is asked about."""
         baseline = task.recipe.baseline
-        other = "adam" if baseline == "sgd" else "sgd"
+        other = "adam" if task.recipe.transfer == "sgd" else "sgd"
         asked = [name.format(baseline=baseline, other=other) for name in self.optimizers]
         same = f":schedule={task.recipe.schedule}"  # the task's own is that of the baseline and of Jorge by default
         return [baseline, "jorge", *(name for name in asked if not name.endswith(same))]
@@ -95,7 +95,7 @@ ABLATIONS: dict[str, Ablation] = {
         ),
         Ablation(
             "grafting",
-            "Whose step length is the better one, that of the baseline or that of the other first-order optimizer?",
+            "Which recipe and step length are the better ones to take over, AdamW's or SGD's?",
             ("grafting",),
             ("jorge:grafting={other}",),
         ),

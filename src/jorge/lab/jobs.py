@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -184,8 +186,21 @@ def jobs_for(
     ]
 
 
+def end_with_parent() -> None:
+    """See that this process ends when its parent is killed, which would else leave it training for hours."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def prepare_worker(threads: int) -> None:
     """Make a process one that does jobs: so many threads, and the keyboard's interrupt left to the parent."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
 

@@ -172,6 +172,7 @@ def from_parts(
         adamw={"lr": 1e-3, "weight_decay": 0.0, **(adamw or {})},
         schedule=schedule,
         warmup=warmup,
+        transfer="sgd" if choice == "sgd" and adamw is None else "adamw",
     )
 
     def summed(network: nn.Module, batch: Batch) -> Tensor:

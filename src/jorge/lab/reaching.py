@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -66,20 +67,30 @@ def baseline(records: Sequence[Record]) -> str | None:
     return min(whole, key=_best, default={"optimizer": None})["optimizer"]
 
 
+def baseline_losses(records: Sequence[Record]) -> dict[str, dict[int, float]]:
+    """The baseline's best smoothed losses by setting and seed; the setting of the lower median first, then tuned."""
+    name = baseline(records)
+    found: dict[str, dict[int, float]] = {}
+    for wanted in ("tuned", "transferred"):
+        for r in records:
+            if r["optimizer"] == name and setting(r) == wanted and _finished(r):
+                found.setdefault(wanted, {})[r["seed"]] = _best(r)
+    return dict(sorted(found.items(), key=lambda item: median(item[1].values())))
+
+
 def targets(records: Sequence[Record], target: float | None = None) -> dict[int, float]:
     """The target of each seed: the given one, else the best smoothed loss of the baseline with that seed.
 
-    The baseline's tuned run counts where there is one for the seed, else its transferred run.
+    The baseline is taken as transferred or as tuned, whichever got lower in the median. Where it has failed with a
+    seed, its loss more than twice the median one, the median stands in: a target that all reach at once tells nothing.
     """
     if target is not None:
         return {record["seed"]: target for record in records}
-    name = baseline(records)
     found: dict[int, float] = {}
-    for wanted in ("transferred", "tuned"):
-        found |= {
-            r["seed"]: _best(r) for r in records if r["optimizer"] == name and setting(r) == wanted and _finished(r)
-        }
-    return found
+    for losses in reversed(baseline_losses(records).values()):
+        found |= losses
+    middle = median(found.values()) if found else 0.0
+    return {seed: middle if loss - middle > abs(middle) else loss for seed, loss in found.items()}
 
 
 def _finished(record: Record) -> bool:

@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 from jorge.lab.columns import columns
 from jorge.lab.paired import LEAST, Verdict, against, ratios, verdict
-from jorge.lab.reaching import UNITS, Reach, Unit, baseline, first_step_below, reaches, smooth, targets
+from jorge.lab.reaching import UNITS, Reach, Unit, baseline, baseline_losses, first_step_below, reaches, smooth, targets
 from jorge.lab.records import SETTINGS, Record, label, setting, task_info
 from jorge.lab.row import Row
 
@@ -37,7 +37,9 @@ def summarize(
     rows = [_row(members, reaches(members, goal), goal) for members in groups.values()]
     by_key = {row.key: row for row in rows}
     name = baseline(records)
-    base = by_key.get((name or "", "tuned")) or by_key.get((name or "", "transferred"))
+    base = next(
+        (by_key[name or "", kind] for kind in (*baseline_losses(records), *SETTINGS) if (name, kind) in by_key), None
+    )
     rows = [_beside(row, base, by_key.get(reference)) for row in rows]
     best = _best(rows, groups)
     return [replace(row, best=frozenset(f for f, keys in best.items() if row.key in keys)) for row in rows]

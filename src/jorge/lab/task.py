@@ -37,13 +37,24 @@ class Data:
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """A tuned first-order recipe: the options of `torch.optim.SGD` and `AdamW`, and the schedule of all optimizers."""
+    """A tuned first-order recipe.
+
+    Args:
+        baseline: the better of the two, whose best loss is the target.
+        sgd: options of `torch.optim.SGD`.
+        adamw: options of `torch.optim.AdamW`.
+        schedule: of all optimizers.
+        warmup: share of the steps in which the lr rises.
+        transfer: which of the two Jorge and Shampoo take theirs from: AdamW's where both are tuned, as it is the better
+            one for them (docs/ablations/grafting.md), and SGD's where there is no other.
+    """
 
     baseline: Literal["sgd", "adamw"]
     sgd: dict[str, Any]
     adamw: dict[str, Any]
     schedule: Schedule
     warmup: float = 0.0
+    transfer: Literal["sgd", "adamw"] = "adamw"
 
 
 @dataclass(frozen=True, eq=False)

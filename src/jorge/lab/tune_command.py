@@ -145,6 +145,9 @@ def _side_by_side(
 
 def _quietly(*arguments: object) -> None:
     """The keyboard's interrupt reaches every worker; the parent says what it means."""
+    from jorge.lab.jobs import end_with_parent
+
+    end_with_parent()
     try:
         work(*arguments)  # type: ignore[arg-type]
     except KeyboardInterrupt:

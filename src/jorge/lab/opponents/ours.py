@@ -1,4 +1,4 @@
-"""Jorge and its methods; the exact one is Shampoo. All are built by the transfer rule from the task's baseline."""
+"""Jorge and its methods; the exact one is Shampoo. All are built by the transfer rule from a recipe of the task."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jorge.transfer import recipe_from_adamw, recipe_from_sgd
 
 
 def _transferred(task: Task, grafting: str | None) -> Options:
-    """What :meth:`Jorge.from_sgd` or :meth:`Jorge.from_adamw` makes of the task's baseline, or of the one to graft."""
+    """What :meth:`Jorge.from_sgd` or :meth:`Jorge.from_adamw` makes of the task's recipe, or of the one to graft."""
     weight = [torch.empty(1, device="meta")]
-    if (grafting or task.recipe.baseline) == "sgd":
+    if (grafting or task.recipe.transfer) == "sgd":
         group = recipe_from_sgd(torch.optim.SGD(weight, **task.recipe.sgd)).groups[0]
     else:
         group = recipe_from_adamw(torch.optim.AdamW(weight, **task.recipe.adamw)).groups[0]

@@ -81,7 +81,7 @@ def mlp_task(size: Size) -> Task:
         size=size,
         recipe=FirstOrder(
             baseline="sgd",
-            sgd={"lr": 0.3, "momentum": 0.9, "weight_decay": 5e-4},
+            sgd={"lr": 0.3, "momentum": 0.9, "weight_decay": 1e-4},
             adamw={"lr": 1e-2, "weight_decay": 1e-2},
             schedule="cosine",
         ),
