@@ -66,7 +66,7 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     model.add_argument("--tokens", type=at_least(1), metavar="N", help="length of one example of token numbers")
     model.add_argument("--model-flops", type=above_zero, metavar="X", help="of a forward and backward pass instead")
     cost.add_argument("--batch", type=at_least(1), default=32, metavar="N", help="examples a step (default: 32)")
-    cost.add_argument("--interval", type=at_least(1), default=10, metavar="K", help="default: %(default)s")
+    cost.add_argument("--interval", type=at_least(1), default=5, metavar="K", help="default: %(default)s")
     cost.add_argument(
         "--block-size",
         type=_block_size,

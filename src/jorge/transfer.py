@@ -104,6 +104,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         options = {
             "grafting": "adam",
             "momentum": beta1,
+            "nesterov": True,
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),
             "weight_decay": float(group["weight_decay"]),
@@ -119,6 +120,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         }
         lines = [Line(index, name, str(group[name]), _show(options[name]), rule) for name, rule in rules.items()]
         lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas, for the direction"))
+        lines.append(Line(index, "nesterov", "–", "True", "the direction looks ahead: fewer steps at no cost"))
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe

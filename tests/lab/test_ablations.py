@@ -114,7 +114,7 @@ def test_the_page_shows_losers_and_what_varies() -> None:
     runs += [record("jorge:interval=2", seed, [2.0, 1.0], steps=200) for seed in range(3)]
     for run in runs:
         _, _, value = run["optimizer"].partition("=")
-        run["settings"] = {"lr": 0.1} | ({"interval": int(value or 10)} if "jorge" in run["optimizer"] else {})
+        run["settings"] = {"lr": 0.1} | ({"interval": int(value or 5)} if "jorge" in run["optimizer"] else {})
     text = page(ABLATIONS["interval"], "jorge ablate interval mnist", runs)
     assert text.startswith("# Ablation: interval\n\n" + ABLATIONS["interval"].question)
     assert "`jorge ablate interval mnist`" in text
@@ -122,7 +122,7 @@ def test_the_page_shows_losers_and_what_varies() -> None:
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert table[0][:4] == ["optimizer", "interval", "steps ÷ baseline's", "seconds ÷ baseline's"]
     shown = {line[0]: line for line in table[2:]}
-    assert [shown[name][1] for name in ("SGD", "Jorge", "jorge:interval=50")] == ["–", "10", "50"]
+    assert [shown[name][1] for name in ("SGD", "Jorge", "jorge:interval=50")] == ["–", "5", "50"]
     assert shown["SGD"][2] == "1.00, behind"
     assert shown["jorge:interval=50"][2] == "not reached, behind"
     assert "diverged" in shown["jorge:interval=2"][4]

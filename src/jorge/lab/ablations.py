@@ -51,7 +51,7 @@ def _values(option: str, *values: object, of: str = "jorge") -> tuple[str, ...]:
     return tuple(f"{of}:{option}={value}" for value in values)
 
 
-_INTERVALS = (1, 2, 5, 20, 50)
+_INTERVALS = (1, 2, 10, 20, 50)
 
 ABLATIONS: dict[str, Ablation] = {
     ablation.name: ablation
