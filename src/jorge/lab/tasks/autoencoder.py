@@ -52,7 +52,7 @@ def task(size: Size) -> Task:
             schedule="cosine",
             warmup=0.05,
         ),
-        steps={"smoke": 60, "small": 700, "full": 50000}[size],
+        steps={"smoke": 60, "small": 400, "full": 50000}[size],
         batch_size=200,
         metric=("squared error", "lower"),
         load=mnist.load,

@@ -174,7 +174,7 @@ def task(size: Size) -> Task:
             adamw={"lr": 3e-3, "weight_decay": 1e-2},
             schedule="cosine",
         ),
-        steps={"smoke": 30, "small": 800, "full": 20000}[size],
+        steps={"smoke": 30, "small": 600, "full": 20000}[size],
         batch_size=8,
         metric=("mean IoU", "higher"),
         load=partial(load, size),

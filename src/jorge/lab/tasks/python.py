@@ -62,7 +62,7 @@ def task(size: Size) -> Task:
             schedule="cosine",
             warmup=0.05,
         ),
-        steps={"smoke": 20, "small": 600, "full": 5000}[size],
+        steps={"smoke": 20, "small": 500, "full": 5000}[size],
         batch_size=16 if size == "full" else 8,
         metric=("validation loss", "lower"),
         load=partial(load, 32 if size == "smoke" else 128),

@@ -169,7 +169,7 @@ def task(size: Size) -> Task:
             schedule="cosine",
             warmup=0.05,
         ),
-        steps={"smoke": 40, "small": 800, "full": 16000}[size],
+        steps={"smoke": 40, "small": 600, "full": 16000}[size],
         batch_size=8,
         metric=("panoptic quality", "higher"),
         load=partial(load, size),

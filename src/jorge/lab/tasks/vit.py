@@ -89,7 +89,7 @@ def task(size: Size) -> Task:
             schedule="cosine",
             warmup=0.1,
         ),
-        steps={"smoke": 60, "small": 500, "full": 12000}[size],
+        steps={"smoke": 60, "small": 400, "full": 12000}[size],
         batch_size=128,
         metric=("accuracy", "higher"),
         load=partial(fashion.load, size),
