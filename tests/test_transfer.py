@@ -55,6 +55,7 @@ def test_adamws_options_are_kept() -> None:
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-3, (0.85, 0.99), 1e-6, 0.2)
     assert group["grafting"] == "adam"
+    assert group["nesterov"]
     assert group["momentum"] == 0.85
     p.grad = torch.randn(4, 4)
     optimizer.step()
@@ -108,7 +109,9 @@ def test_the_explanation_names_every_value(capsys: pytest.CaptureFixture[str]) -
     Jorge.from_sgd(sgd, total_steps=90)
     assert capsys.readouterr().out == ""
     Jorge.from_adamw(torch.optim.AdamW(params()), explain=True)
-    assert "betas" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "betas" in said
+    assert "looks ahead" in said
 
 
 class Lars(torch.optim.SGD):

@@ -76,6 +76,12 @@ ABLATIONS: dict[str, Ablation] = {
             ("jorge:degree=1", "jorge-congruence", "jorge-congruence:degree=1"),
         ),
         Ablation(
+            "memory",
+            "How long should the roots remember?",
+            ("preconditioner_beta2",),
+            _values("preconditioner_beta2", 0.8, 0.9, 0.98, 0.99),
+        ),
+        Ablation(
             "damping",
             "How much damping does training bear, and does it need any?",
             ("damping",),
