@@ -52,8 +52,8 @@ class Jorge(torch.optim.Optimizer):
         eps: Adam's denominator term, for `grafting="adam"` only.
         interval: steps between refreshes of the roots. Default 5: it reaches targets in up to a twentieth fewer steps
             than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
-        warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0 and an
-            interval of 10 training diverges or crawls; 100 gains little for its time (`docs/defaults.md`).
+        warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0
+            training ends higher, or diverges with SGD's length; 100 gains little for its time (`docs/defaults.md`).
         block_size: largest side of a block; sides above 256 are cut shorter than that where it makes blocks
             near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: equal parts of at most
             about 128, for a sixth to a half of the operations of whole sides, and up to an eighth more steps where
