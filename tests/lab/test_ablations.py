@@ -190,7 +190,7 @@ def test_an_ablation_is_trained_and_written(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert ablate("grafting", *small) == 0
     assert "4 of 6 runs" in capsys.readouterr().out
-    assert "Jorge, grafting=adam" in (tmp_path / "out" / "grafting" / "page.md").read_text()
+    assert "Jorge, grafting=sgd" in (tmp_path / "out" / "grafting" / "page.md").read_text()
 
 
 @pytest.mark.slow
