@@ -81,9 +81,12 @@ def test_finished_runs_are_not_trained_again(finished: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     arguments = ["mnist", "--steps", "120", "--optimizers", "sgd,adamw,jorge", "--out", str(tmp_path)]
+    # where the tests are a background job of a shell, they ignore the interrupt, and a child would as they do
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
+    signal.signal(signal.SIGINT, before)
     path = tmp_path / "runs.jsonl"
     deadline = time.monotonic() + 120
     while not (path.exists() and path.read_text().count("\n")) and time.monotonic() < deadline:
