@@ -77,7 +77,7 @@ def suggest(
     """Choose block size and interval so that the predicted overhead keeps a budget.
 
     The smallest interval that keeps it is taken, and at that interval the largest blocks: an interval of 1 instead of
-    10 saves a twentieth of the steps to a target, while blocks hardly change them (`docs/defaults.md`). Where two
+    10 saves up to a tenth of the steps to a target, while blocks hardly change them (`docs/defaults.md`). Where two
     block sizes cost the same, `"auto"`, the default, is preferred. The overhead is that of a training's later part.
 
     Args:
