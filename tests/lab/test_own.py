@@ -192,22 +192,48 @@ def test_what_is_wrong_with_the_parts_is_said(changed: dict[str, Any], says: str
         from_parts("t", "small", **{"model": network, "data": PAIR, "loss": loss, **changed})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_the_example_of_the_docs_runs_through_the_tool(tmp_path: Path, workers: int) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
-    code = page.split("```python\n# digits.py\n")[1].split("```")[0]
-    (tmp_path / "digits.py").write_text(code)
+def _compare_digits(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jorge", "compare", "digits:task", "--optimizers", "jorge,sgd", "--steps", "60"]
-    result = subprocess.run(
-        [*command, "--workers", str(workers), "--out", "out"],
-        cwd=tmp_path,
+    return subprocess.run(
+        [*command, *arguments, "--out", "out"],
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=200,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("nn.Linear(64, 128), nn.ReLU()", "nn.Linear(64, 128), nn.Tanh()"), ("images / 16", "images / 15"), ("", "")],
+)
+def test_what_has_changed_is_trained_again(tmp_path: Path, old: str, new: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
+    code = page.split("```python\n# digits.py\n")[1].split("```")[0]
+    (tmp_path / "digits.py").write_text(code)
+    assert _compare_digits(tmp_path).returncode == 0
+    (tmp_path / "digits.py").write_text(code.replace(old, new) + "\n# a comment\n")
+    again = _compare_digits(tmp_path)
+    lines = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    if old == new:
+        assert "2 of 2 runs" in again.stdout
+        assert len(lines) == 2
+    else:
+        assert "another network, loss or data" in " ".join(again.stdout.split())
+        assert len(lines) == 4
+        assert len({json.loads(line)["losses"][0] for line in lines}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_example_of_the_docs_runs_through_the_tool(tmp_path: Path, workers: int) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
+    code = page.split("```python\n# digits.py\n")[1].split("```")[0]
+    (tmp_path / "digits.py").write_text(code)
+    result = _compare_digits(tmp_path, "--workers", str(workers))
     assert result.returncode == 0, result.stderr
     found = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
     assert {r["optimizer"] for r in found} == {"jorge", "sgd"}

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jorge.lab import report
-from jorge.lab.jobs import Job, UsageError, find_task, prepare_worker, work, worker_environment
+from jorge.lab.jobs import Job, UsageError, find_task, is_stale, prepare_worker, work, worker_environment
 from jorge.lab.opponents import UnsuitableError
 from jorge.lab.progress import Counter, progress
 from jorge.lab.records import read_file
@@ -76,6 +76,10 @@ def compare(
         for job in jobs:
             if job.optimizer == record["optimizer"] and job.matches(record, settings[job]):
                 done[job] = record
+    stale = [job for job, record in done.items() if is_stale(job.task, job.size, record, device)]
+    for name in dict.fromkeys(job.task for job in stale):
+        console.print(f"{name} has another network, loss or data than the runs in {path}: they are trained again")
+    done = {job: record for job, record in done.items() if job not in stale}
     left = [job for job in jobs if job not in done]
     if done:
         console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")

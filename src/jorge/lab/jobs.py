@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import multiprocessing
 import os
 import signal
@@ -21,7 +22,7 @@ from jorge.lab.errors import LabError
 from jorge.lab.opponents import CONTENDERS, SETTINGS, Built, Contender, Setting, variant
 from jorge.lab.opponents.contender import Make, Options
 from jorge.lab.opponents.tuned import tuned_options
-from jorge.lab.run import Record, Watcher, describe, key, train
+from jorge.lab.run import Record, Watcher, describe, first_loss, key, train
 from jorge.lab.task import Size, Task
 from jorge.lab.tasks import TASKS
 from jorge.methods import METHODS
@@ -48,6 +49,23 @@ def find_task(name: str, size: Size) -> Task:
     if name not in TASKS:
         raise UsageError(f"unknown task {name!r}: there are {', '.join(TASKS)}, or module:function of your own")
     return TASKS[name](size)
+
+
+@cache
+def _first_loss(name: str, size: Size, seed: int, device: torch.device) -> float:
+    task = find_task(name, size)
+    return first_loss(task, seed, task.load().to(device))
+
+
+def is_stale(name: str, size: Size, record: Record, device: torch.device) -> bool:
+    """Whether a user's task has another network, loss or data than when the run was recorded.
+
+    It shows in the loss of the first batch. Our own tasks change with the version of the records only.
+    """
+    if ":" not in name or not record["losses"]:
+        return False
+    now = _first_loss(name, size, record["seed"], device)
+    return not math.isclose(now, record["losses"][0], rel_tol=1e-4, abs_tol=1e-7)  # which has five digits
 
 
 def find_contender(name: str) -> Contender:

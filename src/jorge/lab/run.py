@@ -80,6 +80,13 @@ def settings_on(task: Task, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return settings(optimizer) | {"task's schedule": task.recipe.schedule, "task's warmup": task.recipe.warmup}
 
 
+def first_loss(task: Task, seed: int, data: Data) -> float:
+    """The loss of a run's first batch: the same for all optimizers, and another if network, loss or data are others."""
+    torch.manual_seed(seed)
+    model = task.model().to(data.train[0].device)
+    return task.loss(model, next(task.batches(data, seed))).item()
+
+
 def _switch(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
     """Schedule-free optimizers keep other weights for evaluation than for training."""
     switch = getattr(optimizer, mode, None)
