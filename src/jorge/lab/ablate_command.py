@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge.lab.arguments import add_tasks, at_least, console, device_named, said_missing, tasks_named
+from jorge.lab.arguments import add_machine, add_tasks, at_least, console, device_named, said_missing, tasks_named
 from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="write the page to this file too; with all, a folder, in which each page is NAME.md",
     )
-    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="runs side by side (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    add_machine(parser)
     parser.set_defaults(run=run)
 
 

@@ -62,6 +62,13 @@ def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
     )
 
 
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add what a command runs on."""
+    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads of a run (default: 1)")
+    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="runs side by side (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+
+
 def tasks_named(given: Sequence[str]) -> list[str]:
     """Each task once, `all` as the laboratory's."""
     from jorge.lab.tasks import TASKS

@@ -6,7 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from jorge.lab.arguments import above_zero, add_tasks, at_least, console, device_named, names, said_missing, tasks_named
+from jorge.lab.arguments import (
+    above_zero,
+    add_machine,
+    add_tasks,
+    at_least,
+    console,
+    device_named,
+    names,
+    said_missing,
+    tasks_named,
+)
 from jorge.lab.errors import LabError
 from jorge.lab.report_command import add_target, given_targets
 
@@ -47,9 +57,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     length.add_argument("--steps", type=at_least(1), metavar="N", help="optimizer steps (default: the task's)")
     length.add_argument("--epochs", type=above_zero, metavar="X", help="passes over the training data instead of steps")
     add_target(parser)
-    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads (default: 1)")
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="runs side by side (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    add_machine(parser)
     parser.set_defaults(run=run)
 
 

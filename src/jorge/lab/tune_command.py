@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge.lab.arguments import add_tasks, at_least, device_named, names, said_missing, tasks_named
+from jorge.lab.arguments import add_machine, add_tasks, at_least, device_named, names, said_missing, tasks_named
 from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="FILE",
         help="JSON file for the best, as compare takes it (default: the one that comes with jorge)",
     )
-    parser.add_argument("--workers", type=at_least(1), default=1, metavar="N", help="trials side by side (default: 1)")
-    parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads of each (default: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, …")
+    add_machine(parser)
     parser.set_defaults(run=run)
 
 
