@@ -198,3 +198,26 @@ def test_side_by_side_and_by_settings(tmp_path: Path) -> None:
     result = compare(*arguments[:5], "--optimizers", "sgd@tuned,sgd:schedule=keep@tuned", "--out", tmp_path / "t")
     assert result.returncode in (0, 2)
     assert "jorge tune" in result.stdout or result.returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_settings_that_are_the_same_are_trained_once(tmp_path: Path, workers: int) -> None:
+    recipe = TASKS["mnist"]("small").recipe
+    tuned = tmp_path / "tuned.json"
+    entry = {"adamw": {"options": recipe.adamw}, "sgd": {"options": {**recipe.sgd, "lr": 0.5 * recipe.sgd["lr"]}}}
+    tuned.write_text(json.dumps({"mnist": {"small": entry}}))
+    command = ["mnist", "--steps", 20, "--settings", "transferred,tuned", "--tuned", tuned, "--workers", workers]
+    result = compare(*command, "--optimizers", "adamw,sgd", "--out", tmp_path / "both")
+    assert result.returncode == 0, result.stderr
+    found = {(r["optimizer"], r["setting"]): r for r in records(tmp_path / "both")}
+    assert len(found) == len(records(tmp_path / "both")) == 4
+    one, other = found["adamw", "transferred"], found["adamw", "tuned"]
+    assert {name: value for name, value in one.items() if other[name] != value}.keys() == {"key", "setting"}
+    assert found["sgd", "transferred"]["losses"] != found["sgd", "tuned"]["losses"]
+    assert "4 of 4 runs" in compare(*command, "--optimizers", "adamw,sgd", "--out", tmp_path / "both").stdout
+    # and those of an earlier command are taken
+    compare("mnist", "--steps", 20, "--optimizers", "adamw", "--out", tmp_path / "later")
+    result = compare(*command, "--optimizers", "adamw", "--out", tmp_path / "later")
+    assert "2 of 2 runs" in result.stdout
+    assert [r["setting"] for r in records(tmp_path / "later")] == ["transferred", "tuned"]

@@ -106,6 +106,12 @@ ABLATIONS: dict[str, Ablation] = {
             ("jorge:grafting={other}",),
         ),
         Ablation(
+            "length-memory",
+            "How long should Adam's step length remember how large gradients were?",
+            ("betas",),
+            _values("betas", "(0.9,0.95)", "(0.9,0.99)"),
+        ),
+        Ablation(
             "schedule",
             "Does what Jorge gains depend on the schedule: steps of ×0.1, cosine, or none?",
             ("schedule",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -40,8 +41,12 @@ def above_zero(text: str) -> float:
 
 
 def names(text: str) -> list[str]:
-    """`a,b` as a list, each name once."""
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    """`a,b` as a list, each name once; a comma inside parentheses is part of a name.
+
+    >>> names("sgd, jorge:betas=(0.9,0.99),sgd")
+    ['sgd', 'jorge:betas=(0.9,0.99)']
+    """
+    return list(dict.fromkeys(name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()))
 
 
 def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:

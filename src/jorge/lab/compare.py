@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -71,6 +72,7 @@ def compare(
     """
     path = open_folder(folder)
     jobs, settings = _suitable(jobs, console)
+    twins = _twins(jobs, settings)
     done: dict[Job, Record] = {}
     for record in read_file(path):
         for job in jobs:
@@ -80,7 +82,10 @@ def compare(
     for name in dict.fromkeys(job.task for job in stale):
         console.print(f"{name} has another network, loss or data than the runs in {path}: they are trained again")
     done = {job: record for job, record in done.items() if job not in stale}
-    left = [job for job in jobs if job not in done]
+    for others in twins.values():
+        if known := next((done[other] for other in others if other in done), None):
+            _share(known, [other for other in others if other not in done], done, path)
+    left = [job for job in jobs if job not in done and job in twins]
     if done:
         console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
     failed, stopped = 0, False
@@ -95,6 +100,7 @@ def compare(
                 continue
             done[job] = outcome  # first: what is interrupted here is in the report, too
             append_record(path, outcome)
+            _share(outcome, twins[job][1:], done, path)
             if outcome["diverged_at"]:
                 console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
     except DataMissingError as error:
@@ -105,6 +111,21 @@ def compare(
     if done:
         _report([done[job] for job in jobs if job in done], folder, targets, console)
     return 130 if stopped else int(failed > 0)
+
+
+def _twins(jobs: Sequence[Job], settings: Mapping[Job, dict[str, object]]) -> dict[Job, list[Job]]:
+    """Jobs that are one run under the names of several settings, by the first of them, which is among them."""
+    found: dict[tuple[Job, str], list[Job]] = {}
+    for job in jobs:
+        same = replace(job, setting="transferred"), json.dumps(settings[job], sort_keys=True)
+        found.setdefault(same, []).append(job)
+    return {same[0]: same for same in found.values()}
+
+
+def _share(record: Record, jobs: Iterable[Job], done: dict[Job, Record], path: Path) -> None:
+    for job in jobs:
+        done[job] = job.renamed(record)
+        append_record(path, done[job])
 
 
 def _suitable(jobs: Iterable[Job], console: Console) -> tuple[list[Job], dict[Job, dict[str, object]]]:

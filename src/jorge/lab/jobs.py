@@ -157,6 +157,14 @@ class Job:
         wanted = key(task, contender, self.setting, self.seed, self.steps)
         return record.get("key") == wanted and record.get("settings") == settings
 
+    def renamed(self, record: Record) -> Record:
+        """The record of this run, made of one with the same settings that was found under another setting's name.
+
+        Where tuning finds nothing better than the transferred settings, the two are one run.
+        """
+        task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
+        return {**record, "setting": self.setting, "key": key(task, contender, self.setting, self.seed, self.steps)}
+
     def settings(self) -> dict[str, Any]:
         """The settings that the optimizer gets; raises what :meth:`Contender.build` raises."""
         return describe(find_task(self.task, self.size), find_contender(self.optimizer), self.setting, self.steps)
