@@ -137,6 +137,28 @@ def test_vectors_take_adamws_own_step() -> None:
     assert torch.allclose(mine, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [None, -0.8])
+def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float | None) -> None:
+    """And a vector as far as Adam would in either case."""
+    matrix, vector = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(9))
+    optimizer = Jorge([matrix, vector], lr=0.1, grafting="adam", betas=(0.8, 0.95), eps=1e-6, beta2_decay=decay)
+    moments = {p: [torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, vector)}
+    for t in range(1, 60):  # from step 43 on, 1 - 0.95 is the larger weight
+        before = {p: p.detach().clone() for p in moments}
+        for p, (m, v) in moments.items():
+            p.grad = torch.randn_like(p) * 100 / t
+            m.lerp_(p.grad, 0.2)
+            own = decay is not None and p is matrix
+            v.lerp_(p.grad.square(), max(0.05, t**-0.8) if own else 0.05)
+        optimizer.step()
+        for p, (m, v) in moments.items():
+            corrected = v if decay is not None and p is matrix else v / (1 - 0.95**t)
+            expected = 0.1 * m / (1 - 0.8**t) / (corrected.sqrt() + 1e-6)
+            moved = before[p] - p.detach()
+            assert torch.isclose(moved.norm(), expected.norm(), rtol=1e-4)
+            assert p is matrix or torch.allclose(moved, expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_matrix_moves_as_far_as_sgd_would(method: str) -> None:
     mine, theirs = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(6, 8))

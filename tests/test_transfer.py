@@ -56,6 +56,7 @@ def test_adamws_options_are_kept() -> None:
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-3, (0.85, 0.99), 1e-6, 0.2)
     assert group["grafting"] == "adam"
     assert group["nesterov"]
+    assert group["beta2_decay"] == -0.8
     assert group["momentum"] == 0.85
     p.grad = torch.randn(4, 4)
     optimizer.step()

@@ -110,7 +110,9 @@ class Bundle:
             return grafting.sgd(buffer, work, active, momentum=group["momentum"], nesterov=group["nesterov"])
         names = ("exp_avg", "exp_avg_sq", "adam_step")
         exp_avg, exp_avg_sq, steps = (self.buffers[name] for name in names)
-        return grafting.adam(exp_avg, exp_avg_sq, steps, work, active, betas=group["betas"], eps=group["eps"])
+        decay = group["beta2_decay"] if self.blocking else None  # vectors and scalars take Adam's own step
+        rule = {"betas": group["betas"], "eps": group["eps"], "beta2_decay": decay}
+        return grafting.adam(exp_avg, exp_avg_sq, steps, work, active, **rule)
 
     def update(self, work: Tensor, length: Tensor, active: Tensor, group: Group) -> Tensor:
         """The update from the direction, of the graft's `length`, in the memory of `work`: `M ← μM + (1−μ)D`.

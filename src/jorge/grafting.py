@@ -78,22 +78,28 @@ def adam(
     *,
     betas: tuple[Scalar, Scalar],
     eps: float,
+    beta2_decay: float | None = None,
 ) -> Tensor:
     """The bias-corrected direction of `torch.optim.Adam`; updates the buffers and `steps` in place.
 
     `m ← β1 m + (1−β1) G`, `v ← β2 v + (1−β2) G²`; the direction is `(m/(1−β1^t)) / (√(v/(1−β2^t)) + eps)`.
-    `steps` holds t for each parameter on its device, `[count]`, so that no host value enters the arithmetic.
+    With a decay d, `v ← v + w(G² − v)` with `w = max(1−β2, t^d)`, which has no bias, as in Adafactor (Shazeer and
+    Stern, arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets
+    the first ones sooner, often the largest by far. `steps` holds t for each parameter on its device, `[count]`, so
+    that no host value enters the arithmetic.
     """
     beta1, beta2 = betas
     average(exp_avg, grad, active, beta1)
-    exp_avg_sq.mul_(fading(active, beta2, grad)).addcmul_(grad, grad * (1 - scalar(beta2, grad)))
     steps.add_(active.view(-1))
     t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
-    root = torch.pow(scalar(beta2, grad), t).neg().add(1).sqrt()
-    denominator = exp_avg_sq.sqrt().add_(root * eps)
-    unbias = torch.div(root, torch.pow(scalar(beta1, grad), t).neg().add(1))
-    direction: Tensor = exp_avg.div(denominator).mul_(unbias)
-    return direction
+    base = scalar(beta2, grad)
+    weight = 1 - base if beta2_decay is None else torch.maximum(t**beta2_decay, 1 - base)
+    exp_avg_sq.lerp_(grad.square(), torch.where(active, weight, torch.zeros_like(weight)))
+    denominator = exp_avg_sq.sqrt()
+    if beta2_decay is None:
+        denominator.div_((1 - base**t).sqrt())
+    direction: Tensor = exp_avg / denominator.add_(eps)
+    return direction.div_(1 - scalar(beta1, grad) ** t)
 
 
 def norms(bundle: Tensor) -> Tensor:

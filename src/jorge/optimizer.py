@@ -50,6 +50,10 @@ class Jorge(torch.optim.Optimizer):
             weights off for good (`docs/defaults.md`), with it steady training is as it was. Adam's needs none.
         betas: Adam's running averages, for `grafting="adam"` only.
         eps: Adam's denominator term, for `grafting="adam"` only.
+        beta2_decay: as in `torch.optim.Adafactor`: the step length of matrices remembers squared gradients by
+            `max(1 − β2, t**beta2_decay)` at step t instead of Adam's `1 − β2`, for `grafting="adam"` only. Default
+            `None`, which is Adam; :meth:`from_adamw` gives -0.8, as Adam's length is too short for long where the
+            first gradients are by far the largest (`docs/defaults.md`).
         interval: steps between refreshes of the roots. Default 5: it reaches targets in up to a twentieth fewer steps
             than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
         warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0
@@ -120,6 +124,7 @@ class Jorge(torch.optim.Optimizer):
         graft_limit: float | None = 2.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        beta2_decay: float | None = None,
         interval: int = 5,
         warmup_refreshes: int = 30,
         block_size: BlockSize = "auto",
@@ -147,6 +152,7 @@ class Jorge(torch.optim.Optimizer):
             "graft_limit": graft_limit,
             "betas": betas,
             "eps": eps,
+            "beta2_decay": beta2_decay,
             "interval": interval,
             "warmup_refreshes": warmup_refreshes,
             "block_size": block_size,

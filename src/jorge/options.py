@@ -177,6 +177,7 @@ _CHECKS: dict[str, tuple[Any, str]] = {
     "graft_limit": (lambda v: v is None or (_number(v) and v >= 1), "None or a finite number of at least 1"),
     "betas": (_betas, "two numbers in [0, 1)"),
     "eps": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
+    "beta2_decay": (lambda v: v is None or (_number(v) and -1 <= v < 0), "None or a number in [-1, 0)"),
     "interval": (lambda v: _whole(v, 1), "a whole number of at least 1"),
     "warmup_refreshes": (lambda v: _whole(v, 0), "a whole number of at least 0"),
     "block_size": (lambda v: v in ("auto", None) or _whole(v, 1), "a whole number of at least 1, 'auto' or None"),

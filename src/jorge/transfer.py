@@ -107,6 +107,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "nesterov": True,
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),
+            "beta2_decay": -0.8,
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "capturable": group["capturable"],
@@ -122,6 +123,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas, for the direction"))
         lines.append(Line(index, "nesterov", "–", "True", "the direction looks ahead: fewer steps at no cost"))
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
+        lines.append(Line(index, "beta2_decay", "–", "-0.8", "the length forgets the first gradients as Adafactor's"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe
 

@@ -108,8 +108,8 @@ ABLATIONS: dict[str, Ablation] = {
         Ablation(
             "length-memory",
             "How long should Adam's step length remember how large gradients were?",
-            ("betas",),
-            _values("betas", "(0.9,0.95)", "(0.9,0.99)"),
+            ("beta2_decay", "betas"),
+            ("jorge:beta2_decay=None", *_values("beta2_decay=None:betas", "(0.9,0.95)", "(0.9,0.99)")),
         ),
         Ablation(
             "schedule",
