@@ -60,6 +60,7 @@ def test_every_optimizer_is_built_and_no_two_are_the_same(name: str, task: Task)
         ("block-size", "block_size", {32, 64, "auto", 256, 1024, None}),
         ("degree", "degree", {1, 2}),
         ("grafting", "grafting", {"sgd", "adam"}),
+        ("length-memory", "beta2_decay", {None, -0.8}),
         ("dtype", "preconditioner_dtype", {None, "torch.bfloat16"}),
         ("dtype", "matmul_precision", {None, "bfloat16"}),
         ("method", "method", {"whitening", "congruence", "binomial", "exact"}),

@@ -30,7 +30,8 @@ class Ablation:
         question: what it answers, in a sentence.
         options: the options that vary, which its table shows.
         optimizers: names as `jorge compare` takes them, beside the baseline and `jorge`. `{baseline}` stands for the
-            task's baseline, `{other}` for the grafting that `jorge` does not have there.
+            task's baseline, `{other}` for the grafting that `jorge` does not have there, `{adam}` for what gives it
+            Adam's.
     """
 
     name: str
@@ -40,11 +41,16 @@ class Ablation:
 
     def names(self, task: Task) -> list[str]:
         """The optimizers on a task: its baseline, Jorge as it is by default, and what is asked about."""
-        baseline = task.recipe.baseline
-        other = "adam" if task.recipe.transfer == "sgd" else "sgd"
-        asked = [name.format(baseline=baseline, other=other) for name in self.optimizers]
-        same = f":schedule={task.recipe.schedule}"  # the task's own is that of the baseline and of Jorge by default
-        return [baseline, "jorge", *(name for name in asked if not name.endswith(same))]
+        baseline, is_adam = task.recipe.baseline, task.recipe.transfer == "adamw"
+        words = {
+            "baseline": baseline,
+            "other": "sgd" if is_adam else "adam",
+            "adam": "" if is_adam else "grafting=adam:",
+        }
+        asked = [name.format(**words) for name in self.optimizers]
+        # the task's own schedule is that of the baseline and of Jorge by default, and so is the recipe's length
+        same = [f":schedule={task.recipe.schedule}", *[":beta2_decay=-0.8"] * is_adam]
+        return [baseline, "jorge", *(name for name in asked if not name.endswith(tuple(same)))]
 
 
 def _values(option: str, *values: object, of: str = "jorge") -> tuple[str, ...]:
@@ -109,7 +115,11 @@ ABLATIONS: dict[str, Ablation] = {
             "length-memory",
             "How long should Adam's step length remember how large gradients were?",
             ("beta2_decay", "betas"),
-            ("jorge:beta2_decay=None", *_values("beta2_decay=None:betas", "(0.9,0.95)", "(0.9,0.99)")),
+            (
+                "jorge:{adam}beta2_decay=-0.8",
+                "jorge:{adam}beta2_decay=None",
+                *_values("{adam}beta2_decay=None:betas", "(0.9,0.95)", "(0.9,0.99)"),
+            ),
         ),
         Ablation(
             "schedule",
