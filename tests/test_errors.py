@@ -33,6 +33,8 @@ def weight(*shape: int, **kwargs: Any) -> nn.Parameter:
         ({"warmup_refreshes": -1}, "warmup_refreshes"),
         ({"block_size": 0}, "block_size"),
         ({"max_dim": 0}, "max_dim"),
+        ({"beta2_decay": 0.8}, "beta2_decay"),
+        ({"beta2_decay": 0.0}, "beta2_decay"),
         ({"weight_decay": -1.0}, "weight_decay"),
         ({"preconditioner_beta2": 1.0}, "preconditioner_beta2"),
         ({"damping": -1.0}, "damping"),
@@ -152,13 +154,14 @@ def test_a_parameter_that_changed_its_shape_or_dtype_is_named() -> None:
         assert same(before, snapshot(optimizer))
 
 
-def test_an_option_that_shapes_the_state_cannot_change() -> None:
+@pytest.mark.parametrize(("option", "value"), [("block_size", 2), ("beta2_decay", -0.8)])
+def test_an_option_that_shapes_the_state_cannot_change(option: str, value: object) -> None:
     p = weight()
     optimizer = Jorge([p], lr=0.1)
     p.grad = torch.ones(4, 4)
     optimizer.step()
-    optimizer.param_groups[0]["block_size"] = 2
-    with pytest.raises(RuntimeError, match="block_size of param group 0 changed"):
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(RuntimeError, match=f"{option} of param group 0 changed"):
         optimizer.step()
 
 

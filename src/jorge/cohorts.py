@@ -29,7 +29,7 @@ from jorge.stacks import Due, Member, RootStack
 Group = dict[str, Any]
 
 #: Options that shape the state: they cannot change once it exists.
-STRUCTURAL = ("method", "grafting", "block_size", "max_dim", "preconditioner_dtype")
+STRUCTURAL = ("method", "grafting", "beta2_decay", "block_size", "max_dim", "preconditioner_dtype")
 
 #: Of the temporary memory that a step may take: the gradients of a bucket, which are there up to four times (gathered,
 #: cut into blocks, preconditioned on one side and on both), and what a refresh takes.

@@ -94,7 +94,7 @@ def adam(
     t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
     base = scalar(beta2, grad)
     weight = 1 - base if beta2_decay is None else torch.maximum(t**beta2_decay, 1 - base)
-    exp_avg_sq.lerp_(grad.square(), torch.where(active, weight, torch.zeros_like(weight)))
+    exp_avg_sq.lerp_(grad.square(), torch.where(active, weight, 0.0))
     denominator = exp_avg_sq.sqrt()
     if beta2_decay is None:
         denominator.div_((1 - base**t).sqrt())

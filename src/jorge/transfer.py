@@ -18,6 +18,9 @@ from torch import Tensor
 Schedule = Literal["step", "cosine", "keep"]
 SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
 
+#: Adafactor's memory (arXiv 1804.04235, section 7.2), as `torch.optim.Adafactor` has it by default.
+BETA2_DECAY = -0.8
+
 #: Options of torch's optimizers that choose an implementation, not a result.
 _IMPLEMENTATION = ("foreach", "fused", "differentiable")
 #: Options that are checked to be at their neutral value before a transfer, or that a subclass relation brings along.
@@ -107,7 +110,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "nesterov": True,
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),
-            "beta2_decay": -0.8,
+            "beta2_decay": BETA2_DECAY,
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "capturable": group["capturable"],
@@ -123,7 +126,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas, for the direction"))
         lines.append(Line(index, "nesterov", "–", "True", "the direction looks ahead: fewer steps at no cost"))
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
-        lines.append(Line(index, "beta2_decay", "–", "-0.8", "the length forgets the first gradients as Adafactor's"))
+        lines.append(Line(index, "beta2_decay", "–", _show(BETA2_DECAY), "the length forgets as Adafactor's does"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe
 

@@ -19,6 +19,7 @@ from jorge.lab.jobs import Job, jobs_for
 from jorge.lab.records import Record, read_file
 from jorge.lab.run import environment
 from jorge.lab.task import Size, Task
+from jorge.transfer import BETA2_DECAY
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Ablation:
         }
         asked = [name.format(**words) for name in self.optimizers]
         # the task's own schedule is that of the baseline and of Jorge by default, and so is the recipe's length
-        same = [f":schedule={task.recipe.schedule}", *[":beta2_decay=-0.8"] * is_adam]
+        same = [f":schedule={task.recipe.schedule}", *[f":beta2_decay={BETA2_DECAY}"] * is_adam]
         return [baseline, "jorge", *(name for name in asked if not name.endswith(tuple(same)))]
 
 
@@ -116,7 +117,7 @@ ABLATIONS: dict[str, Ablation] = {
             "How long should Adam's step length remember how large gradients were?",
             ("beta2_decay", "betas"),
             (
-                "jorge:{adam}beta2_decay=-0.8",
+                f"jorge:{{adam}}beta2_decay={BETA2_DECAY}",
                 "jorge:{adam}beta2_decay=None",
                 *_values("{adam}beta2_decay=None:betas", "(0.9,0.95)", "(0.9,0.99)"),
             ),

@@ -64,7 +64,10 @@ def is_stale(name: str, size: Size, record: Record, device: torch.device) -> boo
     """
     if ":" not in name or not record["losses"]:
         return False
-    now = _first_loss(name, size, record["seed"], device)
+    try:
+        now = _first_loss(name, size, record["seed"], device)
+    except Exception:  # a user's code may raise anything; the run that follows says what
+        return True
     return not math.isclose(now, record["losses"][0], rel_tol=1e-4, abs_tol=1e-7)  # which has five digits
 
 
