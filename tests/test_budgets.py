@@ -43,6 +43,22 @@ def test_operators_do_not_grow_with_depth(block_size: Any) -> None:
     assert deep[1] <= 1.1 * shallow[1] < 0.5 * shallow[0]
 
 
+def test_another_shape_costs_few_operators() -> None:
+    """What is elementwise is done on all shapes at once, and what is one number a parameter in one tensor."""
+    few, many = ([nn.Parameter(torch.zeros(d + 8, d)) for d in range(4, 4 + count)] for count in (2, 6))
+    few += [nn.Parameter(torch.zeros(3))]
+    many += [nn.Parameter(torch.zeros(d)) for d in range(3, 13)]
+    plain = []
+    for params in (few, many):
+        optimizer = Jorge(params, lr=0.1, grafting="adam", weight_decay=0.1, interval=9, warmup_refreshes=0)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        plain.append(operators(optimizer.step, CPU).computing)
+    assert plain[0] <= 60
+    assert plain[1] - plain[0] == 4 * 4  # a matrix's direction: twice multiplied; its length, and the graft's
+
+
 def test_fewer_operators_for_more_workspace() -> None:
     assert counts("resnet50", workspace=None)[0] < 0.5 * counts("resnet50")[0]
 

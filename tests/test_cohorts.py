@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jorge import Jorge, cohorts
+from jorge.buckets import Bucket
 from jorge.bundles import Bundle, Constants
 from jorge.cohorts import Cohort
 
@@ -72,14 +73,14 @@ def test_workspace_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> 
     optimizer = Jorge(params, lr=0.05, workspace=1.0)
     total = sum(p.numel() * 4 for p in params)
     rooms: list[int] = []
-    make = Bundle.room
+    make = Bucket.gather
 
-    def room(bundle: Bundle) -> tuple[Tensor, list[Tensor]]:
-        work, views = make(bundle)
-        rooms.append(work.numel() * 4)
-        return work, views
+    def gather(bucket: Bucket, *args: Any, **options: Any) -> dict[Bundle, Tensor]:
+        works = make(bucket, *args, **options)
+        rooms.append(sum(work.numel() * 4 for work in works.values()))
+        return works
 
-    monkeypatch.setattr(Bundle, "room", room)
+    monkeypatch.setattr(Bucket, "gather", gather)
     train(optimizer, params, 1)
     assert sum(rooms) == total
     assert max(rooms) <= total / 5

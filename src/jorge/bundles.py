@@ -67,9 +67,8 @@ class Bundle:
         dtypes = grafting.buffer_dtypes(group["grafting"], self.compute, stored)
         if blocking:
             dtypes["momentum_buffer"] = self.compute
+        #: Beside these there is what lies in a tensor of the bucket's, one part a bundle (:mod:`jorge.buckets`).
         self.buffers = {name: _dense_like(first, len(params), dtype) for name, dtype in dtypes.items()}
-        if group["grafting"] == "adam":
-            self.buffers["adam_step"] = torch.zeros(len(params), dtype=torch.float32, device=first.device)
         self.steps = [0] * len(params)  # steps in which each parameter had a gradient, on the host
         self.present: tuple[bool, ...] = (True,) * len(params)  # who has a gradient in this step
         self._masks = Constants(first.device)
@@ -77,7 +76,7 @@ class Bundle:
     @property
     def bytes(self) -> int:
         """Bytes of the tensor that a step works on."""
-        return len(self.params) * self.params[0].numel() * self.compute.itemsize
+        return self.numel * self.compute.itemsize
 
     def look(self) -> list[Tensor]:
         """See who has a gradient, and count the step for them; their gradients."""
@@ -92,38 +91,12 @@ class Bundle:
             return None
         return self._masks.get(self.present).view(-1, *(1,) * self.params[0].dim())
 
-    def room(self) -> tuple[Tensor, list[Tensor]]:
-        """A working tensor, and its slices for the gradients that are there; the others' slices are zero."""
-        make = torch.empty if all(self.present) else torch.zeros
-        work = make((len(self.params), *self.layout[0]), dtype=self.compute, device=self.params[0].device)
-        return work, [view for view, present in zip(work.unbind(0), self.present, strict=True) if present]
+    @property
+    def numel(self) -> int:
+        """Elements of the tensor that a step works on."""
+        return len(self.params) * self.params[0].numel()
 
     def matrices(self, work: Tensor) -> Tensor:
         """The working tensor as `[count, M, N]`."""
         assert self.blocking is not None
         return work.view(len(self.params), *self.blocking.matrix)
-
-    def graft(self, work: Tensor, active: Tensor, group: Group) -> Tensor:
-        """Advance the graft optimizer by the gradients; its direction."""
-        if group["grafting"] == "sgd":
-            buffer = self.buffers["graft_momentum_buffer"]
-            return grafting.sgd(buffer, work, active, momentum=group["momentum"], nesterov=group["nesterov"])
-        names = ("exp_avg", "exp_avg_sq", "adam_step")
-        exp_avg, exp_avg_sq, steps = (self.buffers[name] for name in names)
-        decay = group["beta2_decay"] if self.blocking else None  # vectors and scalars take Adam's own step
-        rule = {"betas": group["betas"], "eps": group["eps"], "beta2_decay": decay}
-        return grafting.adam(exp_avg, exp_avg_sq, steps, work, active, **rule)
-
-    def update(self, work: Tensor, length: Tensor, active: Tensor, group: Group) -> Tensor:
-        """The update from the direction, of the graft's `length`, in the memory of `work`: `M ← μM + (1−μ)D`.
-
-        With Nesterov momentum the update looks ahead once more, as the graft's does: `μM + (1−μ)D`.
-        """
-        buffer = self.buffers["momentum_buffer"]
-        grafting.average(buffer, work, active, group["momentum"])
-        ahead = work
-        if group["nesterov"]:
-            grafting.blend(work, buffer, group["momentum"])
-        else:
-            ahead = buffer
-        return torch.mul(ahead, grafting.ratio(ahead, length, active), out=work)

@@ -1,14 +1,22 @@
 """The step length: how far the optimizer that a recipe was tuned for would go (grafting, arXiv 2002.11803).
 
-Pure functions on a bundle of equal-shaped parameters, `[count, *shape]`. `active` says which of them take part in
-the step: a boolean tensor, 0-dim or `[count, 1, …]`; the buffers of the others stay as they are, to the bit. The
-gradients of inactive parameters must be zero.
+Pure functions on bundles: a list of tensors `[count, *shape]`, one for each shape of parameters, so that the number of
+operators in Python does not grow with the number of shapes. All bundles of a call are of one dtype and device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+#: How much of the running average of lengths a step keeps: it remembers about ten steps.
+_KEPT = 0.9
+
+#: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
+Scalar = float | Tensor
 
 
 def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -> dict[str, torch.dtype]:
@@ -26,110 +34,157 @@ def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -
     return {"graft_momentum_buffer": stored if stored is not None and lower else compute}
 
 
-#: How much of the running average of lengths a step keeps: it remembers about ten steps.
-_KEPT = 0.9
-
-#: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
-Scalar = float | Tensor
+def scalar(value: Scalar, like: Tensor) -> Scalar:
+    """`value`; a tensor 0-dim and of the dtype and device of `like`, without waiting for the device."""
+    return value.reshape(()).to(like, non_blocking=True) if isinstance(value, Tensor) else value
 
 
-def scalar(value: Scalar, like: Tensor) -> Tensor:
-    """`value` as a 0-dim tensor of the dtype and device of `like`, without waiting for the device."""
-    if isinstance(value, Tensor):
-        return value.reshape(()).to(like, non_blocking=True)
-    return torch.full((), value, dtype=like.dtype, device=like.device)
+def per_parameter(values: Tensor, bundles: Sequence[Tensor]) -> list[Tensor]:
+    """One value a parameter, `[total]`, as `[count, 1, …]` for each bundle."""
+    parts = torch.split(values, [len(bundle) for bundle in bundles])
+    return [part.view(-1, *(1,) * (bundle.dim() - 1)) for part, bundle in zip(parts, bundles, strict=True)]
 
 
-def fading(active: Tensor, factor: Scalar, like: Tensor) -> Tensor:
-    """`factor` where active and exactly 1 elsewhere: what a running average is multiplied by."""
-    return torch.where(active, scalar(factor, like), scalar(1.0, like))
+@dataclass(frozen=True)
+class Active:
+    """Who takes part in a step. The buffers of the others stay as they are, to the bit; their gradients must be zero.
 
-
-def average(buffer: Tensor, value: Tensor, active: Tensor, factor: Scalar) -> None:
-    """`b ← factor·b + (1−factor)·value` in place where active; untouched, to the bit, where not and `value` is 0."""
-    weight = torch.where(active, 1 - scalar(factor, buffer), scalar(0.0, buffer))
-    buffer.lerp_(value, weight)
-
-
-def blend(value: Tensor, ahead: Tensor, factor: Scalar) -> None:
-    """`value ← (1−factor)·value + factor·ahead` in place."""
-    value.lerp_(ahead, scalar(factor, value))
-
-
-def sgd(buffer: Tensor, grad: Tensor, active: Tensor, *, momentum: Scalar, nesterov: bool) -> Tensor:
-    """The direction of `torch.optim.SGD` without dampening; updates `buffer` in place.
-
-    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. The buffer may be of a lower precision than
-    `grad`, in which all is computed.
+    Args:
+        take: 0-dim, 1 where the step is taken and 0 where not, in the dtype of the bundles.
+        masks: for each bundle, who has a gradient, boolean, `[count, 1, …]`; `None` where all have one.
     """
-    wide = buffer.to(grad.dtype)
-    torch.addcmul(grad, wide, fading(active, momentum, grad), out=wide)
-    if wide is not buffer:
-        buffer.copy_(wide)
-    return torch.addcmul(grad, wide, scalar(momentum, grad)) if nesterov else wide
+
+    take: Tensor
+    masks: Sequence[Tensor | None]
+
+    def times(self, factor: Scalar) -> list[Tensor]:
+        """For each bundle `factor` where active and 0 elsewhere."""
+        share = self.take * scalar(factor, self.take)
+        return [share if mask is None else mask * share for mask in self.masks]
+
+    def keeping(self, factor: Scalar) -> list[Tensor]:
+        """For each bundle `factor` where active and exactly 1 elsewhere: what a running sum is multiplied by."""
+        keep = 1 - self.take * (1 - scalar(factor, self.take))
+        return [keep if mask is None else torch.where(mask, keep, 1.0) for mask in self.masks]
+
+    def each(self, bundles: Sequence[Tensor]) -> Tensor:
+        """1 where active and 0 elsewhere, `[total]`, or 0-dim where it is the same for all."""
+        if all(mask is None for mask in self.masks):
+            return self.take
+        whole = [self.take.expand(len(bundle)) for bundle in bundles]
+        return torch.cat([x if m is None else x * m.flatten() for x, m in zip(whole, self.masks, strict=True)])
+
+
+def average(buffers: list[Tensor], values: list[Tensor], active: Active, factor: Scalar) -> None:
+    """`b ← factor·b + (1−factor)·value` in place where active."""
+    torch._foreach_lerp_(buffers, values, active.times(1 - factor))
+
+
+def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
+    """`value ← (1−factor)·value + factor·ahead` in place."""
+    weight = scalar(factor, values[0])
+    torch._foreach_lerp_(values, aheads, [weight] * len(values) if isinstance(weight, Tensor) else weight)
+
+
+def sgd(
+    buffers: list[Tensor], grads: list[Tensor], active: Active, *, momentum: Scalar, nesterov: bool
+) -> list[Tensor]:
+    """The directions of `torch.optim.SGD` without dampening; updates the buffers in place.
+
+    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. Buffers may be of a lower precision than
+    the gradients, in which all is computed.
+    """
+    wide = [buffer.to(grad.dtype) for buffer, grad in zip(buffers, grads, strict=True)]
+    torch._foreach_mul_(wide, active.keeping(momentum))
+    torch._foreach_add_(wide, grads)
+    lower = [(b, w) for b, w in zip(buffers, wide, strict=True) if b is not w]
+    if lower:
+        torch._foreach_copy_([b for b, _ in lower], [w for _, w in lower])
+    if not nesterov:
+        return wide
+    aheads = list(torch._foreach_mul(wide, momentum))
+    torch._foreach_add_(aheads, grads)
+    return aheads
 
 
 def adam(
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
     steps: Tensor,
-    grad: Tensor,
-    active: Tensor,
+    grads: list[Tensor],
+    active: Active,
     *,
     betas: tuple[Scalar, Scalar],
     eps: float,
     beta2_decay: float | None = None,
-) -> Tensor:
-    """The bias-corrected direction of `torch.optim.Adam`; updates the buffers and `steps` in place.
+    decayed: Sequence[bool] = (),
+) -> tuple[list[Tensor], Tensor]:
+    """The directions of `torch.optim.Adam`, and what corrects the bias of their first average; updates all in place.
 
-    `m ← β1 m + (1−β1) G`, `v ← β2 v + (1−β2) G²`; the direction is `(m/(1−β1^t)) / (√(v/(1−β2^t)) + eps)`.
-    With a decay d, `v ← v + w(G² − v)` with `w = max(1−β2, t^d)`, which has no bias, as in Adafactor (Shazeer and
-    Stern, arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets
-    the first ones sooner, often the largest by far. `steps` holds t for each parameter on its device, `[count]`, so
-    that no host value enters the arithmetic.
+    `m ← β1 m + (1−β1) G`, `v ← β2 v + (1−β2) G²`; Adam's direction is `(m/(1−β1^t)) / (√(v/(1−β2^t)) + eps)`. With a
+    decay d, `v ← v + w(G² − v)` with `w = max(1−β2, t^d)`, which has no bias, as in Adafactor (Shazeer and Stern,
+    arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets the
+    first ones sooner, often the largest by far.
+
+    Args:
+        exp_avgs, exp_avg_sqs: m and v.
+        steps: t of each parameter on its device, `[total]`, so that no host value enters the arithmetic.
+        grads: G.
+        active: who takes part.
+        betas: β1 and β2.
+        eps: added to the root.
+        beta2_decay: d, or `None` for Adam's own rule.
+        decayed: for each bundle, whether it follows d; needed where there is one.
+
+    Returns:
+        the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
     """
-    beta1, beta2 = betas
-    average(exp_avg, grad, active, beta1)
-    steps.add_(active.view(-1))
-    t = steps.clamp(min=1).to(grad.dtype).view(-1, *(1,) * (grad.dim() - 1))
-    base = scalar(beta2, grad)
-    weight = 1 - base if beta2_decay is None else torch.maximum(t**beta2_decay, 1 - base)
-    exp_avg_sq.lerp_(grad.square(), torch.where(active, weight, 0.0))
-    denominator = exp_avg_sq.sqrt()
-    if beta2_decay is None:
-        denominator.div_((1 - base**t).sqrt())
-    direction: Tensor = exp_avg / denominator.add_(eps)
-    return direction.div_(1 - scalar(beta1, grad) ** t)
+    dtype = grads[0].dtype
+    beta1, beta2 = (scalar(beta, active.take) for beta in betas)
+    average(exp_avgs, grads, active, beta1)
+    steps.add_(active.each(grads))
+    t = steps.clamp(min=1).to(dtype)
+    weights, biased = active.times(1 - beta2), list(range(len(grads)))
+    if beta2_decay is not None:
+        own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * active.each(grads), grads)
+        weights = [o if follows else w for o, w, follows in zip(own, weights, decayed, strict=True)]
+        biased = [i for i in biased if not decayed[i]]
+    torch._foreach_lerp_(exp_avg_sqs, torch._foreach_mul(grads, grads), weights)
+    directions = list(torch._foreach_sqrt(exp_avg_sqs))
+    if biased:
+        corrections = per_parameter((1 - beta2**t).sqrt_(), grads)
+        torch._foreach_div_([directions[i] for i in biased], [corrections[i] for i in biased])
+    torch._foreach_add_(directions, eps)
+    return list(torch._foreach_div(exp_avgs, directions)), 1 / (1 - beta1**t)
 
 
-def norms(bundle: Tensor) -> Tensor:
-    """Euclidean norm of each parameter of a bundle, shaped `[count, 1, …]`."""
-    lengths: Tensor = torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim())), keepdim=True)
-    return lengths
+def norms(bundles: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of each parameter, `[total]`."""
+    return torch.cat([torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim()))) for bundle in bundles])
 
 
 def limited(lengths: Tensor, history: Tensor, active: Tensor, limit: float) -> Tensor:
-    """`lengths`, or `limit` times their running average where that is less, `[count]`; updates `history` in place.
+    """`lengths`, or `limit` times their running average where that is less, `[total]`; updates `history` in place.
 
     SGD's length follows the gradient's: one bad batch makes it many times as long, and a step of that length along a
     direction that is not the gradient's may send the weights so far that the next gradient is longer still. A sudden
     change is therefore followed over some steps; what grows by less than a tenth a step is not touched.
 
     Args:
-        lengths: of the graft's directions, `[count]`.
-        history: `[count, 2]`, the sums `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier steps i, of which the average is
+        lengths: of the graft's directions, `[total]`.
+        history: `[total, 2]`, the sums `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier steps i, of which the average is
             the quotient. Lengths of 0 are left out; there is no limit before the first other.
-        active: `[count]` or 0-dim.
+        active: 1 where a parameter takes part and 0 elsewhere, `[total]` or 0-dim.
         limit: at least 1.
     """
     shortened = torch.fmin(lengths, history[:, 0] / history[:, 1] * limit)  # 0/0 is NaN, which fmin leaves out
     fresh = torch.stack([shortened, torch.ones_like(shortened)], dim=-1)
-    counts = (active & (shortened > 0)).unsqueeze(-1)
+    counts = (active * shortened > 0).unsqueeze(-1)
     torch.where(counts, fresh.add_(history, alpha=_KEPT), history, out=history)
     return shortened
 
 
-def ratio(direction: Tensor, length: Tensor, active: Tensor) -> Tensor:
-    """What gives `direction` the norms `length`, `[count, 1, …]`; zero where inactive or where the norm is."""
-    ratios = length / norms(direction).add_(torch.finfo(direction.dtype).tiny)
-    return torch.where(active & torch.isfinite(ratios), ratios, 0.0)
+def ratios(directions: Sequence[Tensor], lengths: Tensor) -> Tensor:
+    """What gives the directions the norms `lengths`, `[total]`; zero where it would not be finite."""
+    found = lengths / norms(directions).add_(torch.finfo(lengths.dtype).tiny)
+    return torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)
