@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 #: its error codes back.
 WAITING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "item", "_linalg_eigh", "_linalg_check_errors"}
 
+#: Operators that make room and write nothing.
+ALLOCATING = {"empty", "empty_like", "new_empty", "empty_strided"}
 
 #: Operators that copy, perhaps from the GPU to the host.
 COPYING = {"_to_copy", "copy_", "_foreach_copy_"}
@@ -46,7 +48,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.total += 1
-        self.computing += not func.is_view
+        self.computing += not (func.is_view or func.overloadpacket.__name__ in ALLOCATING)
         self.waits += _waits(func.overloadpacket.__name__, self.device, args, kwargs, result)
         return result
 

@@ -246,7 +246,10 @@ def test_matmul_precision_is_that_of_refresh_and_direction(precision: Any) -> No
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own
-def test_fused_is_one_graph_for_each_kind_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "graft", [{"grafting": "sgd"}, {"grafting": "adam", "nesterov": True, "beta2_decay": -0.8}], ids=["sgd", "adam"]
+)
+def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None:
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -255,7 +258,7 @@ def test_fused_is_one_graph_for_each_kind_of_step(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     plain = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     fused = [nn.Parameter(p.detach().clone()) for p in plain]
-    options: dict[str, Any] = {"lr": 0.05, "interval": 3, "warmup_refreshes": 11, "weight_decay": 0.01}
+    options: dict[str, Any] = {"lr": 0.05, "interval": 3, "warmup_refreshes": 11, "weight_decay": 0.01, **graft}
     pairs = []
     for params, flag in ((plain, False), (fused, True)):
         optimizer = Jorge(params, fused=flag, **options)

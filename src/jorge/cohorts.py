@@ -65,7 +65,7 @@ class Cohort:
         total = sum(p.numel() * compute_dtype(p.dtype).itemsize for p in self.params)
         budget = max(_SMALL, group["workspace"] * total) if group["workspace"] else float("inf")
         if group["fused"]:
-            budget = float("inf")  # one graph a group; the compiler plans the memory
+            budget = float("inf")  # one graph a group and dtype; the compiler plans the memory
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
         self._values: dict[str, float] = {}
@@ -161,7 +161,7 @@ class Cohort:
 
 
 def _order(blocking: Blocking | None, members: list[Tensor]) -> tuple[int, list[int]]:
-    """A bucket is of one arithmetic dtype, and takes blocks that are alike."""
+    """Sorts what shares a bucket next to each other: one arithmetic dtype, and blocks that are alike."""
     return compute_dtype(members[0].dtype).itemsize, sorted(blocking.tiles[0].shape) if blocking else []
 
 

@@ -36,7 +36,7 @@ def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -
 
 def scalar(value: Scalar, like: Tensor) -> Scalar:
     """`value`; a tensor 0-dim and of the dtype and device of `like`, without waiting for the device."""
-    return value.reshape(()).to(like, non_blocking=True) if isinstance(value, Tensor) else value
+    return value.reshape(()).to(like, non_blocking=True) if isinstance(value, Tensor) else float(value)
 
 
 def per_parameter(values: Tensor, bundles: Sequence[Tensor]) -> list[Tensor]:
@@ -75,15 +75,27 @@ class Active:
         return torch.cat([x if m is None else x * m.flatten() for x, m in zip(whole, self.masks, strict=True)])
 
 
+def _lerp(buffers: list[Tensor], values: list[Tensor], weights: list[Tensor]) -> None:
+    """`b ← b + w(value − b)` in place, `w` 0-dim or `[count, 1, …]`."""
+    if torch.compiler.is_compiling():  # the compiler has no lowering for lists of weights
+        for buffer, value, weight in zip(buffers, values, weights, strict=True):
+            buffer.lerp_(value, weight)
+    else:
+        torch._foreach_lerp_(buffers, values, weights)
+
+
 def average(buffers: list[Tensor], values: list[Tensor], active: Active, factor: Scalar) -> None:
     """`b ← factor·b + (1−factor)·value` in place where active."""
-    torch._foreach_lerp_(buffers, values, active.times(1 - factor))
+    _lerp(buffers, values, active.times(1 - factor))
 
 
 def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
     """`value ← (1−factor)·value + factor·ahead` in place."""
     weight = scalar(factor, values[0])
-    torch._foreach_lerp_(values, aheads, [weight] * len(values) if isinstance(weight, Tensor) else weight)
+    if isinstance(weight, Tensor):
+        _lerp(values, aheads, [weight] * len(values))
+    else:
+        torch._foreach_lerp_(values, aheads, weight)
 
 
 def sgd(
@@ -91,8 +103,9 @@ def sgd(
 ) -> list[Tensor]:
     """The directions of `torch.optim.SGD` without dampening; updates the buffers in place.
 
-    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. Buffers may be of a lower precision than
-    the gradients, in which all is computed.
+    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. Without it what is returned may be the
+    buffers themselves: it is not to be written to. Buffers may be of a lower precision than the gradients, in which all
+    is computed.
     """
     wide = [buffer.to(grad.dtype) for buffer, grad in zip(buffers, grads, strict=True)]
     torch._foreach_mul_(wide, active.keeping(momentum))
@@ -149,7 +162,7 @@ def adam(
         own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * active.each(grads), grads)
         weights = [o if follows else w for o, w, follows in zip(own, weights, decayed, strict=True)]
         biased = [i for i in biased if not decayed[i]]
-    torch._foreach_lerp_(exp_avg_sqs, torch._foreach_mul(grads, grads), weights)
+    _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
     directions = list(torch._foreach_sqrt(exp_avg_sqs))
     if biased:
         corrections = per_parameter((1 - beta2**t).sqrt_(), grads)

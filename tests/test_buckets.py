@@ -1,0 +1,183 @@
+"""Parameters that take a step together: the same numbers as each by itself, whoever is left out and whatever comes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jorge import Jorge, cohorts
+
+SHAPES = [(12, 20), (7,), (12, 20), (20, 12), (8, 8), (), (30, 6), (6,), (6,), (4, 3, 3, 3), (1, 9)]
+
+#: Every way to measure a length, with the options that change what is computed together.
+GRAFTS: list[dict[str, Any]] = [
+    {"grafting": "sgd"},
+    {"grafting": "sgd", "nesterov": True, "weight_decay": 0.1, "graft_limit": None},
+    {"grafting": "adam"},
+    {"grafting": "adam", "nesterov": True, "beta2_decay": -0.8, "weight_decay": 0.1},
+]
+
+
+def parameters(*dtypes: torch.dtype, shapes: Any = SHAPES) -> list[nn.Parameter]:
+    torch.manual_seed(0)
+    return [nn.Parameter(torch.randn(shape).to(dtype)) for dtype in dtypes for shape in shapes]
+
+
+def copies(params: list[nn.Parameter]) -> list[nn.Parameter]:
+    return [nn.Parameter(p.detach().clone()) for p in params]
+
+
+def give(params: list[nn.Parameter], step: int, *, absent: bool = False, sign: float = 1.0) -> None:
+    """Gradients that depend on the step and the place alone; with `absent`, each third parameter has none in turn."""
+    for i, p in enumerate(params):
+        generator = torch.Generator().manual_seed(1000 * step + i)
+        grad = torch.randn(p.shape, generator=generator).to(p.dtype) * sign
+        p.grad = None if absent and step > 1 and (step + i) % 3 == 0 else grad
+
+
+def snapshot(optimizer: Jorge) -> list[dict[str, Any]]:
+    return [
+        {name: v.clone() if isinstance(v, Tensor) else v for name, v in optimizer.state[p].items()}
+        for group in optimizer.param_groups
+        for p in group["params"]
+    ]
+
+
+def same(some: dict[str, Any], others: dict[str, Any], *, exactly: bool = False) -> bool:
+    def alike(a: Any, b: Any) -> bool:
+        if not isinstance(a, Tensor) or exactly:
+            return bool(torch.equal(a, b)) if isinstance(a, Tensor) else a == b
+        return torch.allclose(a, b, atol=1e-9, rtol=1e-7)
+
+    return some.keys() == others.keys() and all(alike(some[name], others[name]) for name in some)
+
+
+@pytest.mark.parametrize("options", GRAFTS, ids=str)
+@pytest.mark.parametrize("lr", [0.05, torch.tensor(0.05, dtype=torch.float64)], ids=["number", "tensor"])
+def test_together_as_each_by_itself(options: dict[str, Any], lr: Any) -> None:
+    together = parameters(torch.float64)
+    alone = copies(together)
+    optimizer = Jorge(together, lr=lr, interval=3, warmup_refreshes=2, **options)
+    singles = [Jorge([p], lr=lr, interval=3, warmup_refreshes=2, **options) for p in alone]
+    for step in range(14):
+        give(together, step, absent=True)
+        give(alone, step, absent=True)
+        before = snapshot(optimizer) if step else []
+        optimizer.step()
+        for single in singles:
+            single.step()
+        after = snapshot(optimizer)
+        for i, p in enumerate(together):
+            if p.grad is None:
+                assert same(after[i], before[i], exactly=True)
+    for p, q, state, single in zip(together, alone, snapshot(optimizer), singles, strict=True):
+        assert torch.allclose(p, q, atol=1e-9)
+        assert same(state, snapshot(single)[0])
+
+
+@pytest.mark.parametrize("options", GRAFTS, ids=str)
+def test_many_buckets_as_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    found = []
+    for workspace in (None, 0.5):
+        params = parameters(torch.float64)
+        optimizer = Jorge(params, lr=0.05, interval=3, workspace=workspace, **options)
+        for step in range(14):
+            give(params, step, absent=True)
+            optimizer.step()
+        (cohort,) = optimizer._cohorts
+        found.append((len(cohort.buckets), params, snapshot(optimizer)))
+    (one, params, states), (many, others, their) = found
+    assert one == 1
+    assert many > 3
+    assert all(torch.allclose(p, q, atol=1e-9) for p, q in zip(params, others, strict=True))
+    assert all(map(same, states, their))
+
+
+@pytest.mark.parametrize("options", GRAFTS, ids=str)
+def test_dtypes_in_one_group_as_each_by_itself(options: dict[str, Any]) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+    together = parameters(*dtypes)
+    alone = copies(together)
+    count = len(SHAPES)
+    optimizers = [Jorge(together, lr=0.05, interval=2, **options)]
+    optimizers += [
+        Jorge(alone[i * count : (i + 1) * count], lr=0.05, interval=2, **options) for i in range(len(dtypes))
+    ]
+    for step in range(6):
+        give(together, step)
+        give(alone, step)
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(together, alone, strict=True):
+        assert p.dtype == q.dtype
+        # bfloat16 has 8 bits: one unit in the last place where the arithmetic was grouped otherwise
+        assert torch.allclose(p, q, atol=1e-5, rtol=torch.finfo(p.dtype).eps)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+def test_matrices_move_as_far_as_the_graft_optimizer(grafting: Any, nesterov: bool) -> None:
+    shapes = [(12, 20), (8, 8), (4, 3, 3, 3)]
+    mine = parameters(torch.float64, shapes=shapes)
+    theirs = copies(mine)
+    optimizer = Jorge(mine, lr=0.05, grafting=grafting, nesterov=nesterov, graft_limit=None)
+    graft: torch.optim.Optimizer = torch.optim.Adam(theirs, lr=0.05)
+    if grafting == "sgd":
+        graft = torch.optim.SGD(theirs, lr=0.05, momentum=0.9, nesterov=nesterov)
+    for step in range(12):
+        before = [[p.detach().clone() for p in params] for params in (mine, theirs)]
+        give(mine, step)
+        give(theirs, step)
+        optimizer.step()
+        graft.step()
+        for p, was, q, theirs_was in zip(mine, before[0], theirs, before[1], strict=True):
+            assert torch.allclose((p - was).norm(), (q - theirs_was).norm(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", GRAFTS, ids=str)
+def test_maximize_goes_against_the_gradient(options: dict[str, Any]) -> None:
+    down = parameters(torch.float64)
+    up = copies(down)
+    first, second = Jorge(down, lr=0.05, **options), Jorge(up, lr=0.05, maximize=True, **options)
+    for step in range(5):
+        give(down, step)
+        give(up, step, sign=-1.0)
+        first.step()
+        second.step()
+    assert all(torch.equal(p, q) for p, q in zip(down, up, strict=True))
+
+
+@pytest.mark.parametrize("options", [*GRAFTS, {"grafting": "adam", "eps": 0.0}], ids=str)
+@pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.float64,), (torch.float32, torch.float64)], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("first", [False, True])
+def test_nothing_moves_where_one_gradient_is_not_finite(
+    options: dict[str, Any], dtypes: tuple[torch.dtype, ...], bad: float, first: bool
+) -> None:
+    params = parameters(*dtypes)
+    optimizer = Jorge(
+        params, lr=torch.tensor(0.05), interval=1, preconditioner_dtype=torch.bfloat16, workspace=0.5, **options
+    )
+    for step in range(0 if first else 3):
+        give(params, step)
+        optimizer.step()
+    weights, states = copies(params), snapshot(optimizer) if not first else None
+    give(params, 6, absent=not first)
+    grad = params[4].grad
+    assert grad is not None
+    grad[0, 0] = bad
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, weights, strict=True))
+    now = snapshot(optimizer)
+    for state in now:
+        state.pop("step")  # counts on the host, which does not see what the gradients are
+    if states is not None:
+        for before, state in zip(states, now, strict=True):
+            before.pop("step")
+            assert same(before, state, exactly=True)
+    give(params, 6)
+    optimizer.step()
+    assert all(torch.isfinite(p).all() for p in params)
+    assert not torch.equal(params[0], weights[0])
