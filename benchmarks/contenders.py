@@ -25,7 +25,7 @@ METHODS = ("whitening", "congruence", "binomial", "exact")
 NEVER = 10**6
 #: Warm-up of a settled Jorge, and the refreshes that it believes to have had: far past the early ones, which repeat
 #: their step more often.
-WARMUP, LATE = 30, 100 * DAMPING_PERIOD
+LATE = 100 * DAMPING_PERIOD
 
 
 class Missing(Exception):  # noqa: N818  # it is news, not an error
@@ -124,17 +124,17 @@ def settle(contender: Contender, interval: int = PERIOD, *, damped: bool = False
     Args:
         contender: an optimizer of any kind.
         interval: steps between refreshes from now on.
-        damped: the next step is one of the refreshes, one in `DAMPING_PERIOD`, that also apply the damping of the
-            narrow forms, and cost more; else one that does not.
+        damped: the next step is one of the refreshes, one in `DAMPING_PERIOD`, that also apply the damping, and cost
+            more; else one that does not.
     """
     if contender.jorge is None:
         return
     for group in contender.jorge.param_groups:
-        group["interval"], group["warmup_refreshes"] = interval, WARMUP
+        group["interval"], group["warmup_refreshes"] = interval, 0
     earlier = LATE + (DAMPING_PERIOD - 1 if damped else 0)
     saved = contender.jorge.state_dict()
     for entry in saved["state"].values():
-        entry["step"] = WARMUP + interval * (earlier - WARMUP + 1) - 1
+        entry["step"] = interval * (earlier + 1) - 1
     contender.jorge.load_state_dict(saved)
 
 

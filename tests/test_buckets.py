@@ -116,8 +116,37 @@ def test_dtypes_in_one_group_as_each_by_itself(options: dict[str, Any]) -> None:
         assert torch.allclose(p, q, atol=1e-5, rtol=torch.finfo(p.dtype).eps)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+def as_nadam(params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What Adam's next step would be with a first average that looks ahead."""
+    group, steps = optimizer.param_groups[0], []
+    beta1, beta2 = group["betas"]
+    for p in params:
+        state = optimizer.state[p]
+        t = int(state["step"])
+        ahead = (beta1 * state["exp_avg"] + (1 - beta1) * p.grad) / (1 - beta1 ** (t + 1))
+        steps.append(group["lr"] * ahead / ((state["exp_avg_sq"] / (1 - beta2**t)).sqrt() + group["eps"]))
+    return steps
+
+
+def test_adams_length_looks_ahead_with_nesterov_momentum() -> None:
+    mine = parameters(torch.float64, shapes=[(12, 20), (8, 8), (4, 3, 3, 3), (7,)])
+    theirs = copies(mine)
+    optimizer = Jorge(mine, lr=0.05, grafting="adam", nesterov=True)
+    graft = torch.optim.Adam(theirs, lr=0.05)
+    for step in range(12):
+        before = [p.detach().clone() for p in mine]
+        at = [q.detach().clone() for q in theirs]
+        give(mine, step)
+        give(theirs, step)
+        optimizer.step()
+        graft.step()
+        wanted = as_nadam(theirs, graft)
+        for p, was, nadam in zip(mine[:-1], before, wanted, strict=False):
+            assert torch.allclose((p - was).norm(), nadam.norm(), rtol=1e-9)
+        assert torch.allclose(mine[-1] - before[-1], theirs[-1] - at[-1])  # a vector's step is Adam's own
+
+
+@pytest.mark.parametrize(("grafting", "nesterov"), [("sgd", False), ("sgd", True), ("adam", False)])
 def test_matrices_move_as_far_as_the_graft_optimizer(grafting: Any, nesterov: bool) -> None:
     shapes = [(12, 20), (8, 8), (4, 3, 3, 3)]
     mine = parameters(torch.float64, shapes=shapes)

@@ -110,13 +110,13 @@ def test_transposed_shapes_share_a_stack_and_readers_do_not_see_it() -> None:
 def test_stagger_refreshes_each_block_once_an_interval(interval: int) -> None:
     params = [nn.Parameter(torch.randn(8, 8)) for _ in range(8)] + [nn.Parameter(torch.randn(4, 8)) for _ in range(8)]
     optimizer = Jorge(params, lr=0.05, interval=interval, warmup_refreshes=2, stagger=True)
-    train(optimizer, params, 2)
+    train(optimizer, params, sum(2 * gap for gap in range(1, interval)))
     refreshes = [optimizer.state[p]["refreshes.0"] for p in params]
     counts = [int(sum(refreshes))]
     for _ in range(3 * interval):
         train(optimizer, params, 1)
         counts.append(int(sum(refreshes)))
-    assert {int(r) for r in refreshes} == {2 + 3}
+    assert {int(r) for r in refreshes} == {2 * (interval - 1) + 3}
     each = [b - a for a, b in pairwise(counts)]
     assert max(each) < len(params)
     assert each[:interval] == each[interval : 2 * interval]
@@ -263,7 +263,9 @@ def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None
     for params, flag in ((plain, False), (fused, True)):
         optimizer = Jorge(params, fused=flag, **options)
         pairs.append((optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=40)))
-    for _ in range(30):  # four substeps, then one, then steps without a refresh; lr and momentum change at each
+    # Refreshes of four, three, two substeps and one, steps without, and a refresh that is damped; the weights of
+    # refreshes at the gaps 2 and 3 are others, and lr and momentum change at each step.
+    for _ in range(38):
         for p, q in zip(plain, fused, strict=True):
             p.grad = torch.randn(p.shape)
             q.grad = p.grad.clone()
@@ -271,7 +273,7 @@ def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None
             optimizer.step()
             scheduler.step()
     assert close(plain, fused)
-    assert counters["stats"]["unique_graphs"] == 3
+    assert counters["stats"]["unique_graphs"] == 6
     assert not counters["graph_break"]
 
 

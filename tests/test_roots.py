@@ -150,12 +150,14 @@ def test_float32_whitening_follows_its_float64_run(m: int, n: int, digits: float
         assert relative(narrow[side].double(), wide[side]) < 1e-4
 
 
-def test_dead_rows_stay_bounded() -> None:
-    state = fresh("whitening", (64, 64))
-    for i in range(4500):
-        grad = torch.randn(1, 64, 64)
+@pytest.mark.parametrize("gap", [1, 5])
+@pytest.mark.parametrize(("columns", "refreshes"), [(64, 4500), (12, 1500)])  # the wide form and the narrow one
+def test_dead_rows_stay_bounded(columns: int, refreshes: int, gap: int) -> None:
+    state = fresh("whitening", (64, columns))
+    for i in range(refreshes):
+        grad = torch.randn(1, 64, columns)
         grad[:, 48:] = 0
-        refresh("whitening", state, grad, RootOptions(), METHODS["whitening"].pace(i, 1))
+        refresh("whitening", state, grad, RootOptions(), METHODS["whitening"].pace(i, gap))
     values = torch.linalg.eigvalsh(state["left"].double())
     assert values.min() / values.max() > 1e-4
 

@@ -139,7 +139,8 @@ class Bucket:
                 betas=group["betas"],
                 eps=group["eps"],
                 beta2_decay=group["beta2_decay"],
-                decayed=[bundle.blocking is not None for bundle in bundles],  # vectors take Adam's own step
+                nesterov=group["nesterov"],
+                matrices=[bundle.blocking is not None for bundle in bundles],  # vectors take Adam's own step
             )
         count = sum(len(bundle.params) for bundle in self.vectors)
         vectors, matrices = directions[: len(self.vectors)], directions[len(self.vectors) :]

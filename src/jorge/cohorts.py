@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from jorge.blocks import Blocking
 from jorge.buckets import Bucket
-from jorge.bundles import Bundle
+from jorge.bundles import Bundle, Constants
 from jorge.routing import compute_dtype, route
 from jorge.schedule import Schedule
-from jorge.stacks import RootStack
+from jorge.stacks import Due, RootStack
 
 Group = dict[str, Any]
 
@@ -69,6 +70,7 @@ class Cohort:
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
         self._values: dict[str, float] = {}
+        self._weights = Constants(self.device)
         most = budget * _BUCKET_SHARE
         filled = _filled(_bundles(self.params, group, most), most)
         self.buckets = [Bucket(bundles, group) for bundles in filled]
@@ -138,8 +140,14 @@ class Cohort:
             grads = [bundle.look() for bundle in bucket.bundles]
             masks = [bundle.mask() for bundle in bucket.bundles]
             due = [stack.due(schedule, group) for stack in bucket.stacks]
-            if any(grads):
-                (bucket.compiled() if group["fused"] else bucket.step)(grads, masks, due, finite, options)
+            if any(grads) and group["fused"]:
+                bucket.compiled()(grads, masks, [self._weighed(pieces) for pieces in due], finite, options)
+            elif any(grads):
+                bucket.step(grads, masks, due, finite, options)
+
+    def _weighed(self, due: Sequence[Due]) -> list[Due]:
+        """What is due with tensors for the weights, which grow with the gap between refreshes."""
+        return [replace(d, pace=replace(d.pace, weight=self._weights.get((d.pace.weight,)).view(()))) for d in due]
 
     def _without_numbers(self, group: Group) -> Group:
         """The group's options with tensors for the numbers that schedules change: no graph then holds their values."""

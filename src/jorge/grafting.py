@@ -84,6 +84,13 @@ def _lerp(buffers: list[Tensor], values: list[Tensor], weights: list[Tensor]) ->
         torch._foreach_lerp_(buffers, values, weights)
 
 
+def _lerped(values: list[Tensor], others: list[Tensor], weight: Scalar) -> list[Tensor]:
+    """`value + w(other − value)`, new tensors."""
+    if isinstance(weight, Tensor):
+        return [torch.lerp(value, other, weight) for value, other in zip(values, others, strict=True)]
+    return list(torch._foreach_lerp(values, others, weight))
+
+
 def average(buffers: list[Tensor], values: list[Tensor], active: Active, factor: Scalar) -> None:
     """`b ← factor·b + (1−factor)·value` in place where active."""
     _lerp(buffers, values, active.times(1 - factor))
@@ -130,14 +137,16 @@ def adam(
     betas: tuple[Scalar, Scalar],
     eps: float,
     beta2_decay: float | None = None,
-    decayed: Sequence[bool] = (),
+    nesterov: bool = False,
+    matrices: Sequence[bool] = (),
 ) -> tuple[list[Tensor], Tensor]:
     """The directions of `torch.optim.Adam`, and what corrects the bias of their first average; updates all in place.
 
     `m ← β1 m + (1−β1) G`, `v ← β2 v + (1−β2) G²`; Adam's direction is `(m/(1−β1^t)) / (√(v/(1−β2^t)) + eps)`. With a
     decay d, `v ← v + w(G² − v)` with `w = max(1−β2, t^d)`, which has no bias, as in Adafactor (Shazeer and Stern,
     arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets the
-    first ones sooner, often the largest by far.
+    first ones sooner, often the largest by far. With Nesterov momentum m looks ahead as in NAdam (Dozat 2016), but with
+    a constant β1: `(β1 m + (1−β1) G)/(1−β1^(t+1))` stands for `m/(1−β1^t)`.
 
     Args:
         exp_avgs, exp_avg_sqs: m and v.
@@ -147,7 +156,8 @@ def adam(
         betas: β1 and β2.
         eps: added to the root.
         beta2_decay: d, or `None` for Adam's own rule.
-        decayed: for each bundle, whether it follows d; needed where there is one.
+        nesterov: whether m looks ahead.
+        matrices: for each bundle, whether it follows d and looks ahead; the others are Adam's own.
 
     Returns:
         the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
@@ -160,15 +170,23 @@ def adam(
     weights, biased = active.times(1 - beta2), list(range(len(grads)))
     if beta2_decay is not None:
         own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * active.each(grads), grads)
-        weights = [o if follows else w for o, w, follows in zip(own, weights, decayed, strict=True)]
-        biased = [i for i in biased if not decayed[i]]
+        weights = [o if follows else w for o, w, follows in zip(own, weights, matrices, strict=True)]
+        biased = [i for i in biased if not matrices[i]]
     _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
     directions = list(torch._foreach_sqrt(exp_avg_sqs))
     if biased:
         corrections = per_parameter((1 - beta2**t).sqrt_(), grads)
         torch._foreach_div_([directions[i] for i in biased], [corrections[i] for i in biased])
     torch._foreach_add_(directions, eps)
-    return list(torch._foreach_div(exp_avgs, directions)), 1 / (1 - beta1**t)
+    firsts = list(exp_avgs)
+    if nesterov and any(matrices):
+        ahead = [i for i, follows in enumerate(matrices) if follows]
+        looked = _lerped([exp_avgs[i] for i in ahead], [grads[i] for i in ahead], 1 - beta1)
+        for i, first in zip(ahead, looked, strict=True):
+            firsts[i] = first
+        counts = torch.split(t, [len(grad) for grad in grads])
+        torch._foreach_add_([counts[i] for i in ahead], 1)
+    return list(torch._foreach_div(firsts, directions)), 1 / (1 - beta1**t)
 
 
 def norms(bundles: Sequence[Tensor]) -> Tensor:

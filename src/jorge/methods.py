@@ -40,8 +40,11 @@ from jorge.roots import (
 Init = Literal["auto", "paper"]
 State = dict[str, Tensor]
 
-#: A refresh is repeated while the roots are far from their fixed point.
+#: So many refreshes follow each other fast and find the roots far from their fixed point: they stand for one each, and
+#: there is nothing yet to be damped apart.
 EARLY_REFRESHES = 10
+#: A refresh stands for so many a step of its gap, as far as its method goes.
+_WEIGHT_PER_STEP = 0.6
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,20 @@ class RootOptions:
 
 @dataclass(frozen=True)
 class Pace:
-    """Which refresh this is: how often the step is repeated in it, how many refreshes it stands for, and whether narrow
-    forms apply their damping.
+    """Which refresh this is: how often the step is repeated in it, how many refreshes it stands for, and whether it
+    applies the damping of several, where that has a product of its own.
 
-    All is the same for every block that is refreshed together, and known on the host.
+    All is the same for every block that is refreshed together, and known on the host; in a compiled step the weight is
+    a 0-dim tensor, so that no graph holds its value.
     """
 
     substeps: int = 1
-    weight: float = 1.0
+    weight: float | Tensor = 1.0
     damped: bool = False
 
     @property
     def share(self) -> float:
-        """How many refreshes' damping the narrow forms apply in this one."""
+        """How many refreshes' damping this one applies."""
         return float(DAMPING_PERIOD) if self.damped else 0.0
 
 
@@ -89,27 +93,28 @@ class Method:
     """A way to track the roots: its refresh, the extra state of a full side, and its default ε.
 
     The refresh is a function of the state, with the `largest` absolute entries of the gradients beside it.
-    `sparse_weight` is how many refreshes one stands for where there are steps without: see `docs/speed.md`.
+    `early_substeps` are the repetitions of the step in the first refreshes, `substeps` those in all later ones.
+    `sparse_weight` is how many refreshes one stands for at most where there are steps without: see `docs/speed.md`.
     """
 
     refresh: Callable[[State, Tensor, RootOptions, Pace], State]
-    has_narrow_damping: bool = False
+    damps_apart: bool = False
     symmetric: bool = True
     keeps_factor: bool = False
     eps: float = 0.0
-    early_substeps: int = 1
+    early_substeps: tuple[int, ...] = ()
     substeps: int = 1
     sparse_weight: float = 1.0
 
     def substeps_at(self, refreshes: int) -> int:
         """Repetitions of the step in the refresh after `refreshes` earlier ones."""
-        return self.early_substeps if refreshes < EARLY_REFRESHES else self.substeps
+        return self.early_substeps[refreshes] if refreshes < len(self.early_substeps) else self.substeps
 
-    def pace(self, refreshes: int, interval: int) -> Pace:
-        """The pace of the refresh after `refreshes` earlier ones."""
-        last = refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1
-        damped = self.has_narrow_damping and last and refreshes >= EARLY_REFRESHES  # at the start there is nothing yet
-        weight = self.sparse_weight if interval > 1 and refreshes >= EARLY_REFRESHES else 1.0
+    def pace(self, refreshes: int, gap: int) -> Pace:
+        """The pace of the refresh after `refreshes` earlier ones, `gap` steps from the next."""
+        settled = refreshes >= EARLY_REFRESHES
+        damped = self.damps_apart and settled and refreshes % DAMPING_PERIOD == DAMPING_PERIOD - 1
+        weight = min(self.sparse_weight, max(1.0, _WEIGHT_PER_STEP * gap)) if settled else 1.0
         return Pace(self.substeps_at(refreshes), weight, damped)
 
 
@@ -203,8 +208,10 @@ def _refresh_exact(state: State, grad: Tensor, options: RootOptions, pace: Pace)
 
 
 METHODS: dict[str, Method] = {
-    "whitening": Method(_refresh_whitening, has_narrow_damping=True, early_substeps=4, sparse_weight=3.0),
-    "congruence": Method(_refresh_congruence, has_narrow_damping=True, eps=1e-2, early_substeps=4, substeps=2),
+    "whitening": Method(_refresh_whitening, damps_apart=True, early_substeps=(4, 3, 2), sparse_weight=3.0),
+    "congruence": Method(
+        _refresh_congruence, damps_apart=True, eps=1e-2, early_substeps=(4,) * EARLY_REFRESHES, substeps=2
+    ),
     "binomial": Method(_refresh_binomial, eps=1e-6, symmetric=False),
     "exact": Method(_refresh_exact, eps=1e-6, keeps_factor=True),
 }
@@ -278,7 +285,7 @@ def refresh_flops(
 ) -> int:
     """Operations of one refresh of one block of `shape`, after `number` earlier ones; `eigh` counts none.
 
-    The narrow forms apply their damping at every :data:`~jorge.roots.DAMPING_PERIOD`-th refresh.
+    Damping that has a product of its own is applied at every :data:`~jorge.roots.DAMPING_PERIOD`-th refresh.
     """
     m, n = shape
     full = (sides[0] == "full", sides[1] == "full")

@@ -40,7 +40,7 @@ class Jorge(torch.optim.Optimizer):
         momentum: momentum of the direction, and of SGD's step length, in [0, 1). Default 0.9, as in most recipes; it
             is meant to come from the recipe, so it was not measured. Schedulers that cycle momentum cycle the first
             of `betas` with Adam grafting, and leave this one.
-        nesterov: Nesterov momentum, for the direction and for SGD's step length.
+        nesterov: Nesterov momentum, for the direction and for the step length.
         weight_decay: decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.
         method: how the roots are tracked: `"whitening"` (default: it won in the measurements of `docs/methods.md`),
             `"congruence"`, `"binomial"` (the paper's) or `"exact"` (Shampoo).
@@ -56,8 +56,9 @@ class Jorge(torch.optim.Optimizer):
             first gradients are by far the largest (`docs/defaults.md`).
         interval: steps between refreshes of the roots. Default 5: it reaches targets in up to a twentieth fewer steps
             than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
-        warmup_refreshes: so many steps refresh at every step before `interval` applies. Default 30: with 0
-            training ends higher, or diverges with SGD's length; 100 gains little for its time (`docs/defaults.md`).
+        warmup_refreshes: so many refreshes follow each other at each gap that is shorter than `interval`: with the
+            defaults steps 1 to 20 refresh, then every second to 60, every third to 120, every fourth to 200. Default
+            20; with 0 training ends higher, or diverges with SGD's length (`docs/defaults.md`).
         block_size: largest side of a block; sides above 256 are cut shorter than that where it makes blocks
             near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: equal parts of at most
             about 128, for a sixth to a half of the operations of whole sides, and up to an eighth more steps where
@@ -82,8 +83,9 @@ class Jorge(torch.optim.Optimizer):
             accuracy of each is in `docs/speed.md`.
         stagger: refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so
             that no step is slow.
-        fused: run the step through `torch.compile`: one graph for each kind of step (four substeps, one, or no
-            refresh), none more when lr, momentum, decay or the step count change. Needs what `torch.compile` needs.
+        fused: run the step through `torch.compile`: one graph for each kind of step (a refresh of four, three or two
+            substeps, of one, damped or not, or no refresh), none more when lr, momentum, decay or
+            the step count change. Needs what `torch.compile` needs.
         workspace: aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32
             MiB). Less of it means more launches; `None` means the fewest.
         maximize: ascend instead of descend.
@@ -126,7 +128,7 @@ class Jorge(torch.optim.Optimizer):
         eps: float = 1e-8,
         beta2_decay: float | None = None,
         interval: int = 5,
-        warmup_refreshes: int = 30,
+        warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",
         max_dim: int = 8192,
         preconditioner_beta2: float = 0.95,

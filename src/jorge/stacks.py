@@ -85,7 +85,7 @@ class RootStack:
         each = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=0)
         self.flops = self.count * max(1, each)
         damped = refresh_flops(group["method"], shape, sides, RootOptions(), substeps=1, number=2 * DAMPING_PERIOD - 1)
-        self.is_narrow = damped != each
+        self.damps_apart = damped != each
         self._indices = Constants(bundle.params[0].device)
 
     def limit(self, temporary: float) -> None:
@@ -120,8 +120,8 @@ class RootStack:
         return due
 
     def _pace(self, step: int, schedule: Schedule, group: Group) -> Pace:
-        pace = METHODS[group["method"]].pace(schedule.earlier(step), schedule.interval)
-        return pace if self.is_narrow else replace(pace, damped=False)  # so that steps that do the same look the same
+        pace = METHODS[group["method"]].pace(schedule.earlier(step), schedule.gap(step))
+        return pace if self.damps_apart else replace(pace, damped=False)  # so that steps that do the same look the same
 
     def _part(self, index: int, parts: int) -> tuple[int, int]:
         """The blocks whose refresh begins in the `index`-th of `parts` equal shares of the cohort's work."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks import harness, shapes
 from benchmarks.allocation import Allocation, allocations, state_bytes
-from benchmarks.contenders import WARMUP, build, check, jorge_options, never_refresh, settle
+from benchmarks.contenders import build, check, jorge_options, never_refresh, settle
 from benchmarks.counting import operators
 from benchmarks.muon import MuonWithAdamW, orthogonalize
 from benchmarks.resnet import ResNet18
@@ -94,8 +94,9 @@ def test_the_state_of_a_jorge_weighs_what_its_plan_says() -> None:
 def test_a_settled_jorge_takes_the_steps_of_one_that_has_got_there(name: str, interval: int) -> None:
     settled, real = (build(name, shapes.parameters("tiny", CPU), interval=interval) for _ in range(2))
     settled.step()
-    refreshes = 5 * DAMPING_PERIOD  # past the warm-up
-    real.steps(WARMUP + interval * (refreshes - WARMUP + 1) - 1)
+    assert real.jorge is not None
+    real.jorge.param_groups[0]["warmup_refreshes"] = 0
+    real.steps(interval * (2 * DAMPING_PERIOD + 1) - 1)  # past the refreshes that are repeated
     for number in range(DAMPING_PERIOD):
         settle(settled, interval, damped=number == DAMPING_PERIOD - 1)
         for _ in range(interval):

@@ -34,7 +34,7 @@ class Row:
         plan: shape, blocks, sides and state bytes.
         direction_flops: every step.
         refresh_flops: one refresh later in training, the mean over a period of the damping.
-        early_refresh_flops: one of the first ten refreshes, which repeat the step; their mean.
+        early_refresh_flops: one of the first ten refreshes, of which some repeat the step; their mean.
         eigh_flops: nominal, of the eigendecompositions of one refresh of `method="exact"`; not in the others.
     """
 

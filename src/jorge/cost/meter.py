@@ -90,7 +90,7 @@ class StepCount:
 
 
 def early_refreshes() -> range:
-    """The refreshes that are repeated until the roots are near their fixed point, by number from 0."""
+    """The refreshes that look for the roots' fixed point, by number from 0: some are repeated, none is damped."""
     return range(EARLY_REFRESHES)
 
 
@@ -121,23 +121,23 @@ class Rehearsal:
     def interval(self) -> tuple[StepCount, ...]:
         """The steps of one interval late in training; of the refreshes, the kind that is most frequent."""
         interval: int = self._group["interval"]
-        number = self._typical(settled_refreshes())
+        number = self._typical(settled_refreshes(), interval)
         if self._group["stagger"] and interval > 1:
             steps = range(number * interval, number * interval + interval)
             return tuple(self._count(t, warmup_refreshes=0, interval=interval) for t in steps)
-        refresh = self._count(number, warmup_refreshes=_ALWAYS, interval=interval)
+        refresh = self._count(number * interval + interval - 1, warmup_refreshes=0, interval=interval)
         plain = self._count(1, warmup_refreshes=0, interval=_NEVER, stagger=False) if interval > 1 else refresh
         return (plain,) * (interval - 1) + (refresh,)
 
     def early(self) -> StepCount:
         """One of the first ten refreshes, of the kind that is most frequent."""
-        number = self._typical(early_refreshes())
+        number = self._typical(early_refreshes(), gap=1)
         return self._count(number, warmup_refreshes=_ALWAYS, interval=self._group["interval"])
 
-    def _typical(self, numbers: range) -> int:
+    def _typical(self, numbers: range, gap: int) -> int:
         """The last refresh of the most frequent pace."""
         pace = METHODS[self._group["method"]].pace
-        paces = [pace(k, self._group["interval"]) for k in numbers]
+        paces = [pace(k, gap) for k in numbers]
         most = max(paces, key=paces.count)
         return max(k for k, p in zip(numbers, paces, strict=True) if p == most)
 

@@ -99,7 +99,7 @@ class Followed:
         grad = self.gradient()
         roots = self.roots(state)
         if float(state[f"refreshes.{self.number}"]) > self.oracle.refreshes:
-            pace = METHODS[self.method].pace(self.schedule.earlier(state["step"]), self.schedule.interval)
+            pace = METHODS[self.method].pace(self.schedule.earlier(state["step"]), self.schedule.gap(state["step"]))
             self.oracle.refresh(grad, self._before, pace)
             self._before = roots
         self._raw.add(grad)

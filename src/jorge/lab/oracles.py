@@ -175,7 +175,7 @@ def _whitening_memory(roots: Pair, grad: Tensor, earlier: int, options: RootOpti
     grad = grad / grad.abs().max()
     noise = options.damping * grad.square().mean()
     blend = max(1 - options.beta2, 1 / (earlier + 1))
-    blend = 1 - (1 - blend) ** pace.weight
+    blend = 1 - (1 - blend) ** float(pace.weight)
     wanted = blend / (1 - blend) if blend < 1 else math.inf
     kept, cut = [1.0, 1.0], False
     cap = WHITENING_CAP if options.degree == 2 else WHITENING_LINE_CAP

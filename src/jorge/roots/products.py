@@ -25,7 +25,7 @@ from torch import Tensor
 
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 
-#: The narrow forms apply their damping at every so many-th refresh, for all of them.
+#: Where the damping takes a product of its own it is applied at every so many-th refresh, for all of them.
 DAMPING_PERIOD = 8
 
 _BLOCK = (-2, -1)

@@ -40,7 +40,7 @@ def whitening(
     beta2: float,
     damping: float,
     substeps: int,
-    weight: float = 1.0,
+    weight: float | Tensor = 1.0,
     moments: tuple[Tensor | None, Tensor | None] = (None, None),
     narrow: tuple[bool | None, bool | None] = (None, None),
     damped: float = 1.0,
@@ -65,8 +65,8 @@ def whitening(
         moments: running second moments of the diagonal sides, `[count, d]` each.
         narrow: for each side, whether to take the form that multiplies no two d × d matrices, an exact rewrite but for
             the damping, which is then a step of its own; `None` chooses by operation count.
-        damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
-            form always applies its own.
+        damped: how many refreshes' damping a full side applies in this one, as it takes a product of its own; 0 leaves
+            it to a later one. A diagonal side always applies its own.
         degree: of the polynomial. With 1, λ is the Frobenius norm of X: X² is never built.
         precision: of the products (:mod:`jorge.roots.products`).
         scale: the largest absolute entry of each gradient, `[count]`, where it is known.
@@ -81,7 +81,7 @@ def whitening(
     grad = grad / per_block(largest_entry(grad) if scale is None else scale)
     noise = square_sum(grad) * (damping / (m * n))
     blend = (1 / (refreshes + 1)).clamp(min=1 - beta2)
-    if weight != 1:
+    if isinstance(weight, Tensor) or weight != 1:
         blend = 1 - (1 - blend) ** weight
     memory = blend / (1 - blend)
     for substep in range(substeps):
@@ -97,7 +97,7 @@ def whitening(
         new_left, left_moment = left, moments[0]
         if wide_left:
             gram = multiply(v, v.mT, precision) if rows is None else rows.clone()
-            new_left = _wide(left, gram, noise * sizes[1], memory, degree, precision)
+            new_left = _wide(left, gram, noise * sizes[1], sizes[0], memory, share, degree, precision)
             del gram
         elif columns is not None:
             new_left = _narrow(left, v, columns, noise * sizes[1], sizes[0], memory, share, degree, precision)
@@ -108,7 +108,7 @@ def whitening(
         right_moment = moments[1]
         if wide_right:
             gram = multiply(v.mT, v, precision) if columns is None else columns
-            right = _wide(right, gram, noise * sizes[0], memory, degree, precision)
+            right = _wide(right, gram, noise * sizes[0], sizes[1], memory, share, degree, precision)
             del gram
         elif rows is not None:
             right = _narrow(right, v.mT, rows, noise * sizes[0], sizes[1], memory, share, degree, precision)
@@ -118,14 +118,25 @@ def whitening(
     return left, right, moments
 
 
-def _wide(root: Tensor, gram: Tensor, noise: Tensor, memory: Tensor, degree: int, precision: Precision) -> Tensor:
-    """`root` after one step towards whitening V; `noise`, `[count]`, is the factor of `H Hᵀ` in X.
+def _wide(
+    root: Tensor,
+    gram: Tensor,
+    noise: Tensor,
+    size: Tensor,
+    memory: Tensor,
+    share: float,
+    degree: int,
+    precision: Precision,
+) -> Tensor:
+    """`root` after one step towards whitening V.
 
-    `gram` is `VVᵀ`, whose memory is used.
+    `gram` is `VVᵀ`, whose memory is used; `noise`, `[count]`, is the factor of `H Hᵀ` in X, which is added for `share`
+    steps at once. The weight goes by the trace with that of one, `size` being `tr(H Hᵀ)`: by that of all, what is to
+    be damped most would weaken its own damping, and grow without bound.
     """
     p1, p2, cap = _series(degree)
-    x = multiply_add(gram, root * per_block(noise), root, precision, into=gram)
-    mean = mean_diagonal(x)
+    mean = mean_diagonal(gram) + noise * size / root.shape[-1]
+    x = multiply_add(gram, root * per_block(share * noise), root, precision, into=gram) if share else gram
     if degree == 1:
         change = x.mul_(p1 * _weight(mean, cap / norm(x), memory))
     else:
@@ -214,14 +225,14 @@ def takes_narrow(d: int, k: int) -> bool:
     >>> takes_narrow(1024, 256), takes_narrow(256, 256), takes_narrow(256, 1024)
     (True, False, False)
     """
-    narrow = 2 * k * k * d + _narrow_flops(d, k) + _damping_flops(d) / DAMPING_PERIOD
-    return narrow < 2 * d * d * k + _wide_flops(d)
+    narrow = 2 * k * k * d + _narrow_flops(d, k) + _narrow_damping_flops(d) / DAMPING_PERIOD
+    return narrow < 2 * d * d * k + _wide_flops(d) + _wide_damping_flops(d) / DAMPING_PERIOD
 
 
 def whitening_flops(
     shape: tuple[int, int], full: tuple[bool, bool], *, substeps: int, damped: bool, degree: int = 2
 ) -> int:
-    """Operations of a refresh of one block; `full` says which sides are, `damped` whether narrow forms damp in it."""
+    """Operations of a refresh of one block; `full` says which sides are, `damped` whether those are damped in it."""
     (m, n), (left, right) = shape, full
     narrow_left, narrow_right = left and takes_narrow(m, n), right and takes_narrow(n, m)
     step = 2 * m * m * n * left + 2 * m * n * n * right  # V
@@ -233,13 +244,17 @@ def whitening_flops(
         if is_full:
             step += _narrow_flops(d, k) if narrow else _wide_flops(d)
             step -= 2 * (k if narrow else d) ** 3 if degree == 1 else 0
-            once += _damping_flops(d) if narrow and damped else 0
+            once += (_narrow_damping_flops(d) if narrow else _wide_damping_flops(d)) if damped else 0
     return substeps * step + once
 
 
 def _wide_flops(d: int) -> int:
-    """Beside `VVᵀ`."""
-    return 8 * d**3
+    """Beside `VVᵀ` and the damping."""
+    return 6 * d**3
+
+
+def _wide_damping_flops(d: int) -> int:
+    return 2 * d**3
 
 
 def _narrow_flops(d: int, k: int) -> int:
@@ -247,5 +262,5 @@ def _narrow_flops(d: int, k: int) -> int:
     return 4 * d * d * k + 6 * d * k * k + 4 * k**3
 
 
-def _damping_flops(d: int) -> int:
+def _narrow_damping_flops(d: int) -> int:
     return 8 * d**3
