@@ -56,7 +56,7 @@ def test_every_optimizer_is_built_and_no_two_are_the_same(name: str, task: Task)
         ("interval", "interval", {1, 2, 5, 10, 20, 50}),
         ("memory", "preconditioner_beta2", {0.8, 0.9, 0.95, 0.98, 0.99}),
         ("damping", "damping", {0, 1e-5, 1e-4, 1e-3}),
-        ("warmup", "warmup_refreshes", {0, 10, 30, 100}),
+        ("warmup", "warmup_refreshes", {0, 10, 20, 40}),
         ("block-size", "block_size", {32, 64, "auto", 256, 1024, None}),
         ("degree", "degree", {1, 2}),
         ("grafting", "grafting", {"sgd", "adam"}),

@@ -118,7 +118,7 @@ def test_the_interval_and_gradients_of_zero_are_followed(method: str) -> None:
     grads = gradients(30)
     grads[7] = torch.zeros_like(grads[7])
     block, state = trained(method, grads, interval=5, warmup_refreshes=10)
-    assert block.oracle.refreshes == int(state["refreshes.0"]) == 9 + 4
+    assert block.oracle.refreshes == int(state["refreshes.0"]) == 9 + 10
     assert max(block.measure(state)["own_error"] or [1]) < 0.3
     if method in ("exact", "whitening"):
         assert max(block.measure(state)["own_error"] or [1]) < 1e-4

@@ -96,9 +96,9 @@ ABLATIONS: dict[str, Ablation] = {
         ),
         Ablation(
             "warmup",
-            "How many steps must refresh the roots every time before the interval applies?",
+            "How slowly must the gap between refreshes grow to the interval?",
             ("warmup_refreshes",),
-            _values("warmup_refreshes", 0, 10, 100),
+            _values("warmup_refreshes", 0, 10, 40),
         ),
         Ablation(
             "block-size",
