@@ -86,7 +86,9 @@ def whitening(
     memory = blend / (1 - blend)
     for substep in range(substeps):
         share = damped * substeps if damping and substep == 0 else 0.0
-        sizes = square_sum(left), square_sum(right)
+        size = square_sum(left)
+        for_left, for_right = noise * square_sum(right), noise * size  # the factors of L Lᵀ and R Rᵀ
+        damping_trace = for_left * size  # of either
         half = apply_left(left, grad, precision)
         v = apply_right(half, right, precision)
         if right.dim() == 3:
@@ -97,23 +99,23 @@ def whitening(
         new_left, left_moment = left, moments[0]
         if wide_left:
             gram = multiply(v, v.mT, precision) if rows is None else rows.clone()
-            new_left = _wide(left, gram, noise * sizes[1], sizes[0], memory, share, degree, precision)
+            new_left = _wide(left, gram, for_left, damping_trace, memory, share, degree, precision)
             del gram
         elif columns is not None:
-            new_left = _narrow(left, v, columns, noise * sizes[1], sizes[0], memory, share, degree, precision)
+            new_left = _narrow(left, v, columns, for_left, damping_trace, memory, share, degree, precision)
         else:
             seen = apply_right(grad, right, precision)
-            new_left, left_moment = diagonal(moments[0], seen, noise * sizes[1], blend)
+            new_left, left_moment = diagonal(moments[0], seen, for_left, blend)
             del seen
         right_moment = moments[1]
         if wide_right:
             gram = multiply(v.mT, v, precision) if columns is None else columns
-            right = _wide(right, gram, noise * sizes[0], sizes[1], memory, share, degree, precision)
+            right = _wide(right, gram, for_right, damping_trace, memory, share, degree, precision)
             del gram
         elif rows is not None:
-            right = _narrow(right, v.mT, rows, noise * sizes[0], sizes[1], memory, share, degree, precision)
+            right = _narrow(right, v.mT, rows, for_right, damping_trace, memory, share, degree, precision)
         else:
-            right, right_moment = diagonal(moments[1], half.mT, noise * sizes[0], blend)
+            right, right_moment = diagonal(moments[1], half.mT, for_right, blend)
         left, moments = new_left, (left_moment, right_moment)
     return left, right, moments
 
@@ -122,7 +124,7 @@ def _wide(
     root: Tensor,
     gram: Tensor,
     noise: Tensor,
-    size: Tensor,
+    damping_trace: Tensor,
     memory: Tensor,
     share: float,
     degree: int,
@@ -131,11 +133,11 @@ def _wide(
     """`root` after one step towards whitening V.
 
     `gram` is `VVᵀ`, whose memory is used; `noise`, `[count]`, is the factor of `H Hᵀ` in X, which is added for `share`
-    steps at once. The weight goes by the trace with that of one, `size` being `tr(H Hᵀ)`: by that of all, what is to
-    be damped most would weaken its own damping, and grow without bound.
+    steps at once. The weight goes by the trace with that of one, `damping_trace`: by that of all, what is to be damped
+    most would weaken its own damping, and grow without bound.
     """
     p1, p2, cap = _series(degree)
-    mean = mean_diagonal(gram) + noise * size / root.shape[-1]
+    mean = torch.add(mean_diagonal(gram), damping_trace, alpha=1 / root.shape[-1])
     x = multiply_add(gram, root * per_block(share * noise), root, precision, into=gram) if share else gram
     if degree == 1:
         change = x.mul_(p1 * _weight(mean, cap / norm(x), memory))
@@ -151,7 +153,7 @@ def _narrow(
     v: Tensor,
     gram: Tensor,
     noise: Tensor,
-    size: Tensor,
+    damping_trace: Tensor,
     memory: Tensor,
     share: float,
     degree: int,
@@ -161,10 +163,10 @@ def _narrow(
 
     With `K = p1·w·I + p2·w²·S`, `U = H V`, `A = VᵀU` and `Z = (U + V K A/2) K`, `Q H Q = H + V Zᵀ + Z Vᵀ`. The damping
     does cost such products, so that of `share` steps is applied at once, as a step of its own with
-    `wX = share·w·noise·H²`, or as much of it as the polynomial covers. `size` is `tr(H Hᵀ)`.
+    `wX = share·w·noise·H²`, or as much of it as the polynomial covers. `damping_trace` is that of `noise·H Hᵀ`.
     """
     p1, p2, cap = _series(degree)
-    mean = (trace(gram) + noise * size) / root.shape[-1]
+    mean = (trace(gram) + damping_trace) / root.shape[-1]
     limit = cap / norm(gram) if degree == 1 else norm(multiply(gram, gram, precision)).rsqrt() * cap
     weight = _weight(mean, limit, memory)
     k = gram * (p2 * weight**2)
