@@ -124,7 +124,9 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         }
         lines = [Line(index, name, str(group[name]), _show(options[name]), rule) for name, rule in rules.items()]
         lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas, for the direction"))
-        lines.append(Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's"))
+        lines.append(
+            Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's")
+        )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
         lines.append(Line(index, "beta2_decay", "–", _show(BETA2_DECAY), "the length forgets as Adafactor's does"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)

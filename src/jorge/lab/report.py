@@ -90,12 +90,16 @@ def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, 
 
 
 def _environments(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Each environment once, with the newest date that it was used."""
-    newest: dict[str, dict[str, Any]] = {}
-    for record in sorted(records, key=lambda r: str(r.get("environment", {}).get("date", ""))):
+    """Each environment once, with the dates from the first to the last that it was used."""
+    dates: dict[str, list[str]] = {}
+    first: dict[str, dict[str, Any]] = {}
+    for record in records:
         environment = record.get("environment", {})
-        newest[_say({**environment, "date": ""})] = environment
-    return list(newest.values())
+        key = _say({**environment, "date": ""})
+        first.setdefault(key, environment)
+        dates.setdefault(key, []).append(str(environment.get("date", "?")))
+    spans = {key: sorted({min(days), max(days)}) for key, days in dates.items()}
+    return [{**environment, "date": " to ".join(spans[key])} for key, environment in first.items()]
 
 
 def profiles_of(found: Sequence[Part]) -> list[list[Profile]]:
