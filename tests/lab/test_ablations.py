@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from jorge.lab import ablate_command
-from jorge.lab.ablation_page import measured, page
+from jorge.lab.ablation_page import page
 from jorge.lab.ablations import ABLATIONS, jobs_of, records_of, share
 from jorge.lab.compare import append_record
 from jorge.lab.jobs import find_contender, find_task
 from jorge.lab.opponents import settings
+from jorge.lab.records import measured
 from jorge.lab.run import key
 from jorge.lab.task import Task
 from tests.lab.factory import comparison, record

@@ -13,29 +13,22 @@ from jorge.lab.markdown import table
 from jorge.lab.paired import RULE
 from jorge.lab.parts import Part, parts, target_text, warning
 from jorge.lab.reaching import Unit
-from jorge.lab.records import Record, task_info
+from jorge.lab.records import Record, measured, task_info
 from jorge.lab.row import Row
 
 
 def opening(name: str, question: str, command: str, records: Iterable[Mapping[str, Any]]) -> list[str]:
     """The lines that any ablation's page begins with: question, command, machines, versions and dates."""
-    return [f"# Ablation: {name}", "", question, "", f"`{command}`", "", *measured(records), ""]
-
-
-def measured(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where and when the records were made, a line for each machine and versions."""
-    dates: dict[str, list[str]] = {}
-    for record in records:
-        e = {"jorge": "?", "torch": "?", "python": "?", "device": "?", "machine": "?", **record.get("environment", {})}
-        threads = "1 thread" if e.get("threads") == 1 else f"{e.get('threads', '?')} threads"
-        where = f"{e['device']} ({e['machine']}), {threads}, jorge {e['jorge']}, torch {e['torch']}"
-        dates.setdefault(f"{where}, Python {e['python']}", []).append(str(e.get("date", "?")))
-    return [f"- {where}; {_span(found)}" for where, found in dates.items()]
-
-
-def _span(dates: Sequence[str]) -> str:
-    first, last = min(dates), max(dates)
-    return first if first == last else f"{first} to {last}"
+    return [
+        f"# Ablation: {name}",
+        "",
+        question,
+        "",
+        f"`{command}`",
+        "",
+        *(f"- {line}" for line in measured(records)),
+        "",
+    ]
 
 
 def page(ablation: Ablation, command: str, records: Sequence[Record]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,20 @@ def sections(records: Iterable[Record]) -> list[Section]:
 
 def machines(records: Iterable[Record]) -> list[str]:
     """The machines on which the records were made, each once, in words."""
-    said: dict[str, None] = {}
+    return list(dict.fromkeys(_machine(record.get("environment", {})) for record in records))
+
+
+def measured(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Where and when the records were made: machine, versions, first and last date, each of these once."""
+    dates: dict[str, list[str]] = {}
     for record in records:
         e = record.get("environment", {})
-        threads = "1 thread" if e.get("threads") == 1 else f"{e.get('threads', '?')} threads"
-        said[f"{e.get('device', '?')} ({e.get('machine', '?')}), {threads}"] = None
-    return list(said)
+        versions = f"jorge {e.get('jorge', '?')}, torch {e.get('torch', '?')}, Python {e.get('python', '?')}"
+        dates.setdefault(f"{_machine(e)}, {versions}", []).append(str(e.get("date", "?")))
+    return [f"{where}; {' to '.join(sorted({min(found), max(found)}))}" for where, found in dates.items()]
+
+
+def _machine(environment: Mapping[str, Any]) -> str:
+    e = environment
+    threads = "1 thread" if e.get("threads") == 1 else f"{e.get('threads', '?')} threads"
+    return f"{e.get('device', '?')} ({e.get('machine', '?')}), {threads}"

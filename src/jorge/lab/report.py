@@ -18,7 +18,7 @@ from jorge.lab.overview import sentences, units
 from jorge.lab.paired import RULE
 from jorge.lab.parts import Part, answer, parts, target_text, warning
 from jorge.lab.profiles import Profile, profiles
-from jorge.lab.records import Record, setting, task_info
+from jorge.lab.records import Record, measured, setting, task_info
 from jorge.lab.row import Row
 from jorge.lab.styles import Style, styles
 from jorge.lab.styles import on_page as colour_on_page
@@ -58,7 +58,7 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
         left_out=[f"{', '.join(p[0].left_out)} ({p[0].setting})" for p in rows if p[0].left_out],
         rule=RULE,
         command=command,
-        environment=_say(records[-1].get("environment", {})),
+        measured=measured(records),
         plotly=interactive.script(),
         colours={name: colour_on_page(style.colour) for name, style in look.items()},
     )
@@ -83,23 +83,10 @@ def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, 
     profile = ["profile"] if profiles_of(found) else []
     for name in (*profile, *(part.section.name for part in found)):
         shutil.copyfile(folder / f"{name}.svg", images / f"{name}.svg")
-    said = "\n".join(f"- {_say(e)}" for e in _environments(records))
+    said = "\n".join(f"- {line}" for line in measured(records))
     shown = [f"![Performance profiles](images/{name}.svg)\n" for name in profile]
     chapters = [markdown.overview(found), *shown, *(markdown.task(part, "images") for part in found)]
     path.write_text("\n".join(["# Results\n", "Measured with\n", said + "\n", *chapters]), encoding="utf-8")
-
-
-def _environments(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Each environment once, with the dates from the first to the last that it was used."""
-    dates: dict[str, list[str]] = {}
-    first: dict[str, dict[str, Any]] = {}
-    for record in records:
-        environment = record.get("environment", {})
-        key = _say({**environment, "date": ""})
-        first.setdefault(key, environment)
-        dates.setdefault(key, []).append(str(environment.get("date", "?")))
-    spans = {key: sorted({min(days), max(days)}) for key, days in dates.items()}
-    return [{**environment, "date": " to ".join(spans[key])} for key, environment in first.items()]
 
 
 def profiles_of(found: Sequence[Part]) -> list[list[Profile]]:
@@ -159,13 +146,3 @@ def _options(part: Part) -> dict[str, list[Any]]:
         chosen.append(mine.get("settings", {}))
     options = dict.fromkeys(name for settings in chosen for name in settings)
     return {name: [settings.get(name, "–") for settings in chosen] for name in sorted(options)}
-
-
-def _say(environment: Mapping[str, Any]) -> str:
-    told = ("jorge", "torch", "python", "device", "machine", "threads", "date")
-    get = {name: environment.get(name, "?") for name in told}
-    threads = "1 thread" if get["threads"] == 1 else f"{get['threads']} threads"
-    return (
-        f"jorge {get['jorge']}, torch {get['torch']}, Python {get['python']}, "
-        f"{get['device']} ({get['machine']}), {threads}, {get['date']}"
-    )
