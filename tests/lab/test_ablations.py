@@ -188,6 +188,9 @@ def test_an_ablation_is_trained_and_written(tmp_path: Path, capsys: pytest.Captu
         "Jorge, damping=1e-05": "1e-05",
         "Jorge, damping=0.001": "0.001",
     }
+    docs.unlink()
+    assert ablate("damping", *small, "--docs", docs.parent) == 0  # a folder
+    assert docs.read_text() == text
     # what it has in common with another is not trained again
     capsys.readouterr()
     assert ablate("grafting", *small) == 0

@@ -41,7 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--docs",
         type=Path,
         metavar="FILE",
-        help="write the page to this file too; with all, a folder, in which each page is NAME.md",
+        help="write the page to this file too, or as NAME.md into this folder; with all, always a folder",
     )
     add_machine(parser)
     parser.set_defaults(run=run)
@@ -75,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
             folder = args.out / name
             pages = [folder / "page.md"]
             if args.docs is not None:
-                pages.append(args.docs / f"{name}.md" if args.name == "all" else args.docs)
+                into_folder = args.name == "all" or args.docs.is_dir()
+                pages.append(args.docs / f"{name}.md" if into_folder else args.docs)
             done = (
                 _train(ABLATIONS[name], args, folder, pages, device, out)
                 if name in ABLATIONS
