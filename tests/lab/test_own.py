@@ -134,6 +134,12 @@ def test_data_may_be_tensors_a_dataset_or_a_loader() -> None:
         assert task.batch_size == (7 if isinstance(data[0], DataLoader) else 64)
 
 
+def test_a_function_that_takes_a_model_by_another_name_is_told_so() -> None:
+    task = from_parts("t", "small", model=network, data=PAIR, loss=lambda net, batch: net(batch[0]).sum())
+    with pytest.raises(TaskError, match="first parameter must be called `model`"):
+        task.loss(network(), PAIR[0])
+
+
 def test_a_criterion_and_metrics() -> None:
     model, batch = network(), PAIR[1]
     for criterion in (nn.CrossEntropyLoss(), F.cross_entropy):

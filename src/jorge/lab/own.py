@@ -206,7 +206,15 @@ def _on_batches(function: Callable[..., Tensor]) -> Callable[[nn.Module, Batch],
 
     def criterion(model: nn.Module, batch: Batch) -> Tensor:
         *inputs, target = batch
-        return function(model(*inputs), target)
+        output = model(*inputs)
+        try:
+            return function(output, target)
+        except (TypeError, AttributeError) as error:
+            called = getattr(function, "__name__", type(function).__name__)
+            raise TaskError(
+                f"{called} was called with (output, target) and failed: {error}. To be called with (model, batch), its "
+                "first parameter must be called `model`"
+            ) from error
 
     return criterion
 
