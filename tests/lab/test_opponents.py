@@ -140,6 +140,19 @@ def test_muon_takes_the_hidden_layers_as_matrices() -> None:
     assert {group["lr"] for group in optimizer.param_groups} == {muon.param_groups[0]["lr"]}
 
 
+def test_muon_takes_recurrent_layers() -> None:
+    model = nn.ModuleDict(
+        {
+            "token": nn.Embedding(7, 4),
+            "mix": nn.LSTM(4, 6, proj_size=3),
+            "cell": nn.GRUCell(3, 5),
+            "up": nn.Linear(5, 7),
+        }
+    )
+    assert [tuple(p.shape) for p in hidden(model)] == [(24, 4), (24, 3), (3, 6), (15, 3), (15, 5)]
+    assert [tuple(p.shape) for p in hidden(nn.Sequential(nn.Linear(2, 4), nn.RNN(4, 3)))] == [(3, 4), (3, 3)]
+
+
 def test_state_is_counted_wherever_it_is() -> None:
     weight = nn.Parameter(torch.ones(4, 4))
     weight.grad = torch.ones(4, 4)

@@ -66,12 +66,40 @@ def test_a_smoke_run_lowers_the_loss(name: str, optimizer: str) -> None:
 
 
 def test_mnist_is_the_real_thing() -> None:
-    data = mnist.task("small").load()
+    data = mnist.task("smoke").load()
     images = torch.cat([data.train[0], data.validation[0]])
     assert images.shape == (5000, 1, 28, 28)
     assert images.min() == 0
     assert images.max() == 1
     assert torch.cat([data.train[1], data.validation[1]]).bincount().tolist() == [500] * 10
+
+
+def test_distorted_digits_are_the_same_digits() -> None:
+    plain, data = mnist.load(), mnist.task("small").load()
+    assert torch.equal(data.validation[0], plain.validation[0])
+    assert torch.equal(data.train[1].view(10, -1), plain.train[1].expand(10, -1))
+    copies = data.train[0].view(10, -1, 28, 28)
+    assert len(copies[0]) == len(plain.train[0])
+    assert len({float(copy.sum()) for copy in copies}) == 10
+    assert 0 <= float(copies.min()) < float(copies.max()) <= 1
+    # a copy is nearer to its own image than to another of the set, and its ink is the same but for the scale
+    own, other = (
+        (copies[0] - images).square().sum() for images in (plain.train[0][:, 0], plain.train[0][:, 0].roll(1, 0))
+    )
+    assert own < 0.7 * other
+    assert copies.mean() == pytest.approx(float(plain.train[0].mean()), rel=0.05)
+
+
+def test_rolled_curves_are_the_same_curves() -> None:
+    plain, data = mnist1d.load(100), mnist1d.load(100, 3)
+    assert torch.equal(data.validation[0], plain.validation[0])
+    assert torch.equal(data.train[1].view(3, -1), plain.train[1].expand(3, -1))
+    assert torch.equal(data.train[0].view(3, -1, 40).sort().values, plain.train[0].sort().values.expand(3, -1, -1))
+    found = {
+        next(k for k in range(40) if torch.equal(a, b.roll(k)))
+        for a, b in zip(data.train[0], plain.train[0].repeat(3, 1), strict=True)
+    }
+    assert len(found) > 30
 
 
 def test_shakespeare_is_the_real_thing() -> None:

@@ -20,17 +20,20 @@ _ADAMW_ALONE = ("betas", "eps")
 _MUON_ALONE = ("momentum", "nesterov", "adjust_lr_fn", "ns_steps")
 #: What output layers are called; a model without such names has its last layer for one.
 _OUTPUT = {"head", "lm_head", "classifier", "fc", "output", "logits"}
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_FEEDFORWARD = (nn.Linear, _ConvNd, nn.MultiheadAttention)
 
 
 def hidden(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear, attention and convolutional layers, but for the output layer's.
+    """The weights of linear, attention, recurrent and convolutional layers, but for the output layer's.
 
     Embeddings, norms, biases and whatever else are not among them: Muon's authors leave those and the output layer
     to AdamW (K. Jordan, "Muon: an optimizer for hidden layers in neural networks", 2024). A weight that an embedding
     shares is left out too.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd, nn.MultiheadAttention))}
-    output = [m for n, m in layers.items() if _OUTPUT & set(n.split("."))] or list(layers.values())[-1:]
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, (*_RECURRENT, *_FEEDFORWARD))}
+    feedforward = [m for m in layers.values() if not isinstance(m, _RECURRENT)]
+    output = [m for n, m in layers.items() if _OUTPUT & set(n.split("."))] or feedforward[-1:]
     embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     others = {id(p) for m in (*output, *embeddings) for p in m.parameters()}
     weights = [p for m in layers.values() for p in m.parameters(recurse=False) if p.dim() >= 2 and p.requires_grad]
