@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from jorge.lab import jobs
+from jorge.lab.run import first_loss
+from jorge.lab.task import DataMissingError
 from jorge.lab.tasks import TASKS
 
 COMMAND = [sys.executable, "-m", "jorge", "compare"]
@@ -54,7 +58,7 @@ def test_records_and_summary(finished: Path) -> None:
     with (finished / "summary.csv").open() as file:
         rows = {row["optimizer"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"jorge", "sgd", "adamw", "shampoo"}
-    assert float(rows["sgd"]["speedup"]) == 1.0
+    assert float(rows["adamw"]["speedup"]) == 1.0
     assert int(rows["jorge"]["state_bytes"]) > int(rows["adamw"]["state_bytes"]) > int(rows["sgd"]["state_bytes"]) > 0
     assert float(rows["jorge"]["step_ratio"]) < 0.9
 
@@ -102,6 +106,24 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
     again = compare(*arguments)
     assert f"{kept} of 3 runs" in again.stdout
     assert len(records(tmp_path)) == 3
+
+
+def test_a_task_that_has_changed_is_seen_in_its_first_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    loss = first_loss(TASKS["mnist"]("smoke"), 0, TASKS["mnist"]("smoke").load())
+
+    def stale(losses: list[float]) -> bool:
+        return jobs.is_stale("mnist", "smoke", {"seed": 0, "losses": losses}, cpu)
+
+    assert not stale([float(f"{loss:.5g}"), 1.0])
+    assert not stale([])
+    assert stale([1.001 * loss, 1.0])
+
+    def missing(*_: object) -> float:
+        raise DataMissingError("apt-get install it")
+
+    monkeypatch.setattr(jobs, "_first_loss", missing)
+    assert not stale([1.001 * loss]), "nothing is known against it"
 
 
 @pytest.mark.slow
@@ -175,8 +197,8 @@ def test_epochs_and_two_tasks_in_one_report(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert '<section id="mnist">' in page
     assert '<section id="shakespeare">' in page
-    result = compare("mnist", "--epochs", "0.5", "--optimizers", "sgd", "--out", tmp_path)
-    half = round(0.5 * (4000 // TASKS["mnist"]("small").batch_size))
+    result = compare("mnist", "--size", "smoke", "--epochs", "0.5", "--optimizers", "sgd", "--out", tmp_path)
+    half = round(0.5 * (4000 // TASKS["mnist"]("smoke").batch_size))
     assert f"step {half}/{half}" in result.stdout
 
 

@@ -23,7 +23,7 @@ from jorge.lab.opponents import CONTENDERS, SETTINGS, Built, Contender, Setting,
 from jorge.lab.opponents.contender import Make, Options
 from jorge.lab.opponents.tuned import tuned_options
 from jorge.lab.run import Record, Watcher, describe, first_loss, key, train
-from jorge.lab.task import Size, Task
+from jorge.lab.task import DataMissingError, Size, Task
 from jorge.lab.tasks import TASKS
 from jorge.methods import METHODS
 from jorge.transfer import Schedule
@@ -58,14 +58,16 @@ def _first_loss(name: str, size: Size, seed: int, device: torch.device) -> float
 
 
 def is_stale(name: str, size: Size, record: Record, device: torch.device) -> bool:
-    """Whether a user's task has another network, loss or data than when the run was recorded.
+    """Whether the task has another network, loss or data than when the run was recorded.
 
-    It shows in the loss of the first batch. Our own tasks change with the version of the records only.
+    It shows in the loss of the first batch. Where the data is not installed, the record is taken as it is.
     """
-    if ":" not in name or not record["losses"]:
+    if not record["losses"]:
         return False
     try:
         now = _first_loss(name, size, record["seed"], device)
+    except DataMissingError:
+        return False
     except Exception:  # a user's code may raise anything; the run that follows says what
         return True
     return not math.isclose(now, record["losses"][0], rel_tol=1e-4, abs_tol=1e-7)  # which has five digits

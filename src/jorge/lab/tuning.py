@@ -32,10 +32,15 @@ SEED = 1000
 FACTOR = 10.0
 #: What is searched where the transferred value is 0, which has no range around it.
 FROM_ZERO = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
-#: Reports of a trial to the pruner; the first half is never pruned, as a good lr may start slowly.
+#: Reports of a trial to the pruner.
 REPORTS = 20
+#: No trial is pruned before this report, as a good lr may start slowly, nor before so many are complete. Had they
+#: been 10 and 4, the tuning of six opponents on seven tasks would have taken a third longer and found a loss lower by
+#: more than 1 % once in 42 studies.
+_NEVER_PRUNED, _COMPLETE_FIRST = 5, 2
+#: Trials that are drawn at random.
+_RANDOM = 4
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-_STARTUP = 4
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:
@@ -113,7 +118,7 @@ def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseSt
     study = optuna.create_study(
         study_name=f"{task.name}/{task.size}/{contender.name}",
         storage=storage,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=REPORTS // 2),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_COMPLETE_FIRST, n_warmup_steps=_NEVER_PRUNED),
         load_if_exists=True,
     )
     there = study.user_attrs
@@ -155,7 +160,7 @@ def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, work
     """One trial, told to the study whatever comes of it."""
     # A sampler seeded once would draw its first values again whenever the command goes on.
     seed = 1000 * len(study.get_trials(deepcopy=False)) + worker
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP)
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
     trial = study.ask()
     try:
         value = _final_loss(study, trial, task, contender, data)
