@@ -2,7 +2,7 @@
 
 Jorge is measured past its warm-up: K = 1 in steps that all refresh; K = 10 as the refresh of ten steps and the nine
 without, or (`--blocks`, and always on a GPU, where a step's launches overlap with the next) in ten steps at a stretch;
-K = 50 as that and forty more steps without. One refresh in eight costs more, and counts for an eighth. SOAP, Shampoo
+K = 50 as that and forty more steps without. One refresh in seven costs more, and counts for a seventh. SOAP, Shampoo
 and PSGD are measured in ten steps at a stretch.
 """
 

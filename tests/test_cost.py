@@ -21,6 +21,7 @@ from jorge.cost.estimating import checked, count_row, root_options
 from jorge.cost.meter import Meter, Rehearsal
 from jorge.cost.weights import weights_of
 from jorge.methods import METHODS, direction_flops, refresh_flops
+from jorge.roots import DAMPING_PERIOD
 
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 5, 7, 8, 12, 19, 33]), min_size=0, max_size=4).filter(
     lambda s: math.prod(s) <= 2000
@@ -110,7 +111,7 @@ def test_flops_are_what_torch_counts_in_real_steps(shape: Any, options: dict[str
         assert seen == expected, f"refresh {number}"
     assert plain == [row.direction_flops]
     assert row.early_refresh_flops == sum(early) / len(early)
-    assert row.refresh_flops == sum(late[-8:]) / 8
+    assert row.refresh_flops == pytest.approx(sum(late[-DAMPING_PERIOD:]) / DAMPING_PERIOD, rel=1e-12)
 
 
 class Dispatched(TorchDispatchMode):  # type: ignore[no-untyped-call]

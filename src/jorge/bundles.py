@@ -32,8 +32,9 @@ class Constants:
     They are copied there without waiting for the device.
     """
 
-    def __init__(self, device: torch.device, most: int = 32) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype | None = None, most: int = 32) -> None:
         self.device = device
+        self.dtype = dtype
         self.most = most
         self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
 
@@ -42,7 +43,7 @@ class Constants:
         if values in self._kept:
             self._kept.move_to_end(values)
             return self._kept[values]
-        made = torch.tensor(values)
+        made = torch.tensor(values, dtype=self.dtype, device="cpu")  # whatever torch's defaults are
         if self.device.type == "cuda":
             made = made.pin_memory()
         self._kept[values] = made = made.to(self.device, non_blocking=True)

@@ -70,7 +70,7 @@ class Cohort:
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self._scalars = {name: torch.zeros((), dtype=wide, device=self.device) for name in _SCALARS}
         self._values: dict[str, float] = {}
-        self._weights = Constants(self.device)
+        self._weights = Constants(self.device, wide)
         most = budget * _BUCKET_SHARE
         filled = _filled(_bundles(self.params, group, most), most)
         self.buckets = [Bucket(bundles, group) for bundles in filled]
@@ -157,6 +157,7 @@ class Cohort:
         for name, value in given.items():
             if isinstance(value, Tensor):
                 self._scalars[name].copy_(value.reshape(()))
+                self._values.pop(name, None)
             elif self._values.get(name) != value:
                 self._scalars[name].fill_(value)
                 self._values[name] = value

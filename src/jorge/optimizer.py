@@ -54,8 +54,9 @@ class Jorge(torch.optim.Optimizer):
             `max(1 − β2, t**beta2_decay)` at step t instead of Adam's `1 − β2`, for `grafting="adam"` only. Default
             `None`, which is Adam; :meth:`from_adamw` gives -0.8, as Adam's length is too short for long where the
             first gradients are by far the largest (`docs/defaults.md`).
-        interval: steps between refreshes of the roots. Default 5: it reaches targets in up to a twentieth fewer steps
-            than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
+        interval: steps between refreshes of the roots, in the end (see `warmup_refreshes`). Default 5: when every step
+            up to the thirtieth refreshed and then every `interval`-th, it reached targets in up to a twentieth fewer
+            steps than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
         warmup_refreshes: so many refreshes follow each other at each gap that is shorter than `interval`: with the
             defaults steps 1 to 20 refresh, then every second to 60, every third to 120, every fourth to 200. Default
             20; with 0 training ends higher, or diverges with SGD's length (`docs/defaults.md`).
@@ -65,9 +66,9 @@ class Jorge(torch.optim.Optimizer):
             layers are wide (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
         max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
             vocabularies diagonal and the layers of common networks whole; not measured in training.
-        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20, a third of it with
-            whitening and an interval above 1 (`docs/methods.md`). Default 0.95: 0.9 and 0.99 are within noise of it
-            (`docs/defaults.md`).
+        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20; with whitening fewer
+            where the gap between them is wider, down to a third at gaps of 5 and above (`docs/methods.md`). Default
+            0.95: 0.9 and 0.99 are within noise of it (`docs/defaults.md`).
         damping: noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded.
             Default 1e-4: 0 to 1e-3 train alike (`docs/defaults.md`), but without it a dead row overflows.
         degree: of the polynomial that stands for the root, or of the binomial series: 2 or 1, which saves a product of
@@ -89,18 +90,18 @@ class Jorge(torch.optim.Optimizer):
         workspace: aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32
             MiB). Less of it means more launches; `None` means the fewest.
         maximize: ascend instead of descend.
-        capturable: the step may be captured in a CUDA graph: give `lr` as a tensor on the device, and capture one
-            graph of a step that refreshes and one of a step that does not, as this schedule lives on the host. Not
-            yet run on a GPU.
+        capturable: the step may be captured in a CUDA graph: give `lr` as a tensor on the device. What a step does is
+            decided on the host, so that each kind of step is a graph of its own (`docs/speed.md`), and a replay does
+            not advance `step`. Not yet run on a GPU.
 
     Raises:
         TypeError: parameters that are not real floating-point dense tensors; unknown options.
         ValueError: values out of range, duplicate parameters, no parameters.
 
-    State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` (or `exp_avg`, `exp_avg_sq` and
-    `adam_step`), and for each block i `left.i`, `right.i`, `refreshes.i`. Buffers are float32 for parameters of lower
-    precision. Gradients are never modified. A step in which any gradient of a device is not finite, or longer than
-    1.8e19, changes nothing there but the host's step counter.
+    State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
+    `exp_avg_sq` and `adam_step`), and for each block i `left.i`, `right.i`, `refreshes.i`. Buffers are float32 for
+    parameters of lower precision. Gradients are never modified. A step in which any gradient of a device is not
+    finite, or longer than 1.8e19, changes nothing there but the host's step counter.
 
     >>> import torch
     >>> from jorge import Jorge

@@ -106,10 +106,9 @@ class RootStack:
         for member in self.members:
             for step, present in zip(member.bundle.steps, member.bundle.present, strict=True):
                 part = schedule.part(step) if present else None
-                pace = self._pace(step, schedule, group)
                 for _ in range(member.tile.blocks):
                     inside = part is not None and len(paces) in range(*self._part(*part))
-                    paces.append(pace if inside else None)
+                    paces.append(self._pace(step, schedule, group) if inside else None)
         due: list[Due] = []
         for pace in dict.fromkeys(p for p in paces if p is not None):
             chosen = [i for i, p in enumerate(paces) if p == pace]

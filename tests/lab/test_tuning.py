@@ -149,6 +149,33 @@ def test_trials_of_another_recipe_are_not_mixed(tmp_path: Path) -> None:
     tune([TASK], BOTH[:1], 1, storage)
     with pytest.raises(ValueError, match="are of another recipe"):
         tune([dataclasses.replace(TASK, steps=21)], BOTH[:1], 1, storage)
+    with pytest.raises(ValueError, match="batch_size 20 instead of 8"):
+        tune([dataclasses.replace(TASK, batch_size=8)], BOTH[:1], 1, storage)
+    with pytest.raises(ValueError, match="first_loss"):
+        tune(
+            [dataclasses.replace(TASK, loss=lambda model, batch: 1.01 * TASK.loss(model, batch))], BOTH[:1], 1, storage
+        )
+
+
+def test_only_the_studies_that_are_named_are_written(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "tune.journal"))
+    tune([TASK], BOTH, 1, storage)
+    found = write_tuned(storage, tmp_path / "tuned.json", [f"{TASK.name}/smoke/adamw", "elsewhere/smoke/sgd"])
+    assert list(found[TASK.name]["smoke"]) == ["adamw"]
+
+
+@pytest.mark.parametrize("changed", [{"steps": 21}, {"batch_size": 8}])
+def test_what_was_tuned_on_another_task_is_not_taken(
+    changed: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(str(tmp_path / "tune.journal"))
+    tune([TASK], BOTH[:1], 1, storage)
+    monkeypatch.setattr(tuned, "TUNED", tmp_path / "tuned.json")
+    write_tuned(storage, tmp_path / "tuned.json")
+    BOTH[0].options(TASK, "tuned")
+    (name, value), *_ = changed.items()
+    with pytest.raises(LookupError, match=f"with {name} {getattr(TASK, name)}, which is {value} now: run `jorge tune"):
+        BOTH[0].options(dataclasses.replace(TASK, **changed), "tuned")  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

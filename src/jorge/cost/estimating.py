@@ -57,7 +57,7 @@ class Launches:
 
     Args:
         plain: a step without a refresh; with `stagger`, the step of an interval that has the fewest.
-        refresh: one that refreshes, without the damping of every eighth; with `stagger`, that which has the most.
+        refresh: one that refreshes, without the damping of every seventh; with `stagger`, that which has the most.
         early: one of the first ten refreshes.
     """
 

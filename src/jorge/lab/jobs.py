@@ -107,7 +107,7 @@ def find_contender(name: str) -> Contender:
 
     def chosen(task: Task, setting: Setting) -> Options:
         if setting == "tuned":  # under this schedule, not under the task's own
-            return found.options(task, "transferred") | tuned_options(task.name, task.size, name)
+            return found.options(task, "transferred") | tuned_options(task, name)
         return found.options(task, setting)
 
     return replace(found, name=name, label=label, options=chosen, make=_with_schedule(found.make, schedule))

@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         from jorge.lab.opponents import CONTENDERS
         from jorge.lab.opponents.tuned import tuned_file
         from jorge.lab.tuned_file import see_writable, write_tuned
-        from jorge.lab.tuning import open_storage, open_study
+        from jorge.lab.tuning import open_storage, open_study, study_name
     except ModuleNotFoundError as error:
         raise SystemExit(said_missing(error)) from None
     url = args.storage or str(args.out / "tune.journal")
@@ -67,12 +68,11 @@ def run(args: argparse.Namespace) -> int:
         storage = open_storage(url)
         tuned = args.tuned or tuned_file()
         see_writable(tuned)
+        studies = list(product((find_task(name, args.size) for name in tasks), map(find_contender, optimizers)))
         # What is wrong is said, and every study is there, before workers start.
-        for task in (find_task(name, args.size) for name in tasks):
-            task.load()
-            for contender in map(find_contender, optimizers):
-                if contender.missing() is None:
-                    open_study(task, contender, storage)
+        for task, contender in studies:
+            if contender.missing() is None:
+                open_study(task, contender, storage)
         try:
             if args.workers > 1:
                 _side_by_side(tasks, args.size, optimizers, args.trials, url, args.device, args.threads, args.workers)
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
             return 130
-        write_tuned(storage, tuned)
+        write_tuned(storage, tuned, [study_name(task, contender) for task, contender in studies])
     except (LabError, ValueError, OSError) as error:
         print(f"jorge tune: {error}", file=sys.stderr)
         return 2

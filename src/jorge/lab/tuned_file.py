@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ def see_writable(path: Path) -> None:
         path.unlink()
 
 
-def write_tuned(storage: optuna.storages.BaseStorage, path: Path | None = None) -> dict[str, Any]:
-    """Write the best options of every study into a JSON file, beside what is there of others; returns all of it.
+def write_tuned(
+    storage: optuna.storages.BaseStorage, path: Path | None = None, studies: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """Write the best options of studies into a JSON file, beside what is there of others; returns all of it.
 
     Args:
         storage: of the trials.
         path: of the file; the one that "tuned" is read from if None.
+        studies: their names; all that are in the storage if None. One that is not there is left out.
 
     An entry, at `[task][size][contender]`, has the options that were searched, the best final smoothed loss and that of
     the transferred settings (None where those diverged), the finished trials, the command that repeats it, and machine,
@@ -41,7 +45,8 @@ def write_tuned(storage: optuna.storages.BaseStorage, path: Path | None = None) 
     """
     path = path or tuned_file()
     found = read_tuned(path)
-    for name in optuna.get_all_study_names(storage):
+    there = optuna.get_all_study_names(storage)
+    for name in there if studies is None else [name for name in studies if name in there]:
         study = optuna.load_study(study_name=name, storage=storage)
         entry = _entry(study)
         if entry is not None:
@@ -67,7 +72,7 @@ def _entry(study: optuna.Study) -> dict[str, Any] | None:
         "loss": values[best.number],
         "transferred_loss": unchanged[0] if unchanged else None,
         "trials": finished,
-        "steps": about["steps"],
+        **{name: about[name] for name in ("steps", "batch_size") if name in about},
         "command": f"jorge tune {about['task']} --optimizers {about['contender']} --trials {finished} "
         f"--size {about['size']}",
         "machine": f"{where['machine']}, {where['device']}",

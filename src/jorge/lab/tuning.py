@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from jorge.lab.opponents import Contender, UnsuitableError
 from jorge.lab.opponents.contender import module_version
 from jorge.lab.reaching import smooth
-from jorge.lab.run import environment, train
+from jorge.lab.run import environment, first_loss, train
 from jorge.lab.task import Data, Task
 
 #: Of weights and batches; comparisons count theirs from 0.
@@ -104,7 +104,8 @@ def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseSt
     """The study of a task and a contender, with the transferred settings as its first trial.
 
     Raises:
-        ValueError: the study that is there has other transferred settings or another number of steps.
+        ValueError: the study that is there has other transferred settings, or is of another task: of other steps or
+            batches, or with another loss of its first batch.
     """
     transferred = _searched(task, contender)
     about: dict[str, Any] = {
@@ -112,26 +113,41 @@ def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseSt
         "size": task.size,
         "contender": contender.name,
         "steps": task.steps,
+        "batch_size": task.batch_size,
+        "first_loss": first_loss(task, SEED, task.load()),
         "transferred": transferred,
         "requires": contender.requires,
     }
     study = optuna.create_study(
-        study_name=f"{task.name}/{task.size}/{contender.name}",
+        study_name=study_name(task, contender),
         storage=storage,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=_COMPLETE_FIRST, n_warmup_steps=_NEVER_PRUNED),
         load_if_exists=True,
     )
     there = study.user_attrs
-    if there and any(there.get(name, value) != value for name, value in about.items()):
-        raise ValueError(
-            f"the trials of {study.study_name} are of another recipe, {there['transferred']} over {there['steps']} "
-            f"steps instead of {transferred} over {task.steps}: start with another --storage or --out"
-        )
+    for name, value in about.items():
+        if not _same(there.get(name, value), value):
+            raise ValueError(
+                f"the trials of {study.study_name} are of another recipe, {name} {there[name]} instead of {value}: "
+                "start with another --storage or --out"
+            )
     for name, value in about.items():
         study.set_user_attr(name, value)
     if not any(_is_transferred(study, trial) for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(transferred)
     return study
+
+
+def study_name(task: Task, contender: Contender) -> str:
+    """What the study of a task and a contender is called in a storage."""
+    return f"{task.name}/{task.size}/{contender.name}"
+
+
+def _same(there: object, now: object) -> bool:
+    """Whether a study was made with what is now; numbers may differ by what another machine rounds."""
+    if isinstance(there, float) and isinstance(now, float):
+        return math.isclose(there, now, rel_tol=1e-3)
+    return there == now
 
 
 def _searched(task: Task, contender: Contender) -> dict[str, float]:

@@ -25,8 +25,9 @@ from torch import Tensor
 
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 
-#: Where the damping takes a product of its own it is applied at every so many-th refresh, for all of them.
-DAMPING_PERIOD = 8
+#: Where the damping takes a product of its own it is applied at every so many-th refresh, for all of them. The number
+#: is odd, as gradients may be zero at every other refresh.
+DAMPING_PERIOD = 7
 
 _BLOCK = (-2, -1)
 

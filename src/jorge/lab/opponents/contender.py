@@ -100,7 +100,7 @@ def by_setting(
         if setting == "default":
             return default(task)
         chosen = transferred(task)
-        return chosen | tuned_options(task.name, task.size, name) if setting == "tuned" else chosen
+        return chosen | tuned_options(task, name) if setting == "tuned" else chosen
 
     return options
 

@@ -8,6 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from jorge.lab.task import Task
+
 #: What comes with the package.
 TUNED = Path(str(files("jorge.lab") / "tuned.json"))
 #: Names another file instead; worker processes inherit it.
@@ -49,17 +51,22 @@ def read_tuned(path: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def tuned_options(task: str, size: str, contender: str) -> dict[str, Any]:
+def tuned_options(task: Task, contender: str) -> dict[str, Any]:
     """The options that were found best for a contender on a task.
 
     Raises:
-        LookupError: it was not tuned there; the message says how to.
+        LookupError: it was not tuned there, or when the task had other steps or batches; the message says how to.
     """
+    remedy = f"run `jorge tune {task.name} --optimizers {contender} --size {task.size}` first"
     try:
-        options: dict[str, Any] = read_tuned()[task][size][contender]["options"]
+        entry: dict[str, Any] = read_tuned()[task.name][task.size][contender]
+        options: dict[str, Any] = entry["options"]
     except KeyError:
-        raise LookupError(
-            f"{contender} was not tuned on {task} at size {size}: run "
-            f"`jorge tune {task} --optimizers {contender} --size {size}` first"
-        ) from None
+        raise LookupError(f"{contender} was not tuned on {task.name} at size {task.size}: {remedy}") from None
+    for name, now in (("steps", task.steps), ("batch_size", task.batch_size)):
+        if entry.get(name, now) != now:
+            raise LookupError(
+                f"{contender} was tuned on {task.name} at size {task.size} with {name} {entry[name]}, "
+                f"which is {now} now: {remedy}"
+            )
     return options
