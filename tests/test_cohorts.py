@@ -171,12 +171,12 @@ def absences(step: int, i: int) -> bool:
 def test_training_goes_on_to_the_bit_whatever_was_missed(stagger: bool) -> None:
     params = parameters()
     optimizer = Jorge(params, lr=0.05, interval=5, warmup_refreshes=1, block_size=4, stagger=stagger)
-    train(optimizer, params, 13, absent=absences)
+    train(optimizer, params, 43, absent=absences)
     copied = [nn.Parameter(p.detach().clone()) for p in params]
     resumed = Jorge(copied, lr=0.05, interval=5, warmup_refreshes=1, block_size=4, stagger=stagger)
     resumed.load_state_dict(optimizer.state_dict())
     for some, mine in ((optimizer, params), (resumed, copied)):
-        train(some, mine, 15, absent=absences)
+        train(some, mine, 30, absent=absences)  # with a refresh that is damped
     assert all(torch.equal(p, q) for p, q in zip(params, copied, strict=True))
 
 
@@ -194,6 +194,26 @@ def test_constants_are_few_and_right() -> None:
     for i in range(10):
         assert kept.get((i, i + 1)).tolist() == [i, i + 1]
     assert len(kept._kept) == 3
+
+
+def test_a_step_does_not_hang_on_torchs_default_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bucket, "compiled", lambda self: self.step)
+    ends = []
+    for device, dtype in (("cpu", torch.float32), ("meta", torch.bfloat16)):
+        params = parameters()
+        optimizer = Jorge(params, lr=0.05, interval=4, warmup_refreshes=0, fused=True)
+        torch.set_default_dtype(dtype)
+        try:
+            for step in range(60):
+                for i, p in enumerate(params):
+                    seed = torch.Generator().manual_seed(100 * step + i)
+                    p.grad = torch.randn(p.shape, generator=seed, dtype=p.dtype) if (step + i) % 5 else None
+                with torch.device(device):
+                    optimizer.step()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        ends.append([p.detach() for p in params])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
 def test_workspace_and_fused_may_change_in_training(monkeypatch: pytest.MonkeyPatch) -> None:

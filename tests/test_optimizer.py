@@ -471,7 +471,7 @@ def test_no_step_waits_for_the_device(method: Any, grafting: Any, capturable: bo
     lr = torch.tensor(0.01) if capturable else 0.01
     options: dict[str, Any] = {"max_dim": 16, "warmup_refreshes": 3, "capturable": capturable}
     optimizer = Jorge(params, lr=lr, method=method, grafting=grafting, **options)
-    for _ in range(25):
+    for _ in range(60):  # until refreshes stand for several and are damped
         for p in params:
             p.grad = torch.randn_like(p)
         with Counter():

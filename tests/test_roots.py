@@ -151,15 +151,18 @@ def test_float32_whitening_follows_its_float64_run(m: int, n: int, digits: float
 
 
 @pytest.mark.parametrize("gap", [1, 5])
+@pytest.mark.parametrize("every", [1, 2])  # a gradient of zero is no refresh, but it counts on the host
 @pytest.mark.parametrize(("columns", "refreshes"), [(64, 4500), (12, 1500)])  # the wide form and the narrow one
-def test_dead_rows_stay_bounded(columns: int, refreshes: int, gap: int) -> None:
+def test_dead_rows_stay_bounded(columns: int, refreshes: int, every: int, gap: int) -> None:
+    """Without damping the ratio is below 6e-4 after 1,500 refreshes, and falling."""
     state = fresh("whitening", (64, columns))
-    for i in range(refreshes):
-        grad = torch.randn(1, 64, columns)
+    for i in range(every * refreshes):
+        grad = torch.randn(1, 64, columns) if i % every == 0 else torch.zeros(1, 64, columns)
         grad[:, 48:] = 0
         refresh("whitening", state, grad, RootOptions(), METHODS["whitening"].pace(i, gap))
+    assert state["refreshes"] == refreshes
     values = torch.linalg.eigvalsh(state["left"].double())
-    assert values.min() / values.max() > 1e-4
+    assert values.min() / values.max() > 3e-3
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e3, 1e4])

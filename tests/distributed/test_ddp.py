@@ -22,7 +22,7 @@ def _worker(rank: int, folder: str) -> None:
     model = DistributedDataParallel(nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 2)))
     optimizer = Jorge(model.named_parameters(), lr=0.05, warmup_refreshes=5, interval=3)
     generator = torch.Generator().manual_seed(rank)
-    for _ in range(12):
+    for _ in range(60):  # until refreshes stand for several and are damped
         x = torch.randn(8, 6, generator=generator)
         optimizer.zero_grad()
         (model(x) - x[:, :2]).square().mean().backward()

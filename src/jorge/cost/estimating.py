@@ -58,7 +58,7 @@ class Launches:
     Args:
         plain: a step without a refresh; with `stagger`, the step of an interval that has the fewest.
         refresh: one that refreshes, without the damping of every seventh; with `stagger`, that which has the most.
-        early: one of the first ten refreshes.
+        early: the most of the first ten refreshes.
     """
 
     plain: int
@@ -78,7 +78,7 @@ class Estimate:
         grafting: `"sgd"` or `"adam"`: the overhead is that over training with SGD or AdamW.
         launches: of a step.
         bytes_per_step: moved by elementwise work, a mean over the interval.
-        early_bytes_per_step: the same for one of the first ten refreshes.
+        early_bytes_per_step: the same, a mean over the first ten refreshes.
         model_flops: forward and backward pass of the model, or `None` where not known.
         balance: FLOPs that the device does in the time in which it moves one byte.
         model_speed: how many times faster it does the model's FLOPs than the optimizer's.
@@ -222,9 +222,11 @@ def estimate(
         block_size=group["block_size"],
         method=group["method"],
         grafting=group["grafting"],
-        launches=Launches(min(s.launches for s in steps), max(s.launches for s in steps), early.launches),
+        launches=Launches(
+            min(s.launches for s in steps), max(s.launches for s in steps), max(s.launches for s in early)
+        ),
         bytes_per_step=mean_bytes(steps),
-        early_bytes_per_step=early.moved_bytes,
+        early_bytes_per_step=mean_bytes(early),
         model_flops=flops,
         balance=balance,
         model_speed=model_speed,

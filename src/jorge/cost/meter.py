@@ -129,10 +129,15 @@ class Rehearsal:
         plain = self._count(1, warmup_refreshes=0, interval=_NEVER, stagger=False) if interval > 1 else refresh
         return (plain,) * (interval - 1) + (refresh,)
 
-    def early(self) -> StepCount:
-        """One of the first ten refreshes, of the kind that is most frequent."""
-        number = self._typical(early_refreshes(), gap=1)
-        return self._count(number, warmup_refreshes=_ALWAYS, interval=self._group["interval"])
+    def early(self) -> tuple[StepCount, ...]:
+        """The steps of the first ten refreshes."""
+        pace = METHODS[self._group["method"]].pace
+        paces = {k: pace(k, 1) for k in early_refreshes()}
+        number_of = {p: k for k, p in paces.items()}  # the last of each kind; they cost the same
+        kinds = {
+            p: self._count(k, warmup_refreshes=_ALWAYS, interval=self._group["interval"]) for p, k in number_of.items()
+        }
+        return tuple(kinds[p] for p in paces.values())
 
     def _typical(self, numbers: range, gap: int) -> int:
         """The last refresh of the most frequent pace."""

@@ -46,7 +46,7 @@ def _summary(cost: Estimate) -> list[str]:
     lines = [
         f"FLOPs: {_flops(cost.flops_per_step)} a step at an interval of {cost.interval}, "
         f"{_flops(cost.early_flops_per_step)} in each of the first ten steps",
-        f"launches: {n.plain} a step, {n.refresh} with a refresh, {n.early} in the first ten",
+        f"launches: {n.plain} a step, {n.refresh} with a refresh, up to {n.early} in the first ten",
         f"elementwise work: {_si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
     ]
     if cost.eigh_flops:
