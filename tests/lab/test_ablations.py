@@ -19,6 +19,7 @@ from jorge.lab.opponents import settings
 from jorge.lab.records import measured
 from jorge.lab.run import key
 from jorge.lab.task import Task
+from jorge.schedule import Schedule
 from tests.lab.factory import comparison, record
 from tests.lab.tiny import Images, Tokens, tiny
 
@@ -79,6 +80,15 @@ def test_the_values_that_an_option_takes(name: str, option: str, wanted: set[obj
             assert found == {"whitening": wanted, "exact": wanted}
 
 
+def test_no_two_intervals_refresh_at_the_same_steps() -> None:
+    task = tiny(Images)
+    for method in ("whitening", "exact"):
+        found = [built(name, task) for name in ABLATIONS["interval"].names(task)[1:]]
+        schedules = [Schedule(s["interval"], s["warmup_refreshes"]) for s in found if s["method"] == method]
+        refreshes = {tuple(step for step in range(1, 301) if schedule.part(step)) for schedule in schedules}
+        assert len(refreshes) == len(schedules) == 6
+
+
 def test_the_schedules_of_the_baseline_and_of_jorge() -> None:
     names = ABLATIONS["schedule"].names(tiny(Images))
     assert Counter(name.partition(":")[0] for name in names) == {"sgd": 3, "jorge": 3}
@@ -123,12 +133,13 @@ def test_the_page_shows_losers_and_what_varies() -> None:
     assert "`jorge ablate interval mnist`" in text
     assert "- CPU (Linux), 1 thread, jorge 0.1, torch 2, Python 3; 2026-11-23" in text
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert table[0][:4] == ["optimizer", "interval", "steps ÷ baseline's", "seconds ÷ baseline's"]
+    assert table[0][:3] == ["optimizer", "interval", "warmup_refreshes"]
+    assert table[0][3:5] == ["steps ÷ baseline's", "seconds ÷ baseline's"]
     shown = {line[0]: line for line in table[2:]}
     assert [shown[name][1] for name in ("SGD", "Jorge", "jorge:interval=50")] == ["–", "5", "50"]
-    assert shown["SGD"][2] == "1.00, behind"
-    assert shown["jorge:interval=50"][2] == "not reached, behind"
-    assert "diverged" in shown["jorge:interval=2"][4]
+    assert shown["SGD"][3] == "1.00, behind"
+    assert shown["jorge:interval=50"][3] == "not reached, behind"
+    assert "diverged" in shown["jorge:interval=2"][5]
     assert len({len(line) for line in table}) == 1
 
 
@@ -145,7 +156,7 @@ def test_runs_in_common_are_shared_on_the_same_machine_only(tmp_path: Path) -> N
 
     task = find_task("mnist", "smoke")
     jobs = jobs_of(ABLATIONS["damping"], [task], ["mnist"], "smoke", 1, 30)
-    assert [job.optimizer for job in jobs][:2] == ["sgd", "jorge"]
+    assert [job.optimizer for job in jobs][:2] == ["adamw", "jorge"]
 
     def written(name: str, folder: str, **other: object) -> dict[str, Any]:
         run = record(name, 0, [1.0], task="mnist", size="smoke")
@@ -160,7 +171,7 @@ def test_runs_in_common_are_shared_on_the_same_machine_only(tmp_path: Path) -> N
     mine = tmp_path / "damping"
     written("jorge", "interval")
     written("jorge", "method", lr=3.0)
-    written("sgd", "elsewhere")
+    written("adamw", "elsewhere")
     path = tmp_path / "elsewhere" / "runs.jsonl"
     path.write_text(path.read_text().replace('"threads":1', '"threads":64'))
     assert share(jobs, mine, CPU) == 1
@@ -182,7 +193,7 @@ def test_an_ablation_is_trained_and_written(tmp_path: Path, capsys: pytest.Captu
     rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| ")][2:]
     found = {label.strip(): value.strip() for label, value in rows}
     assert found == {
-        "SGD": "–",
+        "AdamW": "–",
         "Jorge": "0.0001",
         "Jorge, damping=0": "0",
         "Jorge, damping=1e-05": "1e-05",
