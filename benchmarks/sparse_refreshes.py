@@ -1,8 +1,9 @@
 """How a refresh makes up for the steps without one, in steps: `python -m benchmarks.sparse_refreshes [TASK …]`.
 
 At the default interval of 5, one refresh with the weight of 1, 2, 3 or 4 (:class:`jorge.methods.Pace`), a fifth of it a
-step where the gap is still narrower, and two steps of a refresh with the weight of 1, which cost twice as much. Prints a Markdown table a task: steps to the baseline's best
-smoothed loss over the baseline's own and final smoothed loss, a seed a row.
+step where the gap is still narrower, and two steps of a refresh with the weight of 1, which cost twice as much. Prints
+a Markdown table a task: steps to the baseline's best smoothed loss over the baseline's own and final smoothed loss, a
+seed a row.
 """
 
 from __future__ import annotations

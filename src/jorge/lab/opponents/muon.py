@@ -18,7 +18,7 @@ from jorge.lab.task import Task
 _ADAMW_ALONE = ("betas", "eps")
 #: Options of the part that is Muon alone.
 _MUON_ALONE = ("momentum", "nesterov", "adjust_lr_fn", "ns_steps")
-#: What output layers are called; a model without such names has its last layer for one.
+#: What output layers are called; in a model without such names it is the last that is not recurrent.
 _OUTPUT = {"head", "lm_head", "classifier", "fc", "output", "logits"}
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _FEEDFORWARD = (nn.Linear, _ConvNd, nn.MultiheadAttention)

