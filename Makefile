@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/jorge compare mnist --steps 300 --optimizers sgd,adamw,shampoo,jorge --seeds 3 --out runs/demo
+	$(BIN)/jorge compare mnist --size smoke --steps 300 --optimizers sgd,adamw,shampoo,jorge --seeds 3 --out runs/demo
 
 test: lint types doctest unit
 

@@ -35,7 +35,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    result = compare("mnist", "--steps", 100, "--seeds", 2, "--out", folder)
+    result = compare("mnist", "--size", "smoke", "--steps", 100, "--seeds", 2, "--out", folder)
     assert result.returncode == 0, result.stderr
     for word in ("Jorge", "SGD", "AdamW", "Shampoo", "steps to target", "report:", "step 100/100", "accuracy"):
         assert word in result.stdout
@@ -49,7 +49,7 @@ def test_records_and_summary(finished: Path) -> None:
     by_seed: dict[int, set[float]] = {}
     for record in found:
         assert {len(record[k]) for k in ("losses", "seconds", "cpu_seconds", "optimizer_seconds")} == {100}
-        assert (record["setting"], record["size"]) == ("transferred", "small")
+        assert (record["setting"], record["size"]) == ("transferred", "smoke")
         assert record["seconds"] == sorted(record["seconds"])
         assert record["evaluations"][-1][0] == 100
         assert record["environment"]["torch"]
@@ -66,7 +66,9 @@ def test_records_and_summary(finished: Path) -> None:
 @pytest.mark.slow
 def test_finished_runs_are_not_trained_again(finished: Path) -> None:
     before = (finished / "runs.jsonl").read_bytes()
-    result = compare("mnist", "--steps", 100, "--seeds", 2, "--out", finished, "--target", "0.000001")
+    result = compare(
+        "mnist", "--size", "smoke", "--steps", 100, "--seeds", 2, "--out", finished, "--target", "0.000001"
+    )
     assert result.returncode == 0
     assert "8 of 8 runs" in result.stdout
     assert (finished / "runs.jsonl").read_bytes() == before
@@ -75,7 +77,9 @@ def test_finished_runs_are_not_trained_again(finished: Path) -> None:
     # another optimizer is added to what is there, a line that was cut off is trained again
     with (finished / "runs.jsonl").open("a") as file:
         file.write('{"key": [1, "mnist"')
-    result = compare("mnist", "--steps", 100, "--optimizers", "sgd,jorge-binomial", "--out", finished)
+    result = compare(
+        "mnist", "--size", "smoke", "--steps", 100, "--optimizers", "sgd,jorge-binomial", "--out", finished
+    )
     assert "1 of 2 runs" in result.stdout
     good = (finished / "runs.jsonl").read_text().splitlines()
     assert len(good) == 10
@@ -84,7 +88,17 @@ def test_finished_runs_are_not_trained_again(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_finished(tmp_path: Path) -> None:
-    arguments = ["mnist", "--steps", "120", "--optimizers", "sgd,adamw,jorge", "--out", str(tmp_path)]
+    arguments = [
+        "mnist",
+        "--size",
+        "smoke",
+        "--steps",
+        "120",
+        "--optimizers",
+        "sgd,adamw,jorge",
+        "--out",
+        str(tmp_path),
+    ]
     # where the tests are a background job of a shell, they ignore the interrupt, and a child would as they do
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
@@ -131,13 +145,24 @@ def test_a_diverging_optimizer_is_shown_and_the_others_go_on(tmp_path: Path) -> 
     code = (
         "import sys, dataclasses\n"
         "from jorge.lab.tasks import TASKS\n"
-        "t = TASKS['mnist']('small')\n"
+        "t = TASKS['mnist']('smoke')\n"
         "hot = dataclasses.replace(t, recipe=dataclasses.replace(t.recipe, adamw={'lr': 1e30}))\n"
         "TASKS['mnist'] = lambda size: hot\n"
         "from jorge.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    arguments = ["compare", "mnist", "--steps", "20", "--optimizers", "adamw,sgd", "--out", str(tmp_path)]
+    arguments = [
+        "compare",
+        "mnist",
+        "--size",
+        "smoke",
+        "--steps",
+        "20",
+        "--optimizers",
+        "adamw,sgd",
+        "--out",
+        str(tmp_path),
+    ]
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -192,7 +217,9 @@ def test_mistakes_are_told_without_a_traceback(arguments: list[str], says: str, 
 
 @pytest.mark.slow
 def test_epochs_and_two_tasks_in_one_report(tmp_path: Path) -> None:
-    result = compare("mnist", "shakespeare", "--steps", 20, "--optimizers", "sgd,adamw", "--out", tmp_path)
+    result = compare(
+        "mnist", "shakespeare", "--size", "smoke", "--steps", 20, "--optimizers", "sgd,adamw", "--out", tmp_path
+    )
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "report.html").read_text()
     assert '<section id="mnist">' in page
@@ -225,11 +252,23 @@ def test_side_by_side_and_by_settings(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_settings_that_are_the_same_are_trained_once(tmp_path: Path, workers: int) -> None:
-    recipe = TASKS["mnist"]("small").recipe
+    recipe = TASKS["mnist"]("smoke").recipe
     tuned = tmp_path / "tuned.json"
     entry = {"adamw": {"options": recipe.adamw}, "sgd": {"options": {**recipe.sgd, "lr": 0.5 * recipe.sgd["lr"]}}}
-    tuned.write_text(json.dumps({"mnist": {"small": entry}}))
-    command = ["mnist", "--steps", 20, "--settings", "transferred,tuned", "--tuned", tuned, "--workers", workers]
+    tuned.write_text(json.dumps({"mnist": {"smoke": entry}}))
+    command = [
+        "mnist",
+        "--size",
+        "smoke",
+        "--steps",
+        20,
+        "--settings",
+        "transferred,tuned",
+        "--tuned",
+        tuned,
+        "--workers",
+        workers,
+    ]
     result = compare(*command, "--optimizers", "adamw,sgd", "--out", tmp_path / "both")
     assert result.returncode == 0, result.stderr
     found = {(r["optimizer"], r["setting"]): r for r in records(tmp_path / "both")}
@@ -239,7 +278,7 @@ def test_settings_that_are_the_same_are_trained_once(tmp_path: Path, workers: in
     assert found["sgd", "transferred"]["losses"] != found["sgd", "tuned"]["losses"]
     assert "4 of 4 runs" in compare(*command, "--optimizers", "adamw,sgd", "--out", tmp_path / "both").stdout
     # and those of an earlier command are taken
-    compare("mnist", "--steps", 20, "--optimizers", "adamw", "--out", tmp_path / "later")
+    compare("mnist", "--size", "smoke", "--steps", 20, "--optimizers", "adamw", "--out", tmp_path / "later")
     result = compare(*command, "--optimizers", "adamw", "--out", tmp_path / "later")
     assert "2 of 2 runs" in result.stdout
     assert [r["setting"] for r in records(tmp_path / "later")] == ["transferred", "tuned"]
