@@ -15,7 +15,7 @@ from jorge.lab.tasks import TASKS
 pytestmark = pytest.mark.slow
 
 #: Of the tasks whose data pip brings, three of different kinds, and shorter than at their size, for the test's time.
-STEPS = {"mnist": 150, "autoencoder": 150, "shakespeare": 300}
+STEPS = {"mnist": 100, "autoencoder": 150, "shakespeare": 300}
 
 
 @pytest.mark.parametrize("name", STEPS)
