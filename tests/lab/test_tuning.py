@@ -28,7 +28,7 @@ BOTH = [CONTENDERS["sgd"], CONTENDERS["adamw"]]
 
 
 def trials(task: Task, contender: Contender, path: Path) -> list[tuple[dict[str, float], TrialState, float | None]]:
-    study = open_study(task, contender, open_storage(str(path)))
+    study = open_study(task, contender, open_storage(str(path)), task.load())
     return [(t.params, t.state, t.value) for t in study.get_trials()]
 
 
@@ -63,7 +63,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
 
 def test_a_trial_that_was_cut_off_is_done_again(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "tune.journal"))
-    study = open_study(TASK, BOTH[0], storage)
+    study = open_study(TASK, BOTH[0], storage, TASK.load())
     study.ask()  # a worker takes the transferred settings, and is killed
     tune([TASK], BOTH[:1], 3, storage, share=True)
     transferred = study.user_attrs["transferred"]

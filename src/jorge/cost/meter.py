@@ -133,11 +133,10 @@ class Rehearsal:
         """The steps of the first ten refreshes."""
         pace = METHODS[self._group["method"]].pace
         paces = {k: pace(k, 1) for k in early_refreshes()}
-        number_of = {p: k for k, p in paces.items()}  # the last of each kind; they cost the same
-        kinds = {
-            p: self._count(k, warmup_refreshes=_ALWAYS, interval=self._group["interval"]) for p, k in number_of.items()
-        }
-        return tuple(kinds[p] for p in paces.values())
+        numbers = {p: k for k, p in paces.items()}  # one of each kind, as they cost the same
+        interval = self._group["interval"]
+        counts = {p: self._count(k, warmup_refreshes=_ALWAYS, interval=interval) for p, k in numbers.items()}
+        return tuple(counts[p] for p in paces.values())
 
     def _typical(self, numbers: range, gap: int) -> int:
         """The last refresh of the most frequent pace."""

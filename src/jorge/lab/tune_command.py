@@ -64,15 +64,17 @@ def run(args: argparse.Namespace) -> int:
         optimizers = list(CONTENDERS) if args.optimizers == "all" else names(args.optimizers)
         if not optimizers:
             raise UsageError("--optimizers is empty")
-        device_named(args.device)
+        device = device_named(args.device)
         storage = open_storage(url)
         tuned = args.tuned or tuned_file()
         see_writable(tuned)
-        studies = list(product((find_task(name, args.size) for name in tasks), map(find_contender, optimizers)))
+        found, contenders = [find_task(name, args.size) for name in tasks], [find_contender(n) for n in optimizers]
         # What is wrong is said, and every study is there, before workers start.
-        for task, contender in studies:
-            if contender.missing() is None:
-                open_study(task, contender, storage)
+        for task in found:
+            data = task.load().to(device)
+            for contender in contenders:
+                if contender.missing() is None:
+                    open_study(task, contender, storage, data)
         try:
             if args.workers > 1:
                 _side_by_side(tasks, args.size, optimizers, args.trials, url, args.device, args.threads, args.workers)
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
             return 130
-        write_tuned(storage, tuned, [study_name(task, contender) for task, contender in studies])
+        write_tuned(storage, tuned, [study_name(*pair) for pair in product(found, contenders)])
     except (LabError, ValueError, OSError) as error:
         print(f"jorge tune: {error}", file=sys.stderr)
         return 2

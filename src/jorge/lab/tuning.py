@@ -89,7 +89,7 @@ def tune(
             if missing := contender.missing():
                 tell(missing)
                 continue
-            study = open_study(task, contender, storage)
+            study = open_study(task, contender, storage, data)
             try:
                 while _wants(study, trials, share):
                     trial = _run(study, task, contender, data, worker)
@@ -100,8 +100,8 @@ def tune(
                 tell(f"{study.study_name} failed, the others go on. {type(error).__name__}: {error}")
 
 
-def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of a task and a contender, with the transferred settings as its first trial.
+def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseStorage, data: Data) -> optuna.Study:
+    """The study of a task and a contender, with the transferred settings as its first trial; `data` is the task's.
 
     Raises:
         ValueError: the study that is there has other transferred settings, or is of another task: of other steps or
@@ -114,7 +114,7 @@ def open_study(task: Task, contender: Contender, storage: optuna.storages.BaseSt
         "contender": contender.name,
         "steps": task.steps,
         "batch_size": task.batch_size,
-        "first_loss": first_loss(task, SEED, task.load()),
+        "first_loss": first_loss(task, SEED, data),
         "transferred": transferred,
         "requires": contender.requires,
     }
