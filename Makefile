@@ -34,8 +34,9 @@ doctest: setup
 	$(BIN)/pytest --quiet --doctest-modules src
 	$(BIN)/pytest --quiet --doctest-glob='*.md' README.md docs
 
+# A worker a core, and no more than need be where there are many: each holds torch.
 unit: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # Imports the package and takes a step with another interpreter: make smoke PYTHON=python3.13 VENV=.venv-3.13
 smoke:

@@ -2,8 +2,8 @@
 
 Forward, backward and step, in blocks of ten iterations, so that one refresh of Jorge's falls in each block (ten of
 them with `jorge/1`, which refreshes at every step). The optimizers take turns block by block on one model, with a
-learning rate so small that it stays what it is. One refresh in eight costs more (it applies the damping of the narrow
-forms), so eight rounds are a whole cycle, and the mean over them says what the median leaves out.
+learning rate so small that it stays what it is. One refresh in seven costs more (it applies the damping of the narrow
+forms), so seven rounds are a whole cycle, and the mean over them says what the median leaves out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.harness import Spread
 from benchmarks.resnet import ResNet18
 from benchmarks.rivals import PERIOD
 from benchmarks.transformers import SmallGPT, SmallViT
+from jorge.roots import DAMPING_PERIOD
 
 #: Names of contenders; after a slash, Jorge's interval.
 OPTIMIZERS = ["sgd", "adamw", "muon-float32", "muon-bfloat16", "jorge", "jorge/1"]
@@ -132,7 +133,7 @@ def _line(row: dict[str, Any]) -> list[Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print a table a training."""
     parser = harness.parser(__doc__, TRAININGS, list(TRAININGS), OPTIMIZERS)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=DAMPING_PERIOD)
     parser.add_argument("--seconds", type=float, default=90.0, help="one that took so long sits out later rounds")
     args = parser.parse_args(argv)
     if args.quick:

@@ -5,13 +5,16 @@ The rivals' packages need not be there: what is missing is a line of the table.
 
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.trial import FrozenTrial, create_trial
 
-from benchmarks import import_time, iteration_overhead, launches, memory, stagger, step_time
+from benchmarks import import_time, iteration_overhead, launches, memory, pruning, stagger, step_time
 from benchmarks.rivals import RIVALS
+from jorge.lab.tuning import REPORTS
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +125,25 @@ def test_stagger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["steps"] == 20
         assert 0 < row["median"] <= row["p99"]
         assert row["ratio"] == row["p99"] / row["median"]
+
+
+def test_pruning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(pruning.main, tmp_path, capsys)
+    assert found["studies"] == 2
+    hours = [row["hours"] for row in found["rows"]]
+    assert hours == sorted(hours, reverse=True)  # the rules are in the order of how soon they stop a trial
+    assert hours[-1] > 0
+
+
+def test_a_stopped_trial_costs_its_share_and_what_it_would_have_found_is_lost() -> None:
+    def trial(number: int, values: Sequence[float]) -> FrozenTrial:
+        made = create_trial(value=values[-1], intermediate_values=dict(enumerate(values, start=1)))
+        made.number, made.datetime_start = number, datetime(2026, 1, 1)
+        made.datetime_complete = made.datetime_start + timedelta(seconds=100)
+        return made
+
+    level, late = [2.0] * REPORTS, [3.0] * (REPORTS - 1) + [1.0]
+    trials = [trial(0, level), trial(1, level), trial(2, late)]
+    assert pruning.replay(trials, 3, 5) == pruning.Replayed(300, 1.0)  # too few are complete for any to be stopped
+    assert pruning.replay(trials, 2, 5) == pruning.Replayed(225, 2.0)
+    assert pruning.replay(trials[::-1], 2, 5) == pruning.Replayed(300, 1.0)  # the first is never stopped
