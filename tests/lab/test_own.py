@@ -125,13 +125,46 @@ def test_a_whole_task() -> None:
 
 def test_data_may_be_tensors_a_dataset_or_a_loader() -> None:
     dataset = TensorDataset(X, Y)
-    forms = [((X, Y), (X, Y)), (dataset, dataset), (DataLoader(dataset, batch_size=7), DataLoader(dataset))]
+    forms: list[tuple[Any, Any]] = [
+        ((X, Y), (X, Y)),
+        ([X.numpy(), Y.numpy()], (X, Y)),
+        (dataset, dataset),
+        ([(x, int(y)) for x, y in zip(X, Y, strict=True)], dataset),
+        (DataLoader(dataset, batch_size=7), DataLoader(dataset)),
+    ]
     for data in forms:
         task = from_parts("t", "small", model=network, data=data, loss=loss)
         found = task.load()
         assert torch.equal(found.train[0], X)
         assert torch.equal(found.train[1], Y)
         assert task.batch_size == (7 if isinstance(data[0], DataLoader) else 64)
+
+
+class Named(list[dict[str, Any]]):
+    """As datasets of other packages are: with a length and an index, and no dataset of torch's."""
+
+
+def padded(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+    return {name: torch.stack([torch.as_tensor(e[name]) for e in examples]) for name in ("x", "y")}
+
+
+def test_where_examples_are_mappings_so_are_batches() -> None:
+    def objective(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch["x"]), batch["y"])
+
+    examples = Named({"x": x, "y": int(y), "more": "text"} for x, y in zip(X, Y, strict=True))
+    plain = [{"x": e["x"], "y": e["y"]} for e in examples]
+    columns = {"x": X, "y": Y}
+    loader: DataLoader[Any] = DataLoader(examples, batch_size=7, collate_fn=padded)  # type: ignore[arg-type]
+    for train in (columns, plain, loader):
+        task = from_parts("t", "small", model=network, data=(train, columns), loss=objective)
+        model, data = network(), task.load()
+        assert torch.equal(data.train[0], X)
+        assert torch.equal(data.train[1], Y)
+        assert torch.equal(task.loss(model, data.train), loss(model, PAIR[0]))
+        assert task.evaluate(model, data) == pytest.approx(float(loss(model, PAIR[0]).detach()), rel=1e-5)
+    with pytest.raises(TaskError, match="an example must be a tensor"):
+        from_parts("t", "small", model=network, data=(examples, columns), loss=objective)  # text is none
 
 
 def test_a_function_that_takes_a_model_by_another_name_is_told_so() -> None:
@@ -188,6 +221,15 @@ def test_what_is_wrong_is_said(spec: str, says: str) -> None:
     [
         ({"data": PAIR[0][0]}, "must be a pair"),
         ({"data": ((X, Y[:3]), PAIR[1])}, "64, 3 examples"),
+        ({"data": ((X, Y[0]), PAIR[1])}, "without dims holds no examples"),
+        ({"data": ([(X[0], 1), (X[0, :2], 2)], PAIR[1])}, "cannot be put into one batch"),
+        ({"data": ((np.array(["a", "b"]),), PAIR[1])}, "numpy.str_"),
+        ({"data": ([], PAIR[1])}, "a list without examples"),
+        (
+            {"data": ({"x": X, "y": Y}, PAIR[1])},
+            "training examples have the entries x, y, validation examples no names",
+        ),
+        ({"data": ({"x": X}, {"x": X}), "loss": nn.CrossEntropyLoss()}, "which a criterion"),
         ({"data": (Endless(), PAIR[1])}, "dataset with a length"),
         ({"metric": 3}, "metric must be"),
         ({"data": ((X, Y), (X[:0], Y[:0]))}, "0 validation examples"),

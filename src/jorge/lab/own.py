@@ -14,19 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, default_collate
 
-from jorge.lab.errors import LabError
-from jorge.lab.task import Batch, Data, FirstOrder, Size, Task
+from jorge.lab.own_data import TaskError, read
+from jorge.lab.task import Batch, FirstOrder, Size, Task
+
+__all__ = ["TaskError", "from_parts", "load"]
 
 _FIELDS = ("model", "data", "loss", "metric")
 _RECIPE = {"baseline", "sgd", "adamw", "schedule", "warmup"}
 _OPTIONAL = _RECIPE | {"steps", "batch_size", "title", "origin", "why"}
 _STEPS, _BATCH = 400, 64
-
-
-class TaskError(LabError):
-    """A user's task cannot be used; the message says what is wrong with it and what to do."""
 
 
 def load(spec: str, size: Size) -> Task:
@@ -140,10 +137,10 @@ def from_parts(
         name: its name in tables.
         size: which of its sizes this is.
         model: builds the model.
-        data: training and validation examples, a pair; each a tuple of tensors whose first dim counts examples, a map
-            dataset, or a data loader of one, of which the dataset, the collation and the batch size are taken.
+        data: training and validation examples, a pair, in one of the forms of :func:`jorge.lab.own_data.read`.
         loss: `loss(model, batch)`, or, if its first parameter is not called `model`, a criterion
-            `loss(output, target)` of batches `(input, target)`; the mean over a batch.
+            `loss(output, target)` of batches `(input, target)`; the mean over a batch. Where examples are mappings, so
+            are batches.
         metric: a function as `loss` of which higher is better, or `(name, function, "higher" or "lower")`; the mean
             over a batch. Default: the loss on the validation data.
         steps: optimizer steps. Default 400.
@@ -162,9 +159,9 @@ def from_parts(
     """
     if baseline not in (None, "sgd", "adamw"):
         raise TaskError(f"{name}: baseline must be 'sgd' or 'adamw', got {baseline!r}")
-    found, loaded = _data(name, data)
-    objective = _on_batches(loss)
-    metric_name, score, better = _metric(metric, objective)
+    found = read(name, data)
+    objective = _on_batches(loss, found.names)
+    metric_name, score, better = _metric(metric, objective, found.names)
     choice = baseline or ("sgd" if sgd is not None and adamw is None else "adamw")
     recipe = FirstOrder(
         baseline=choice,
@@ -186,21 +183,29 @@ def from_parts(
         size=size,
         recipe=recipe,
         steps=steps,
-        batch_size=batch_size or loaded or _BATCH,
+        batch_size=batch_size or found.batch_size or _BATCH,
         metric=(metric_name, better),
-        load=lambda: found,
+        load=lambda: found.data,
         model=model,
         loss=objective,
         score=summed,
     )
 
 
-def _on_batches(function: Callable[..., Tensor]) -> Callable[[nn.Module, Batch], Tensor]:
-    """`function(model, batch)`, whichever of the two kinds it is."""
+def _on_batches(function: Callable[..., Tensor], names: Sequence[str] | None) -> Callable[[nn.Module, Batch], Tensor]:
+    """`function(model, batch)`, whichever of the two kinds it is; it is given mappings where there are `names`."""
     try:
         first = next(iter(inspect.signature(function).parameters), "")
     except (ValueError, TypeError):  # what is built in has no signature
         first = ""
+    if names is not None:
+        if first != "model":
+            raise TaskError(
+                f"the examples are mappings of {', '.join(names)}, which a criterion of (output, target) cannot take: "
+                "write a function of (model, batch); its first parameter must be called `model`"
+            )
+        keys = tuple(names)
+        return lambda model, batch: function(model, dict(zip(keys, batch, strict=True)))
     if first == "model":
         return function
 
@@ -219,45 +224,17 @@ def _on_batches(function: Callable[..., Tensor]) -> Callable[[nn.Module, Batch],
     return criterion
 
 
-def _metric(metric: Any, loss: Callable[..., Tensor]) -> tuple[str, Callable[..., Any], Literal["higher", "lower"]]:
+def _metric(
+    metric: Any, loss: Callable[..., Tensor], names: Sequence[str] | None
+) -> tuple[str, Callable[..., Any], Literal["higher", "lower"]]:
     if metric is None:
         return "validation loss", loss, "lower"
     if callable(metric):
-        return getattr(metric, "__name__", type(metric).__name__).replace("_", " "), _on_batches(metric), "higher"
-    if isinstance(metric, Sequence) and len(metric) == 3 and callable(metric[1]) and metric[2] in ("higher", "lower"):
-        return str(metric[0]), _on_batches(metric[1]), metric[2]
-    raise TaskError(f"metric must be a function or (name, function, 'higher' or 'lower'), got {metric!r}")
-
-
-def _data(name: str, data: Any) -> tuple[Data, int | None]:
-    """The data as tensors, and the batch size of a loader."""
-    if isinstance(data, Data):
-        return data, None
-    if not isinstance(data, Sequence) or len(data) != 2:
-        raise TaskError(f"{name}: data must be a pair, training and validation examples, got {type(data).__name__}")
-    train, validation = (_tensors(name, part) for part in data)
-    if not len(train[0]) or not len(validation[0]):
-        raise TaskError(f"{name}: {len(train[0])} training and {len(validation[0])} validation examples are too few")
-    batch_size = data[0].batch_size if isinstance(data[0], DataLoader) else None
-    return Data(train, validation), batch_size
-
-
-def _tensors(name: str, part: Any) -> Batch:
-    if isinstance(part, Tensor):
-        part = (part,)
-    if isinstance(part, Sequence) and part and all(isinstance(t, Tensor) for t in part):
-        if len({len(t) for t in part}) != 1:
-            raise TaskError(f"{name}: tensors of {', '.join(str(len(t)) for t in part)} examples do not go together")
-        return tuple(part)
-    collate = default_collate
-    if isinstance(part, DataLoader):
-        part, collate = part.dataset, part.collate_fn or default_collate
-    if not isinstance(part, Dataset) or not hasattr(part, "__len__"):
-        raise TaskError(
-            f"{name}: examples must be tensors, a dataset with a length, or a loader of one, got {type(part).__name__}"
+        return (
+            getattr(metric, "__name__", type(metric).__name__).replace("_", " "),
+            _on_batches(metric, names),
+            "higher",
         )
-    batch = collate([part[i] for i in range(len(part))])
-    batch = (batch,) if isinstance(batch, Tensor) else batch
-    if not isinstance(batch, Sequence) or not all(isinstance(t, Tensor) for t in batch):
-        raise TaskError(f"{name}: an example must be a tensor or a tuple of tensors and numbers")
-    return tuple(batch)
+    if isinstance(metric, Sequence) and len(metric) == 3 and callable(metric[1]) and metric[2] in ("higher", "lower"):
+        return str(metric[0]), _on_batches(metric[1], names), metric[2]
+    raise TaskError(f"metric must be a function or (name, function, 'higher' or 'lower'), got {metric!r}")
