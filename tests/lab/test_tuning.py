@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optuna", reason="needs optuna: pip install 'jorge[lab]'")
+pytest.importorskip("optuna", reason="needs optuna: pip install '.[lab]'")
 
 from optuna.trial import TrialState
 

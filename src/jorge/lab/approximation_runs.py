@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from jorge.lab.approximation import OPTIMIZERS, follow, key
 from jorge.lab.compare import append_record
-from jorge.lab.jobs import UsageError, find_contender, find_task, prepare_worker, worker_environment
+from jorge.lab.jobs import UsageError, find_contender, find_task, prepare_worker, with_data, worker_environment
 from jorge.lab.progress import progress
 from jorge.lab.records import Record
 from jorge.lab.run import describe
@@ -71,8 +72,7 @@ def measure(
     them.
 
     Raises:
-        UsageError: the folder cannot be written.
-        DataMissingError: a task's data is not installed.
+        UsageError: the folder cannot be written, or no task's data is installed.
     """
     path = folder / FILE
     try:
@@ -84,8 +84,10 @@ def measure(
     left = [run for run in runs if run not in done]
     if done:
         console.print(f"{len(done)} of {len(runs)} runs are in {path} already and are not trained again")
-    for name, size in dict.fromkeys((run.task, run.size) for run in left):
-        find_task(name, size).load()  # what is missing is said before anything is trained
+    there = with_data(((run.task, run.size) for run in left), partial(console.print, soft_wrap=True))
+    left = [run for run in left if (run.task, run.size) in there]
+    if not left and not done:
+        raise UsageError("nothing can be run: the data is not installed")
     status = 0
     finished = _side_by_side(left, device, workers) if workers > 1 else _in_turn(left, device, console)
     try:

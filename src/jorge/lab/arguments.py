@@ -92,7 +92,7 @@ def console() -> Console:
 
 def said_missing(error: ModuleNotFoundError) -> str:
     """What to say where the packages of the laboratory are not installed."""
-    extra = "this command needs the extra packages of the laboratory: pip install 'jorge[lab]'"
+    extra = "this command needs the extra packages of the laboratory: pip install '.[lab]' in Jorge's folder"
     return f"jorge: {error.name} is not installed; {extra}"
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,14 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jorge.lab import report
-from jorge.lab.jobs import Job, UsageError, find_task, is_stale, prepare_worker, work, worker_environment
+from jorge.lab.jobs import Job, UsageError, find_task, is_stale, prepare_worker, with_data, work, worker_environment
 from jorge.lab.opponents import UnsuitableError
 from jorge.lab.progress import Counter, progress
 from jorge.lab.records import read_file
 from jorge.lab.row import Row
 from jorge.lab.run import Record
 from jorge.lab.summary import cells
-from jorge.lab.task import DataMissingError
 
 #: Columns of a terminal from which the table is a row an optimizer.
 _WIDE = 240
@@ -68,7 +68,7 @@ def compare(
     0: all are done. 1: a run failed, and the others were done. 130: stopped by the keyboard.
 
     Raises:
-        UsageError: a task's data is missing, or nothing can be run.
+        UsageError: nothing can be run: no optimizer suits, or no data is installed.
     """
     path = open_folder(folder)
     jobs, settings = _suitable(jobs, console)
@@ -90,8 +90,10 @@ def compare(
         console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
     failed, stopped = 0, False
     try:
-        for name, size in dict.fromkeys((job.task, job.size) for job in left):
-            find_task(name, size).load()  # what is missing is said before anything is trained
+        there = with_data(((job.task, job.size) for job in left), partial(console.print, soft_wrap=True))
+        left = [job for job in left if (job.task, job.size) in there]
+        if not left and not done:
+            raise UsageError("nothing can be run: the data is not installed")
         finished = _side_by_side(left, device, console, workers) if workers > 1 else _in_turn(left, device, console)
         for job, outcome in finished:
             if isinstance(outcome, Exception):
@@ -103,8 +105,6 @@ def compare(
             _share(outcome, twins[job][1:], done, path)
             if outcome["diverged_at"]:
                 console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
-    except DataMissingError as error:
-        raise UsageError(str(error)) from None
     except KeyboardInterrupt:
         stopped = True
         console.print(f"\nstopped: {len(done)} of {len(jobs)} runs are kept in {path}; the same command goes on")

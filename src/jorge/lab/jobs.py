@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -71,6 +71,19 @@ def is_stale(name: str, size: Size, record: Record, device: torch.device) -> boo
     except Exception:  # a user's code may raise anything; the run that follows says what
         return True
     return not math.isclose(now, record["losses"][0], rel_tol=1e-4, abs_tol=1e-7)  # which has five digits
+
+
+def with_data(tasks: Iterable[tuple[str, Size]], tell: Callable[[str], None]) -> set[tuple[str, Size]]:
+    """The tasks whose data is installed; `tell` is told a line about each other."""
+    found = set()
+    for name, size in dict.fromkeys(tasks):
+        try:
+            find_task(name, size).load()
+        except DataMissingError as error:
+            tell(f"{name} is left out: {error}")
+        else:
+            found.add((name, size))
+    return found
 
 
 def find_contender(name: str) -> Contender:

@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Tune; the exit status."""
     try:
-        from jorge.lab.jobs import UsageError, find_contender, find_task
+        from jorge.lab.jobs import UsageError, find_contender, find_task, with_data
         from jorge.lab.opponents import CONTENDERS
         from jorge.lab.opponents.tuned import tuned_file
         from jorge.lab.tuned_file import see_writable, write_tuned
@@ -68,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
         storage = open_storage(url)
         tuned = args.tuned or tuned_file()
         see_writable(tuned)
+        there = with_data(((name, args.size) for name in tasks), partial(print, file=sys.stderr))
+        tasks = [name for name in tasks if (name, args.size) in there]
+        if not tasks:
+            raise UsageError("nothing can be run: the data is not installed")
         found, contenders = [find_task(name, args.size) for name in tasks], [find_contender(n) for n in optimizers]
         # What is wrong is said, and every study is there, before workers start.
         for task in found:

@@ -70,7 +70,7 @@ class Contender:
             return None
         return (
             f"{self.name} comes from a package that is not installed: pip install '{self.requires}', "
-            "or all of them: pip install 'jorge[opponents]'"
+            "or all of them: pip install '.[opponents]' in Jorge's folder"
         )
 
 

