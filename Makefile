@@ -36,7 +36,7 @@ doctest: setup
 
 # A worker a core, and no more than need be where there are many: each holds torch.
 unit: setup
-	$(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # Imports the package and takes a step with another interpreter: make smoke PYTHON=python3.13 VENV=.venv-3.13
 smoke:
