@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from benchmarks import harness
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--cores", type=int, default=2, help="trials side by side (default: 2)")
     args = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    found = harness.where(torch.device("cpu"))
+    found = harness.where(harness.start(args))
     print(harness.heading(found) + "\n")
     studies = [(name, trials) for name, trials in read().items() if name.split("/")[-1] in args.optimizers]
     studies = studies[: 2 if args.quick else None]

@@ -84,10 +84,9 @@ def measure(
     left = [run for run in runs if run not in done]
     if done:
         console.print(f"{len(done)} of {len(runs)} runs are in {path} already and are not trained again")
-    there = with_data(((run.task, run.size) for run in left), partial(console.print, soft_wrap=True))
+    tell = partial(console.print, soft_wrap=True)
+    there = with_data(((run.task, run.size) for run in left), tell, needed=not done)
     left = [run for run in left if (run.task, run.size) in there]
-    if not left and not done:
-        raise UsageError("nothing can be run: the data is not installed")
     status = 0
     finished = _side_by_side(left, device, workers) if workers > 1 else _in_turn(left, device, console)
     try:

@@ -90,10 +90,9 @@ def compare(
         console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
     failed, stopped = 0, False
     try:
-        there = with_data(((job.task, job.size) for job in left), partial(console.print, soft_wrap=True))
+        tell = partial(console.print, soft_wrap=True)
+        there = with_data(((job.task, job.size) for job in left), tell, needed=not done)
         left = [job for job in left if (job.task, job.size) in there]
-        if not left and not done:
-            raise UsageError("nothing can be run: the data is not installed")
         finished = _side_by_side(left, device, console, workers) if workers > 1 else _in_turn(left, device, console)
         for job, outcome in finished:
             if isinstance(outcome, Exception):

@@ -73,8 +73,12 @@ def is_stale(name: str, size: Size, record: Record, device: torch.device) -> boo
     return not math.isclose(now, record["losses"][0], rel_tol=1e-4, abs_tol=1e-7)  # which has five digits
 
 
-def with_data(tasks: Iterable[tuple[str, Size]], tell: Callable[[str], None]) -> set[tuple[str, Size]]:
-    """The tasks whose data is installed; `tell` is told a line about each other."""
+def with_data(tasks: Iterable[tuple[str, Size]], tell: Callable[[str], None], *, needed: bool) -> set[tuple[str, Size]]:
+    """The tasks whose data is installed; `tell` is told a line about each other.
+
+    Raises:
+        UsageError: there is none, and one is `needed`.
+    """
     found = set()
     for name, size in dict.fromkeys(tasks):
         try:
@@ -83,6 +87,8 @@ def with_data(tasks: Iterable[tuple[str, Size]], tell: Callable[[str], None]) ->
             tell(f"{name} is left out: {error}")
         else:
             found.add((name, size))
+    if needed and not found:
+        raise UsageError("nothing can be run: the data is not installed")
     return found
 
 

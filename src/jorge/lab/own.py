@@ -192,7 +192,7 @@ def from_parts(
     )
 
 
-def _on_batches(function: Callable[..., Tensor], names: Sequence[str] | None) -> Callable[[nn.Module, Batch], Tensor]:
+def _on_batches(function: Callable[..., Tensor], names: tuple[str, ...] | None) -> Callable[[nn.Module, Batch], Tensor]:
     """`function(model, batch)`, whichever of the two kinds it is; it is given mappings where there are `names`."""
     try:
         first = next(iter(inspect.signature(function).parameters), "")
@@ -204,8 +204,7 @@ def _on_batches(function: Callable[..., Tensor], names: Sequence[str] | None) ->
                 f"the examples are mappings of {', '.join(names)}, which a criterion of (output, target) cannot take: "
                 "write a function of (model, batch); its first parameter must be called `model`"
             )
-        keys = tuple(names)
-        return lambda model, batch: function(model, dict(zip(keys, batch, strict=True)))
+        return lambda model, batch: function(model, dict(zip(names, batch, strict=True)))
     if first == "model":
         return function
 
@@ -225,7 +224,7 @@ def _on_batches(function: Callable[..., Tensor], names: Sequence[str] | None) ->
 
 
 def _metric(
-    metric: Any, loss: Callable[..., Tensor], names: Sequence[str] | None
+    metric: Any, loss: Callable[..., Tensor], names: tuple[str, ...] | None
 ) -> tuple[str, Callable[..., Any], Literal["higher", "lower"]]:
     if metric is None:
         return "validation loss", loss, "lower"

@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
         storage = open_storage(url)
         tuned = args.tuned or tuned_file()
         see_writable(tuned)
-        there = with_data(((name, args.size) for name in tasks), partial(print, file=sys.stderr))
+        there = with_data(((name, args.size) for name in tasks), partial(print, file=sys.stderr), needed=True)
         tasks = [name for name in tasks if (name, args.size) in there]
-        if not tasks:
-            raise UsageError("nothing can be run: the data is not installed")
         found, contenders = [find_task(name, args.size) for name in tasks], [find_contender(n) for n in optimizers]
         # What is wrong is said, and every study is there, before workers start.
         for task in found:
