@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from jorge.lab import jobs
+from jorge.lab.arguments import optimizers_named
+from jorge.lab.opponents import CONTENDERS
 from jorge.lab.run import first_loss
 from jorge.lab.task import DataMissingError
 from jorge.lab.tasks import TASKS
@@ -178,6 +180,10 @@ def test_a_diverging_optimizer_is_shown_and_the_others_go_on(tmp_path: Path) -> 
     assert adamw["diverged_at"] == len(adamw["losses"]) + 1
     assert sgd["diverged_at"] is None
     assert "diverged: seed 0 at step" in (tmp_path / "report.html").read_text()
+
+
+def test_all_optimizers_may_be_named_in_one_word() -> None:
+    assert optimizers_named("jorge:interval=2,all,sgd") == ["jorge:interval=2", *CONTENDERS]
 
 
 @pytest.mark.slow

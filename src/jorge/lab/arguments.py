@@ -81,6 +81,13 @@ def tasks_named(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for word in given for name in (TASKS if word == "all" else [word])))
 
 
+def optimizers_named(text: str) -> list[str]:
+    """Each optimizer once, `all` as the laboratory's."""
+    from jorge.lab.opponents import CONTENDERS
+
+    return list(dict.fromkeys(name for word in names(text) for name in (CONTENDERS if word == "all" else [word])))
+
+
 def console() -> Console:
     """Where commands write; a pipe, which has no width, gets tables in full."""
     try:

@@ -14,6 +14,7 @@ from jorge.lab.arguments import (
     console,
     device_named,
     names,
+    optimizers_named,
     said_missing,
     tasks_named,
 )
@@ -39,7 +40,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="jorge,sgd,adamw,shampoo",
         metavar="A,B,…",
         help="names, ours with options (jorge:interval=5), each followed by @SETTING where it has a setting of its "
-        f"own; or suite: {SUITE} (default: %(default)s)",
+        f"own; all; or suite: {SUITE} (default: %(default)s)",
     )
     parser.add_argument(
         "--settings",
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         raise SystemExit(said_missing(error)) from None
     try:
         tasks = tasks_named(args.tasks)
-        optimizers = names(SUITE if args.optimizers == "suite" else args.optimizers)
+        optimizers = optimizers_named(SUITE if args.optimizers == "suite" else args.optimizers)
         settings = names(args.settings)
         if not optimizers or not settings:
             raise UsageError("--optimizers or --settings is empty")

@@ -11,7 +11,15 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jorge.lab.arguments import add_machine, add_tasks, at_least, device_named, names, said_missing, tasks_named
+from jorge.lab.arguments import (
+    add_machine,
+    add_tasks,
+    at_least,
+    device_named,
+    optimizers_named,
+    said_missing,
+    tasks_named,
+)
 from jorge.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -53,7 +61,6 @@ def run(args: argparse.Namespace) -> int:
     """Tune; the exit status."""
     try:
         from jorge.lab.jobs import UsageError, find_contender, find_task, with_data
-        from jorge.lab.opponents import CONTENDERS
         from jorge.lab.opponents.tuned import tuned_file
         from jorge.lab.tuned_file import see_writable, write_tuned
         from jorge.lab.tuning import open_storage, open_study, study_name
@@ -62,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     url = args.storage or str(args.out / "tune.journal")
     try:
         tasks = tasks_named(args.tasks)
-        optimizers = list(CONTENDERS) if args.optimizers == "all" else names(args.optimizers)
+        optimizers = optimizers_named(args.optimizers)
         if not optimizers:
             raise UsageError("--optimizers is empty")
         device = device_named(args.device)
