@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jorge.blocks import blocking, gather, matrix_shape, near_square, scatter, split
+from jorge.blocks import automatic, blocking, gather, matrix_shape, near_square, scatter, split
 
 shapes = st.lists(st.integers(1, 40), min_size=1, max_size=5).map(tuple)
 sizes = st.one_of(st.integers(1, 50), st.just("auto"), st.none())
@@ -40,7 +40,7 @@ def test_leading_ones_kernels_and_heads() -> None:
     assert matrix_shape(()) is None
 
 
-@given(shapes, sizes, st.integers(10, 200), st.integers(1, 3))
+@given(shapes, sizes, st.integers(10, 600), st.integers(1, 3))
 def test_tiles_cover_every_element_once(shape: tuple[int, ...], size: Any, max_dim: int, count: int) -> None:
     cut = blocking(shape, block_size=size, max_dim=max_dim)
     if cut is None:
@@ -57,7 +57,16 @@ def test_tiles_cover_every_element_once(shape: tuple[int, ...], size: Any, max_d
         assert kind == ("diagonal" if d > max_dim else "full")
         if kind == "full":
             longest = max(tile.shape[side] for tile in cut.tiles)
-            assert longest == d if size is None else longest <= (128 if size == "auto" else size)
+            if size is None or (size == "auto" and d <= 256):
+                assert longest == d
+            else:
+                assert longest <= (128 if size == "auto" else size)
+
+
+@given(st.integers(2, 5000), st.integers(2, 5000))
+def test_auto_keeps_sides_that_cost_little_and_cuts_others_finely(rows: int, columns: int) -> None:
+    for d, limit in zip((rows, columns), automatic((rows, columns)), strict=True):
+        assert limit == d if d <= 256 else 128 / 3 < limit <= 128
 
 
 @given(st.integers(2, 5000), st.integers(2, 5000), st.sampled_from([32, 128, 256, 1024, 4096]))

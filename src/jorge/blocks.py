@@ -17,14 +17,14 @@ from typing import Literal
 from torch import Tensor
 
 Side = Literal["full", "diagonal"]
-#: Largest side of a block; `"auto"` is :data:`AUTO`, and `None` cuts nothing.
+#: Largest side of a block; `"auto"` is :func:`automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
 
-#: What `"auto"` stands for. Against blocks of up to 1024 it takes about an eighth more steps on the deep autoencoder,
-#: and hardly more on the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
-AUTO = 128
-#: A side up to here is cut only where the block size says so; a longer one of a long matrix is cut for its cost.
+#: A side up to here is cut only where a number says so: blocks of it cost little beside the model's own work.
 _CHEAP = 256
+#: What `"auto"` cuts a longer side to. Against blocks of up to 1024 it takes about an eighth more steps on the deep
+#: autoencoder, and hardly more on the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
+_PART = 128
 
 #: A conv kernel is `[out, in·h·w]` in all of the literature; another merge has to be this much nearer to square.
 _CLEARLY_SQUARER = 4.0
@@ -103,7 +103,8 @@ def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> 
 
     Args:
         shape: the tensor's shape.
-        block_size: the largest side of a block (:func:`near_square`), or `None` for whole matrices.
+        block_size: the largest side of a block (:func:`near_square`), `"auto"` (:func:`automatic`), or `None` for
+            whole matrices.
         max_dim: a side longer than this is not cut but diagonal: one number a row instead of a matrix.
 
     >>> b = blocking((512, 512, 3, 3), block_size=1024, max_dim=8192)
@@ -116,7 +117,10 @@ def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> 
     if matrix is None:
         return None
     kinds: list[Side] = ["diagonal" if d > max_dim else "full" for d in matrix]
-    limits = matrix if block_size is None else near_square(matrix, AUTO if block_size == "auto" else block_size)
+    if block_size is None:
+        limits = matrix
+    else:
+        limits = automatic(matrix) if block_size == "auto" else near_square(matrix, block_size)
     parts = [
         [d] if kind == "diagonal" else split(d, limit) for d, kind, limit in zip(matrix, kinds, limits, strict=True)
     ]
@@ -126,6 +130,16 @@ def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> 
         for j, x, n, cols in _runs(parts[1])
     )
     return Blocking(matrix, kinds[0], kinds[1], (len(parts[0]), len(parts[1])), tiles)
+
+
+def automatic(matrix: tuple[int, int]) -> tuple[int, int]:
+    """Block sides where the user names none: a side of up to 256 whole, a longer one cut to about 128.
+
+    >>> automatic((256, 192)), automatic((512, 4608)), automatic((10, 320))
+    ((256, 192), (128, 128), (10, 107))
+    """
+    rows, columns = (side if side <= _CHEAP else _even_limit(side, _PART) for side in matrix)
+    return rows, columns
 
 
 def near_square(matrix: tuple[int, int], largest: int) -> tuple[int, int]:

@@ -61,9 +61,9 @@ class Jorge(torch.optim.Optimizer):
             defaults steps 1 to 20 refresh, then every second to 60, every third to 120, every fourth to 200. Default
             20; with 0 training ends higher, or diverges with SGD's length (`docs/defaults.md`).
         block_size: largest side of a block; sides above 256 are cut shorter than that where it makes blocks
-            near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: equal parts of at most
-            about 128, for a sixth to a half of the operations of whole sides, and up to an eighth more steps where
-            layers are wide (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
+            near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: a side of up to 256 is
+            whole and a longer one in equal parts of about 128, for a sixth to a half of the operations of whole sides
+            (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
         max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
             vocabularies diagonal and the layers of common networks whole; not measured in training.
         preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20; with whitening fewer
