@@ -271,5 +271,5 @@ def check_saved_state(name: str, saved: dict[str, Any], wanted: dict[str, Any]) 
         if isinstance(value, Tensor) and tuple(saved[key].shape) != tuple(value.shape):
             raise ValueError(
                 f"the saved {key} of {name} has shape {tuple(saved[key].shape)}, expected {tuple(value.shape)}: "
-                "it belongs to a parameter of another shape"
+                "it belongs to a parameter of another shape, or was saved with another block_size"
             )
