@@ -27,6 +27,6 @@ def test_fewer_steps_than_the_baseline_and_no_more_than_shampoo(name: str) -> No
     jorge, _, shampoo = summarize(records)
     assert jorge.step_ratio is not None
     assert jorge.step_ratio <= 0.6
-    assert shampoo.steps_to_target is not None
-    assert jorge.steps_to_target is not None
-    assert jorge.steps_to_target <= 1.1 * shampoo.steps_to_target
+    assert shampoo.step_ratio is not None
+    # Of the baseline's steps, as one seed's difference is a few steps, even where the target takes only 25 of them.
+    assert jorge.step_ratio <= shampoo.step_ratio + 0.05
