@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 
 #: Of the tasks whose data pip brings, three of different kinds, and shorter than at their size, for the test's time.
 STEPS = {"mnist": 100, "autoencoder": 150, "shakespeare": 300}
+#: One seed is not enough: the autoencoder's target takes 25 steps, of which a seed's luck is a few.
+SEEDS = (0, 1)
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -23,10 +25,10 @@ def test_fewer_steps_than_the_baseline_and_no_more_than_shampoo(name: str) -> No
     task = replace(TASKS[name]("small"), steps=STEPS[name])
     data = task.load()
     names = ("jorge", task.recipe.baseline, "shampoo")
-    records = [train(task, CONTENDERS[n], 0, task.steps, data, lambda *_: None) for n in names]
+    records = [train(task, CONTENDERS[n], seed, task.steps, data, lambda *_: None) for n in names for seed in SEEDS]
     jorge, _, shampoo = summarize(records)
     assert jorge.step_ratio is not None
     assert jorge.step_ratio <= 0.6
-    assert shampoo.step_ratio is not None
-    # Of the baseline's steps, as one seed's difference is a few steps, even where the target takes only 25 of them.
-    assert jorge.step_ratio <= shampoo.step_ratio + 0.05
+    assert shampoo.steps_to_target is not None
+    assert jorge.steps_to_target is not None
+    assert jorge.steps_to_target <= 1.1 * shampoo.steps_to_target
