@@ -59,7 +59,7 @@ def test_every_optimizer_is_built_and_no_two_are_the_same(name: str, task: Task)
         ("memory", "preconditioner_beta2", {0.8, 0.9, 0.95, 0.98, 0.99}),
         ("damping", "damping", {0, 1e-5, 1e-4, 1e-3}),
         ("warmup", "warmup_refreshes", {0, 10, 20, 40}),
-        ("block-size", "block_size", {32, 64, "auto", 256, 1024, None}),
+        ("block-size", "block_size", {32, 64, 128, "auto", 256, 1024, None}),
         ("degree", "degree", {1, 2}),
         ("grafting", "grafting", {"sgd", "adam"}),
         ("length-memory", "beta2_decay", {None, -0.8}),

@@ -105,7 +105,7 @@ ABLATIONS: dict[str, Ablation] = {
             "block-size",
             "What do smaller blocks cost in steps, and what do they save in time and memory?",
             ("block_size",),
-            _values("block_size", 32, 64, 256, 1024, None),
+            _values("block_size", 32, 64, 128, 256, 1024, None),
         ),
         Ablation(
             "grafting",
