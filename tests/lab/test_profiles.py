@@ -64,6 +64,17 @@ def test_where_the_reference_stands() -> None:
     assert "Jorge (transferred) is first or level in steps on 1 of 2 tasks, first by itself on 0." in said
     assert "Jorge (transferred) is first or level in seconds on 1 of 2 tasks, first by itself on 1." in said
     assert "Ahead of it in steps: SOAP (transferred) on shakespeare." in said
+    lowest = "Its median is the lowest in {} of 2 tasks; the lowest elsewhere: {}SOAP (transferred) on shakespeare."
+    assert lowest.format("steps on 0", "Jorge (tuned) on mnist; ") in said
+    assert lowest.format("seconds on 1", "") in said
+
+
+def test_a_median_of_runs_that_miss_the_target_is_not_the_lowest() -> None:
+    runs = [run("jorge", "a", 5 if seed else None, seed) for seed in range(3)]
+    found = parts([*runs, *(run("soap", "a", 19, seed) for seed in range(3))], {"a": 1.0})
+    assert "the lowest in steps on 0 of 1 tasks; the lowest elsewhere: SOAP (transferred) on a." in " ".join(
+        sentences(found)
+    )
 
 
 def test_a_reference_that_misses_the_target_with_a_seed_is_not_first() -> None:

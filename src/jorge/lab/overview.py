@@ -39,7 +39,7 @@ def units(parts: Sequence[Part]) -> list[Unit]:
 
 
 def sentences(parts: Sequence[Part]) -> list[str]:
-    """On how many tasks the reference is first or level, a sentence a unit, then who is ahead of it and where."""
+    """On how many tasks the reference is first or level, then who is ahead of it, then whose median is lowest."""
     name = next((row.name for part in parts if (row := reference(part)) is not None), None)
     if name is None:
         return ["No overview: there are no runs of Jorge with transferred settings."]
@@ -55,7 +55,7 @@ def sentences(parts: Sequence[Part]) -> list[str]:
         )
     if not said:
         return [f"No overview: it takes {name} and another optimizer with two seeds in common."]
-    return [*said, *(_ahead(parts, unit) for unit in units(parts))]
+    return [*said, *(say(parts, unit) for say in (_ahead, _lowest) for unit in units(parts))]
 
 
 def _ahead(parts: Sequence[Part], unit: Unit) -> str:
@@ -65,3 +65,24 @@ def _ahead(parts: Sequence[Part], unit: Unit) -> str:
         if names:
             found.append(f"{', '.join(names)} on {part.section.name}")
     return f"Ahead of it in {UNIT_NAMES[unit]}: {'; '.join(found) or 'none'}."
+
+
+def _lowest(parts: Sequence[Part], unit: Unit) -> str:
+    judged = [part for part in parts if standing(part, unit) is not None]
+    firsts = [(part.section.name, _first(part, unit)) for part in judged]
+    own = sum(any(row.key == REFERENCE for row in rows) for _, rows in firsts)
+    others = [
+        f"{', '.join(row.name for row in rows)} on {name}"
+        for name, rows in firsts
+        if rows and all(row.key != REFERENCE for row in rows)
+    ]
+    elsewhere = f"; the lowest elsewhere: {'; '.join(others)}" if others else ""
+    return f"Its median is the lowest in {UNIT_NAMES[unit]} on {own} of {len(judged)} tasks{elsewhere}."
+
+
+def _first(part: Part, unit: Unit) -> list[Row]:
+    """The rows of the lowest median, of those that reach the target with every seed."""
+    full = [row for row in part.rows if row.reached == row.tested]
+    medians = [(value, row) for row in full if (value := getattr(row, f"{unit}_to_target")) is not None]
+    least = min((value for value, _ in medians), default=None)
+    return [row for value, row in medians if value == least]
