@@ -7,17 +7,16 @@ They and their recipes, the usual ones for such networks, were committed before 
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from skimage import data as photographs
 from torch import Tensor, nn
 
-from jorge.lab.tasks import fashion, mnist, shakespeare
-
-Size = Literal["smoke", "small", "full"]
+from jorge.lab.task import Size
+from jorge.lab.tasks import fashion, mnist, shakespeare, transformer
+from jorge.lab.tasks.residual import stem
 
 
 class CharacterLSTM(nn.Module):
@@ -35,18 +34,13 @@ class CharacterLSTM(nn.Module):
         return logits
 
 
-def next_character(logits: Tensor, following: Tensor) -> Tensor:
-    """Mean cross-entropy in nats a character."""
-    return F.cross_entropy(logits.flatten(0, 1), following.flatten())
-
-
 def lstm(size: Size) -> dict[str, Any]:
     """Recurrent weights, which are used at every place of a text and share a gradient of many time steps."""
     texts = shakespeare.load(32, 256)
     return {
         "model": lambda: CharacterLSTM(32 if size == "smoke" else 128),
         "data": (texts.train, texts.validation),
-        "loss": next_character,
+        "loss": transformer.loss,
         "adamw": {"lr": 2e-3},
         "steps": {"smoke": 20, "small": 600, "full": 20000}[size],
         "batch_size": 32,
@@ -116,11 +110,8 @@ class Denoiser(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        channels = (3, *[width] * layers)
-        parts: list[nn.Module] = []
-        for before, after in pairwise(channels):
-            parts += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.noise = nn.Sequential(*parts, nn.Conv2d(width, 3, 3, padding=1))
+        deeper = (stem(width, width, 1) for _ in range(layers - 1))
+        self.noise = nn.Sequential(stem(3, width, 1), *deeper, nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, noisy: Tensor) -> Tensor:
         """Pictures `[batch, 3, height, width]` without their noise."""
@@ -199,14 +190,13 @@ def separable(before: int, after: int, stride: int) -> list[nn.Module]:
 
 def mobile_network(width: int) -> nn.Module:
     """A small MobileNet (Howard et al. 2017) for one channel of 28 × 28 and ten classes."""
-    stem: list[nn.Module] = [nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
     blocks = [
         *separable(width, 2 * width, 1),
         *separable(2 * width, 4 * width, 2),
         *separable(4 * width, 4 * width, 1),
         *separable(4 * width, 8 * width, 2),
     ]
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 10))
+    return nn.Sequential(stem(1, width), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, 10))
 
 
 def accuracy(logits: Tensor, classes: Tensor) -> Tensor:

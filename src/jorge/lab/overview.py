@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jorge.lab.columns import UNIT_NAMES
 from jorge.lab.paired import Verdict
-from jorge.lab.parts import Part
+from jorge.lab.parts import Part, first
 from jorge.lab.reaching import UNITS, Unit
 from jorge.lab.row import Row
 from jorge.lab.summary import REFERENCE
@@ -48,10 +48,10 @@ def sentences(parts: Sequence[Part]) -> list[str]:
         places = [place for part in parts if (place := standing(part, unit)) is not None]
         if not places:
             continue
-        first, level = places.count("ahead"), places.count("level")
+        ahead, level = places.count("ahead"), places.count("level")
         said.append(
-            f"{name} is first or level in {UNIT_NAMES[unit]} on {first + level} of {len(places)} tasks, "
-            f"first by itself on {first}."
+            f"{name} is first or level in {UNIT_NAMES[unit]} on {ahead + level} of {len(places)} tasks, "
+            f"first by itself on {ahead}."
         )
     if not said:
         return [f"No overview: it takes {name} and another optimizer with two seeds in common."]
@@ -69,20 +69,12 @@ def _ahead(parts: Sequence[Part], unit: Unit) -> str:
 
 def _lowest(parts: Sequence[Part], unit: Unit) -> str:
     judged = [part for part in parts if standing(part, unit) is not None]
-    firsts = [(part.section.name, _first(part, unit)) for part in judged]
-    own = sum(any(row.key == REFERENCE for row in rows) for _, rows in firsts)
-    others = [
-        f"{', '.join(row.name for row in rows)} on {name}"
-        for name, rows in firsts
-        if rows and all(row.key != REFERENCE for row in rows)
-    ]
+    own, others = 0, []
+    for part in judged:
+        rows = first(part, unit)
+        if any(row.key == REFERENCE for row in rows):
+            own += 1
+        elif rows:
+            others.append(f"{', '.join(row.name for row in rows)} on {part.section.name}")
     elsewhere = f"; the lowest elsewhere: {'; '.join(others)}" if others else ""
     return f"Its median is the lowest in {UNIT_NAMES[unit]} on {own} of {len(judged)} tasks{elsewhere}."
-
-
-def _first(part: Part, unit: Unit) -> list[Row]:
-    """The rows of the lowest median, of those that reach the target with every seed."""
-    full = [row for row in part.rows if row.reached == row.tested]
-    medians = [(value, row) for row in full if (value := getattr(row, f"{unit}_to_target")) is not None]
-    least = min((value for value, _ in medians), default=None)
-    return [row for value, row in medians if value == least]

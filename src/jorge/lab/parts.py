@@ -34,16 +34,22 @@ def parts(records: Iterable[Record], targets: Mapping[str, float]) -> list[Part]
     return found
 
 
+def first(part: Part, unit: Unit) -> list[Row]:
+    """The rows of the lowest median, of those that reach the target with every seed; several where they tie."""
+    full = [row for row in part.rows if row.reached == row.tested]
+    medians = [(value, row) for row in full if (value := getattr(row, f"{unit}_to_target")) is not None]
+    least = min((value for value, _ in medians), default=None)
+    return [row for value, row in medians if value == least]
+
+
 def answer(part: Part) -> str:
     """Who reaches the target first, and who is level with it, in a sentence or two."""
     base = part.rows[0].baseline or "its first-order baseline"
     if all(row.target is None for row in part.rows):
         return f"No target: there is no whole run of {base} here, and no target was given."
-    full = [row for row in part.rows if row.steps_to_target is not None and row.reached == row.tested]
-    if not full:
+    if not first(part, "steps"):
         return "No optimizer reached the target with every seed."
-    steps = min(full, key=lambda row: row.steps_to_target or 0)
-    seconds = min(full, key=lambda row: row.seconds_to_target or 0)
+    steps, seconds = first(part, "steps")[0], first(part, "seconds")[0]
     said = f"{part.called(steps)} reaches the target in the fewest steps, {steps.steps_to_target:.0f}"
     if steps.step_ratio is not None and steps.step_ratio != 1:
         said += f", {steps.step_ratio:.2f} of {base}'s"
