@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import pruning
 from jorge.lab import report
 from jorge.lab.opponents.tuned import TUNED, read_tuned
 from jorge.lab.records import read, setting
@@ -32,3 +33,16 @@ def test_every_record_says_where_and_when_and_has_tuned_opponents() -> None:
             assert entry["trials"] >= 8
             assert entry["command"].startswith(f"jorge tune {record['task']} --optimizers {record['optimizer']} ")
             assert all(record["settings"][name] == pytest.approx(value) for name, value in entry["options"].items())
+
+
+def test_the_tuned_settings_are_the_best_of_the_committed_trials() -> None:
+    found = [pruning.read(path) for path in (pruning.JOURNAL, pruning.JOURNAL.with_name("tune.earlier.journal.gz"))]
+    checked = 0
+    for task, sizes in read_tuned(TUNED).items():
+        for optimizer in sizes["small"].keys() & set(pruning.OPTIMIZERS):
+            trials = [t for journal in found for t in journal.get(f"{task}/small/{optimizer}", [])]
+            best = min((t for t in trials if t.value is not None), key=lambda t: float(t.value or 0))
+            assert sizes["small"][optimizer]["options"] == pytest.approx(best.params)
+            assert sizes["small"][optimizer]["loss"] == pytest.approx(best.value)
+            checked += 1
+    assert checked == 60
