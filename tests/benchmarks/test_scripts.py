@@ -4,6 +4,7 @@ The rivals' packages need not be there: what is missing is a line of the table.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, create_trial
 
-from benchmarks import import_time, iteration_overhead, launches, memory, pruning, stagger, step_time
+from benchmarks import import_time, iteration_overhead, launches, memory, pruning, recipes, stagger, step_time
 from benchmarks.rivals import RIVALS
 from jorge.lab.tuning import REPORTS
 
@@ -147,3 +148,29 @@ def test_a_stopped_trial_costs_its_share_and_what_it_would_have_found_is_lost() 
     assert pruning.replay(trials, 3, 5) == pruning.Replayed(300, 1.0)  # too few are complete for any to be stopped
     assert pruning.replay(trials, 2, 5) == pruning.Replayed(225, 2.0)
     assert pruning.replay(trials[::-1], 2, 5) == pruning.Replayed(300, 1.0)  # the first is never stopped
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (1.0, (0.3, 1.0, 3.0)),
+        (3.0, (0.3, 1.0, 3.0, 10.0)),
+        (30.0, (0.3, 1.0, 3.0, 10.0, 30.0)),
+        (0.1, (0.03, 0.1, 0.3, 1.0, 3.0)),
+    ],
+)
+def test_a_grid_of_learning_rates_goes_on_until_its_best_is_inside(best: float, tried: Sequence[float]) -> None:
+    found = recipes.bottom(lambda factor: max(factor / best, best / factor))
+    assert tuple(found) == tried
+    assert min(found, key=found.__getitem__) == best
+
+
+def test_a_grid_in_which_nothing_converges_ends() -> None:
+    assert set(recipes.bottom(lambda _: math.inf).values()) == {math.inf}
+
+
+def test_recipes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = figures(recipes.main, tmp_path, capsys, "benchmarks.held_out:denoising")
+    (losses,) = found["losses"].values()
+    assert len(losses) >= 3
+    assert all(loss > 0 for loss in losses.values())
