@@ -35,6 +35,8 @@ def test_the_answer_in_words() -> None:
     assert several.startswith("Jorge (tuned) reaches the target in the fewest steps, 86, 0.43 of SGD (tuned)")
     assert "level with it in steps: Jorge (transferred)." in several
     assert "ahead of all others" in several
+    once = [record("soap", seed, JORGE[seed]["losses"] if seed == 0 else [9.0] * 10) for seed in (0, 1)]
+    assert ", ahead of all that reach it with every seed." in said([*SGD, *JORGE, *once])
 
 
 def test_tables_for_a_terminal() -> None:
@@ -197,3 +199,13 @@ def test_seconds_of_different_machines_are_not_compared_in_silence() -> None:
     mixed[0]["environment"] = mixed[0]["environment"] | {"device": "GPU"}
     assert "Seconds were measured on 2 kinds of machine" in tasks_markdown(mixed)
     assert "kinds of machine" not in tasks_markdown(TWO_TASKS)
+
+
+def test_the_picture_of_a_task_of_ones_own_has_a_name_that_every_system_has_files_with(tmp_path: Path) -> None:
+    runs = [record("sgd", seed, [2.0, 1.0], task="my.tasks:cnn/large?") for seed in (0, 1)]
+    page = report.write(runs, tmp_path, "jorge report", {})
+    assert page.exists()
+    assert (tmp_path / "my.tasks-cnn-large-.svg").exists()
+    report.write_document(runs, tmp_path / "docs" / "results.md", {}, tmp_path)
+    assert (tmp_path / "docs" / "images" / "my.tasks-cnn-large-.svg").exists()
+    assert "(images/my.tasks-cnn-large-.svg)" in (tmp_path / "docs" / "results.md").read_text()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jorge.lab.ablation_page import opening
 from jorge.lab.approximation import OPTIMIZERS, POINTS, SINGULAR
 from jorge.lab.figures import dashes, decorate, legend, on_white, svg
-from jorge.lab.records import Record
+from jorge.lab.records import Record, picture_file
 from jorge.lab.styles import COLOURS, DASHES, Style
 
 QUESTION = (
@@ -95,7 +95,7 @@ def page(command: str, records: Sequence[Record], images: str) -> str:
     for chapter in chapters(records):
         lines += [f"## {chapter.title}", "", *_followed(chapter.records), ""]
         lines += [*_table(chapter.records, _DISTANCES), "", *_table(chapter.records, _REST), ""]
-        lines += [f"![Roots during training: {chapter.title}]({images}error-{chapter.name}.svg)", ""]
+        lines += [f"![Roots during training: {chapter.title}]({images}{picture_file(f'error-{chapter.name}')})", ""]
     return "\n".join(lines)
 
 
@@ -174,5 +174,5 @@ def write(path: Path, command: str, records: Sequence[Record], images: str = "")
     folder = path.parent / images
     folder.mkdir(parents=True, exist_ok=True)
     for chapter in chapters(records):
-        (folder / f"error-{chapter.name}.svg").write_text(on_white(picture(chapter)), encoding="utf-8")
+        (folder / picture_file(f"error-{chapter.name}")).write_text(on_white(picture(chapter)), encoding="utf-8")
     path.write_text(page(command, records, f"{images}/" if images else ""), encoding="utf-8")

@@ -44,7 +44,7 @@ def task(part: Part, images: str = "") -> str:
     told = " ".join(f"{fact.rstrip('.')}." for fact in [*facts, f"Target: {target_text(part)}", warning(part)] if fact)
     lines = [f"## {section.title}", "", told, "", answer(part), ""]
     if images:
-        lines += [f"![Training loss: {section.title}]({images.rstrip('/')}/{section.name}.svg)", ""]
+        lines += [f"![Training loss: {section.title}]({images.rstrip('/')}/{section.picture})", ""]
     lines += [table(by_setting(part.rows)), table(plain(part.rows, results(part.rows[0])))]
     return "\n".join([*lines, table(plain(part.rows, [*names(), *costs()]))])
 

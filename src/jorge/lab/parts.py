@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jorge.lab.columns import UNIT_NAMES
+from jorge.lab.paired import against
 from jorge.lab.reaching import Unit
 from jorge.lab.records import Record, Section, machines, sections
 from jorge.lab.row import Row
@@ -67,6 +68,8 @@ def _level(part: Part, first: Row, unit: Unit) -> str:
     others = [part.called(row) for row in part.rows if field in row.best and row is not first]
     if others:
         return f"; level with it in {UNIT_NAMES[unit]}: {', '.join(others)}."
+    if any(against(row.reaches, first.reaches, unit) == "level" for row in part.rows if row is not first):
+        return ", ahead of all that reach it with every seed."
     tested = all(len(row.reaches.keys() & first.reaches.keys()) > 1 for row in part.rows)
     return ", ahead of all others." if tested else ", ahead of all that share two seeds with it."
 

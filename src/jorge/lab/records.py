@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,16 @@ class Section:
     task: str
     size: str
     records: Sequence[Record]
+
+    @property
+    def picture(self) -> str:
+        """The file name of its picture."""
+        return picture_file(self.name)
+
+
+def picture_file(name: str) -> str:
+    """The file of a picture that is called so; tasks may have names such as `module:function`, which files may not."""
+    return re.sub(r"[^\w.-]", "-", name) + ".svg"
 
 
 def setting(record: Record) -> str:

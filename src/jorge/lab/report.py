@@ -50,7 +50,7 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
     loader = jinja2.PackageLoader("jorge.lab", "templates")
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.get_template("report.html").render(
-        sections=[_view(part, look, pictures[f"{part.section.name}.svg"]) for part in found],
+        sections=[_view(part, look, pictures[part.section.picture]) for part in found],
         sentences=sentences(found),
         overview=[(UNIT_NAMES[unit], by_task(found, unit)) for unit in units(found)],
         reference=next((part.rows[0].reference for part in found if part.rows[0].reference), ""),
@@ -80,11 +80,11 @@ def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, 
     found = parts(records, targets)
     images = path.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    profile = ["profile"] if profiles_of(found) else []
-    for name in (*profile, *(part.section.name for part in found)):
-        shutil.copyfile(folder / f"{name}.svg", images / f"{name}.svg")
+    profile = ["profile.svg"] if profiles_of(found) else []
+    for name in (*profile, *(part.section.picture for part in found)):
+        shutil.copyfile(folder / name, images / name)
     said = "\n".join(f"- {line}" for line in measured(records))
-    shown = [f"![Performance profiles](images/{name}.svg)\n" for name in profile]
+    shown = [f"![Performance profiles](images/{name})\n" for name in profile]
     chapters = [markdown.overview(found), *shown, *(markdown.task(part, "images") for part in found)]
     path.write_text("\n".join(["# Results\n", "Measured with\n", said + "\n", *chapters]), encoding="utf-8")
 
@@ -101,7 +101,7 @@ def _pictures(found: Sequence[Part], rows: Sequence[Sequence[Profile]], look: Ma
     drawn = {}
     for part in found:
         thin = curves(part.section.records, part.rows, look, STILL_POINTS)
-        drawn[f"{part.section.name}.svg"] = picture(thin, part.rows[0].target, part.section.title)
+        drawn[part.section.picture] = picture(thin, part.rows[0].target, part.section.title)
     return drawn | ({"profile.svg": profile_picture(rows, look)} if rows else {})
 
 
