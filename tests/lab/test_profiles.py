@@ -67,6 +67,10 @@ def test_where_the_reference_stands() -> None:
     lowest = "Its median is the lowest in {} of 2 tasks; the lowest elsewhere: {}SOAP (transferred) on shakespeare."
     assert lowest.format("steps on 0", "Jorge (tuned) on mnist; ") in said
     assert lowest.format("seconds on 1", "") in said
+    left_out = "left out, it is so in steps on 1 of 2 tasks, first by itself on 1; in seconds on 1 of 2 tasks, first by"
+    assert f"Its own other settings {left_out} itself on 1; in CPU" in said
+    assert standing(mnist, "steps", own=False) == "ahead"
+    assert "other settings" not in " ".join(sentences([shakespeare]))
 
 
 def test_a_median_of_runs_that_miss_the_target_is_not_the_lowest() -> None:

@@ -63,7 +63,7 @@ def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
         "--size",
         choices=("smoke", "small", "full"),
         default="small",
-        help="first-order training of seconds, up to about a minute (default), up to about an hour",
+        help="first-order training of seconds, up to about a minute (default), up to an hour or two",
     )
 
 

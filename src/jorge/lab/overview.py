@@ -12,14 +12,14 @@ from jorge.lab.row import Row
 from jorge.lab.summary import REFERENCE
 
 
-def standing(part: Part, unit: Unit) -> Verdict | None:
+def standing(part: Part, unit: Unit, *, own: bool = True) -> Verdict | None:
     """Where the reference stands in a section: "ahead" of all others, "level" with the first, or "behind" one.
 
     A reference that does not reach the target with every seed is behind. None where there is nothing to compare with,
-    or too few seeds.
+    or too few seeds. `own` says whether its optimizer with other settings counts among the others.
     """
     mine = reference(part)
-    verdicts = [row.verdicts.get(unit) for row in part.rows]
+    verdicts = [row.verdicts.get(unit) for row in part.rows if own or not _is_own(row)]
     if mine is None or not any(verdicts):
         return None
     if "ahead" in verdicts or mine.reached < mine.tested:
@@ -30,6 +30,10 @@ def standing(part: Part, unit: Unit) -> Verdict | None:
 def reference(part: Part) -> Row | None:
     """The row that the others are compared with."""
     return next((row for row in part.rows if row.key == REFERENCE), None)
+
+
+def _is_own(row: Row) -> bool:
+    return row.key[0] == REFERENCE[0]
 
 
 def units(parts: Sequence[Part]) -> list[Unit]:
@@ -43,19 +47,21 @@ def sentences(parts: Sequence[Part]) -> list[str]:
     name = next((row.name for part in parts if (row := reference(part)) is not None), None)
     if name is None:
         return ["No overview: there are no runs of Jorge with transferred settings."]
-    said = []
-    for unit in units(parts):
-        places = [place for part in parts if (place := standing(part, unit)) is not None]
-        if not places:
-            continue
-        ahead, level = places.count("ahead"), places.count("level")
-        said.append(
-            f"{name} is first or level in {UNIT_NAMES[unit]} on {ahead + level} of {len(places)} tasks, "
-            f"first by itself on {ahead}."
-        )
+    said = [f"{name} is first or level {count}." for unit in units(parts) if (count := _count(parts, unit, own=True))]
     if not said:
         return [f"No overview: it takes {name} and another optimizer with two seeds in common."]
+    if any(_is_own(row) and row.key != REFERENCE for part in parts for row in part.rows):
+        counts = [count for unit in units(parts) if (count := _count(parts, unit, own=False))]
+        said += [f"Its own other settings left out, it is so {'; '.join(counts)}."] if counts else []
     return [*said, *(say(parts, unit) for say in (_ahead, _lowest) for unit in units(parts))]
+
+
+def _count(parts: Sequence[Part], unit: Unit, *, own: bool) -> str:
+    """On how many tasks the reference is first or level, empty where nothing is compared."""
+    places = [place for part in parts if (place := standing(part, unit, own=own)) is not None]
+    ahead, level = places.count("ahead"), places.count("level")
+    where = f"in {UNIT_NAMES[unit]} on {ahead + level} of {len(places)} tasks, first by itself on {ahead}"
+    return where if places else ""
 
 
 def _ahead(parts: Sequence[Part], unit: Unit) -> str:

@@ -14,7 +14,7 @@ from jorge.transfer import Schedule
 
 #: Tensors whose first dim counts examples: inputs, targets, and whatever else the loss needs.
 Batch = tuple[Tensor, ...]
-#: Seconds, at most about a minute, and at most about an hour of first-order training on one CPU core.
+#: Seconds, at most about a minute, and an hour or two of first-order training on one CPU core.
 Size = Literal["smoke", "small", "full"]
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
