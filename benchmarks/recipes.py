@@ -7,17 +7,15 @@ neighbours, with the seed of `jorge tune`, which no comparison uses. No other op
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
+import torch
+
 from benchmarks import harness
-from jorge.lab import own
+from jorge.lab.jobs import find_task
 from jorge.lab.opponents import CONTENDERS
-from jorge.lab.reaching import smooth
-from jorge.lab.run import train
 from jorge.lab.task import Task
-from jorge.lab.tuning import SEED
+from jorge.lab.tuning import final_loss
 
 #: What the recipe's learning rate is multiplied by, a factor of about three apart.
 GRID = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -35,16 +33,13 @@ def bottom(loss: Callable[[float], float], grid: Sequence[float] = GRID) -> dict
         found |= {grid[i]: loss(grid[i]) for i in missing}
 
 
-def final_losses(task: Task) -> dict[float, float]:
+def final_losses(task: Task, device: torch.device) -> dict[float, float]:
     """Learning rate → smoothed training loss at the end, infinite where the run diverged."""
-    contender, data = CONTENDERS[task.recipe.baseline], task.load()
+    contender, data = CONTENDERS[task.recipe.baseline], task.load().to(device)
     options = contender.options(task, "transferred")
 
     def loss(factor: float) -> float:
-        chosen = options | {"lr": options["lr"] * factor}
-        fixed = dataclasses.replace(contender, options=lambda *_: chosen)
-        record = train(task, fixed, SEED, task.steps, data, lambda *_: None)
-        return math.inf if record["diverged_at"] else smooth(record["losses"], record["steps"])[-1]
+        return final_loss(task, contender, options | {"lr": options["lr"] * factor}, data, lambda *_: None)
 
     return {options["lr"] * factor: value for factor, value in bottom(loss).items()}
 
@@ -52,14 +47,15 @@ def final_losses(task: Task) -> dict[float, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train and print a line a task."""
     parser = harness.parser(__doc__, [], [], [])
-    parser.add_argument("tasks", nargs="+", metavar="TASK", help="module:function")
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="as of jorge compare")
     args = parser.parse_args(argv)
-    found = harness.where(harness.start(args))
+    device = harness.start(args)
+    found = harness.where(device)
     print(harness.heading(found) + "\n")
     lines, figures = [], {}
     for name in args.tasks:
-        task = own.load(name, "smoke" if args.quick else "small")
-        losses = figures[name] = final_losses(task)
+        task = find_task(name, "smoke" if args.quick else "small")
+        losses = figures[name] = final_losses(task, device)
         best = min(losses, key=lambda lr: losses[lr])
         said = ", ".join(f"{lr:.2g}: {value:.4g}" for lr, value in losses.items())
         lines.append([f"`{name}`", task.recipe.baseline, f"{best:.2g}", said])

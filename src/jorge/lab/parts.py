@@ -61,16 +61,16 @@ def answer(part: Part) -> str:
     return said + _level(part, seconds, "seconds")
 
 
-def _level(part: Part, first: Row, unit: Unit) -> str:
+def _level(part: Part, leader: Row, unit: Unit) -> str:
     field = f"{unit}_to_target"
-    if field not in first.best:
+    if field not in leader.best:
         return " (one seed, or none shared: not tested)." if len(part.rows) > 1 else "."
-    others = [part.called(row) for row in part.rows if field in row.best and row is not first]
+    others = [part.called(row) for row in part.rows if field in row.best and row is not leader]
     if others:
         return f"; level with it in {UNIT_NAMES[unit]}: {', '.join(others)}."
-    if any(against(row.reaches, first.reaches, unit) == "level" for row in part.rows if row is not first):
+    if any(against(row.reaches, leader.reaches, unit) == "level" for row in part.rows if row is not leader):
         return ", ahead of all that reach it with every seed."
-    tested = all(len(row.reaches.keys() & first.reaches.keys()) > 1 for row in part.rows)
+    tested = all(len(row.reaches.keys() & leader.reaches.keys()) > 1 for row in part.rows)
     return ", ahead of all others." if tested else ", ahead of all that share two seeds with it."
 
 

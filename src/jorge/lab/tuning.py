@@ -21,9 +21,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from jorge.lab.opponents import Contender, UnsuitableError
-from jorge.lab.opponents.contender import module_version
+from jorge.lab.opponents.contender import Options, module_version
 from jorge.lab.reaching import smooth
-from jorge.lab.run import environment, first_loss, train
+from jorge.lab.run import Watcher, environment, first_loss, train
 from jorge.lab.task import Data, Task
 
 #: Of weights and batches; comparisons count theirs from 0.
@@ -178,7 +178,7 @@ def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, work
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
     trial = study.ask()
     try:
-        value = _final_loss(study, trial, task, contender, data)
+        value = _value(study, trial, task, contender, data)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
     except BaseException:
@@ -187,7 +187,13 @@ def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, work
     return study.tell(trial, value)
 
 
-def _final_loss(study: optuna.Study, trial: optuna.Trial, task: Task, contender: Contender, data: Data) -> float:
+def final_loss(task: Task, contender: Contender, options: Options, data: Data, watch: Watcher) -> float:
+    """Smoothed training loss at the end of a run with these options and :data:`SEED`; infinite where it diverged."""
+    record = train(task, dataclasses.replace(contender, options=lambda *_: options), SEED, task.steps, data, watch)
+    return math.inf if record["diverged_at"] else smooth(record["losses"], record["steps"])[-1]
+
+
+def _value(study: optuna.Study, trial: optuna.Trial, task: Task, contender: Contender, data: Data) -> float:
     transferred = contender.options(task, "transferred")
     chosen = transferred | {name: _suggest(trial, name, transferred[name]) for name in contender.space}
     never_pruned = trial.params == study.user_attrs["transferred"]
@@ -204,11 +210,7 @@ def _final_loss(study: optuna.Study, trial: optuna.Trial, task: Task, contender:
             if not never_pruned and trial.should_prune():
                 raise optuna.TrialPruned
 
-    fixed = dataclasses.replace(contender, options=lambda *_: chosen)
-    record = train(task, fixed, SEED, task.steps, data, watch)
-    if record["diverged_at"]:
-        return math.inf
-    return smooth(record["losses"], record["steps"])[-1]
+    return final_loss(task, contender, chosen, data, watch)
 
 
 def _suggest(trial: optuna.Trial, name: str, transferred: float) -> float:
