@@ -41,22 +41,22 @@ def test_leading_ones_kernels_and_heads() -> None:
 
 
 @given(shapes, sizes, st.integers(10, 600), st.integers(1, 3))
-def test_tiles_cover_every_element_once(shape: tuple[int, ...], size: Any, max_dim: int, count: int) -> None:
+def test_grids_cover_every_element_once(shape: tuple[int, ...], size: Any, max_dim: int, count: int) -> None:
     cut = blocking(shape, block_size=size, max_dim=max_dim)
     if cut is None:
         return
     source = torch.arange(count * math.prod(cut.matrix), dtype=torch.float64).view(count, *cut.matrix)
     target = torch.full_like(source, -1)
-    for tile in cut.tiles:
-        blocks = gather(source, tile)
-        assert blocks.shape == (count * tile.blocks, *tile.shape)
-        scatter(blocks, target, tile)
+    for grid in cut.grids:
+        blocks = gather(source, grid)
+        assert blocks.shape == (count * grid.blocks, *grid.shape)
+        scatter(blocks, target, grid)
     assert torch.equal(source, target)
-    assert sum(tile.blocks for tile in cut.tiles) == cut.blocks
+    assert math.prod(cut.counts) == cut.blocks
     for d, kind, side in zip(cut.matrix, (cut.left, cut.right), (0, 1), strict=True):
         assert kind == ("diagonal" if d > max_dim else "full")
         if kind == "full":
-            longest = max(tile.shape[side] for tile in cut.tiles)
+            longest = max(grid.shape[side] for grid in cut.grids)
             if size is None or (size == "auto" and d <= 256):
                 assert longest == d
             else:
@@ -83,4 +83,4 @@ def test_a_whole_contiguous_matrix_is_gathered_without_a_copy() -> None:
     cut = blocking((6, 8), block_size=16, max_dim=99)
     assert cut is not None
     matrices = torch.randn(3, 6, 8)
-    assert gather(matrices, cut.tiles[0]).data_ptr() == matrices.data_ptr()
+    assert gather(matrices, cut.grids[0]).data_ptr() == matrices.data_ptr()

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.allocation import allocations
 from benchmarks.counting import operators
 from benchmarks.shapes import MODELS
-from jorge import Jorge, cohorts
+from jorge import Jorge, arrange
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -26,12 +26,16 @@ def network(name: str, device: torch.device = META, width: int = 1) -> list[nn.P
     return params
 
 
+def set_steps(optimizer: Jorge, steps: int) -> None:
+    for state in optimizer.state.values():
+        state["step"] = steps
+
+
 def counts(name: str, **options: Any) -> tuple[int, int]:
     """Operators of a late step that refreshes and of one that does not."""
     optimizer = Jorge(network(name), lr=0.1, interval=10, warmup_refreshes=0, **options)
     optimizer.step()
-    (cohort,) = optimizer._cohorts
-    cohort.set_steps(dict.fromkeys(cohort.params, 999))
+    set_steps(optimizer, 999)
     refresh, plain = (operators(optimizer.step, META).total for _ in range(2))
     return refresh, plain
 
@@ -66,8 +70,7 @@ def test_fewer_operators_for_more_workspace() -> None:
 def test_stagger_keeps_every_step_near_the_median() -> None:
     optimizer = Jorge(network("resnet50"), lr=0.1, interval=10, warmup_refreshes=0, stagger=True)
     optimizer.step()
-    (cohort,) = optimizer._cohorts
-    cohort.set_steps(dict.fromkeys(cohort.params, 1000))
+    set_steps(optimizer, 1000)
     flops = []
     for _ in range(10):
         with FlopCounterMode(display=False) as counter:
@@ -81,7 +84,7 @@ def test_stagger_keeps_every_step_near_the_median() -> None:
 @pytest.mark.parametrize("block_size", ["auto", 32])
 @pytest.mark.parametrize("workspace", [1.0, 0.5])
 def test_temporary_memory_keeps_to_the_workspace(block_size: Any, workspace: float, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     params = network("resnet50", CPU, width=8)
     optimizer = Jorge(params, lr=0.1, interval=1, block_size=block_size, workspace=workspace)
 

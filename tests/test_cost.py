@@ -17,11 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from jorge import Jorge
 from jorge.cost import ModelFlopsError, estimate, model_flops, suggest
 from jorge.cost import rivals as others
-from jorge.cost.estimating import checked, count_row, root_options
+from jorge.cost.estimating import checked, count_row
 from jorge.cost.meter import Meter, Rehearsal
 from jorge.cost.weights import weights_of
-from jorge.methods import METHODS, direction_flops, refresh_flops
-from jorge.roots import DAMPING_PERIOD
+from jorge.methods import DAMPING_PERIOD, METHODS
 
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 5, 7, 8, 12, 19, 33]), min_size=0, max_size=4).filter(
     lambda s: math.prod(s) <= 2000
@@ -81,7 +80,7 @@ def test_state_bytes_are_what_the_optimizer_allocates(shapes: Any, dtype: torch.
 def test_flops_are_what_torch_counts_in_real_steps(shape: Any, options: dict[str, Any]) -> None:
     params, optimizer = built([shape], options | {"warmup_refreshes": 13})
     row = count_row(weights_of(params)[0], checked(options))
-    sides, roots, method = (row.plan.left, row.plan.right), root_options(checked(options)), options["method"]
+    sides, chosen, method = (row.plan.left, row.plan.right), checked(options), METHODS[options["method"]]
     plain: list[int] = []
     early: list[int] = []
     late: list[int] = []
@@ -101,13 +100,12 @@ def test_flops_are_what_torch_counts_in_real_steps(shape: Any, options: dict[str
         (early if number < 10 else late).append(seen - row.direction_flops)
         expected = 0
         if row.plan.left is not None:
-            substeps = METHODS[method].substeps_at(number)
             for count, m, n in row.plan.blocks:
                 assert sides[0] is not None
                 assert sides[1] is not None
                 both = (sides[0], sides[1])
-                expected += count * direction_flops((m, n), both)
-                expected += count * refresh_flops(method, (m, n), both, roots, substeps=substeps, number=number)
+                expected += count * method.direction_flops((m, n), both)
+                expected += count * method.refresh_flops((m, n), both, chosen, method.refresh_at(number, 1))
         assert seen == expected, f"refresh {number}"
     assert plain == [row.direction_flops]
     assert row.early_refresh_flops == sum(early) / len(early)

@@ -8,23 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jorge.methods import METHODS, Pace, RootOptions, State, direction, initial_state, refresh
-from jorge.roots import (
+from jorge.methods import METHODS, Refresh, State, refresh_stack
+from jorge.methods.binomial import refresh_root as binomial
+from jorge.methods.congruence import (
     CONGRUENCE_CAP,
     CONGRUENCE_LINE,
     CONGRUENCE_LINE_CAP,
     CONGRUENCE_POLYNOMIAL,
+    start_root,
+)
+from jorge.methods.congruence import refresh_root as congruence
+from jorge.methods.exact import inverse_root
+from jorge.methods.products import multiply
+from jorge.methods.whitening import (
     WHITENING_CAP,
     WHITENING_LINE,
     WHITENING_LINE_CAP,
     WHITENING_POLYNOMIAL,
-    binomial,
-    congruence,
-    congruence_start,
-    exact_root,
-    multiply,
-    whitening,
+    whiten,
 )
+from jorge.options import Options
 
 METHOD_NAMES = sorted(METHODS)
 SYMMETRIC = ["congruence", "exact", "whitening"]
@@ -32,13 +35,28 @@ SYMMETRIC = ["congruence", "exact", "whitening"]
 
 def fresh(method: str, shape: tuple[int, int], dtype: torch.dtype = torch.float32, **kinds: Any) -> State:
     sides = (kinds.get("left", "full"), kinds.get("right", "full"))
-    return initial_state(method, 1, shape, sides, dtype=dtype, device=torch.device("cpu"))
+    return initial(method, 1, shape, sides, dtype)
+
+
+def initial(method: str, count: int, shape: tuple[int, int], sides: Any, dtype: torch.dtype) -> State:
+    layout = {"refreshes": (), **METHODS[method].layout(shape, sides)}
+    state = {name: torch.zeros(count, *size, dtype=dtype) for name, size in layout.items()}
+    METHODS[method].start(state)
+    return state
+
+
+def refresh(method: str, state: State, grad: Tensor, options: Options, kind: Refresh) -> None:
+    refresh_stack(METHODS[method], state, grad, options, kind)
+
+
+def direction(state: State, grad: Tensor, precision: Any = None) -> Tensor:
+    return METHODS["whitening"].direction(state, grad, precision)
 
 
 def run(method: str, grads: list[Tensor], state: State | None = None, **options: Any) -> State:
     state = state or fresh(method, tuple(grads[0].shape), grads[0].dtype)  # type: ignore[arg-type]
     for i, grad in enumerate(grads):
-        refresh(method, state, grad[None], RootOptions(**options), METHODS[method].pace(i, 1))
+        refresh(method, state, grad[None], Options(lr=0.1, **options), METHODS[method].refresh_at(i, 1))
     return state
 
 
@@ -159,7 +177,7 @@ def test_dead_rows_stay_bounded(columns: int, refreshes: int, every: int, gap: i
     for i in range(every * refreshes):
         grad = torch.randn(1, 64, columns) if i % every == 0 else torch.zeros(1, 64, columns)
         grad[:, 48:] = 0
-        refresh("whitening", state, grad, RootOptions(), METHODS["whitening"].pace(i, gap))
+        refresh("whitening", state, grad, Options(lr=0.1), METHODS["whitening"].refresh_at(i, gap))
     assert state["refreshes"] == refreshes
     values = torch.linalg.eigvalsh(state["left"].double())
     assert values.min() / values.max() > 3e-3
@@ -172,7 +190,7 @@ def test_congruence_finds_shampoos_root(condition: float) -> None:
     second = torch.zeros(12, 12, dtype=torch.float64)
     for g in grads:
         second = 0.95 * second + 0.05 * (g.double() @ g.double().T)
-    exact = exact_root(second[None], eps=1e-12)
+    exact = inverse_root(second[None], eps=1e-12)
     cosine = torch.nn.functional.cosine_similarity(state["left"].double().flatten(), exact.flatten(), dim=0)
     assert cosine > 0.99
 
@@ -183,7 +201,7 @@ def test_narrow_congruence_is_the_wide_form(n: int, degree: int) -> None:
     grads = torch.randn(30, 1, 12, n)
     forms = []
     for narrow in (False, True):
-        root = congruence_start(grads[0], 1e-2)
+        root = start_root(grads[0], 1e-2)
         for grad in grads:
             root = congruence(root, grad, beta2=0.95, damping=0.0, substeps=4, narrow=narrow, degree=degree)
         forms.append(root)
@@ -200,8 +218,8 @@ def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.
         left, right = (torch.eye(d, dtype=dtype)[None] for d in shape)
         for i, grad in enumerate(grads):
             k = torch.full((1,), float(i), dtype=dtype)
-            left, right, _ = whitening(
-                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damped=7.0, degree=degree
+            left, right, _ = whiten(
+                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damping_refreshes=7, degree=degree
             )
             assert torch.equal(left, left.mT)
         forms.append((left, right))
@@ -222,13 +240,13 @@ def test_damping_of_the_narrow_form_is_that_of_the_wide_form(method: str, kind: 
     states = {}
     for narrow in (True, False):
         state = fresh(method, shape)
-        options = RootOptions()
+        options = Options(lr=0.1)
         for i, grad in enumerate(grads):
-            pace = METHODS[method].pace(i, 1)
+            kind = METHODS[method].refresh_at(i, 1)
             if narrow:
-                refresh(method, state, grad[None], options, pace)
+                refresh(method, state, grad[None], options, kind)
             else:
-                _refresh_wide(method, state, grad[None], pace.substeps)
+                _refresh_wide(method, state, grad[None], kind.substeps)
         states[narrow] = state
     found, wanted = (direction(states[narrow], grads[-1][None]).flatten() for narrow in (True, False))
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) > 0.995
@@ -239,7 +257,7 @@ def test_damping_of_the_narrow_form_is_that_of_the_wide_form(method: str, kind: 
 
 def _refresh_wide(method: str, state: State, grad: Tensor, substeps: int) -> None:
     if method == "whitening":
-        state["left"], state["right"], _ = whitening(
+        state["left"], state["right"], _ = whiten(
             state["left"],
             grad,
             state["right"],
@@ -251,7 +269,7 @@ def _refresh_wide(method: str, state: State, grad: Tensor, substeps: int) -> Non
         )
     else:
         for side, seen in (("left", grad), ("right", grad.mT)):
-            root = congruence_start(seen, 1e-2) if state["refreshes"] == 0 else state[side]
+            root = start_root(seen, 1e-2) if state["refreshes"] == 0 else state[side]
             state[side] = congruence(root, seen, beta2=0.95, damping=1e-4, substeps=substeps, narrow=False)
     state["refreshes"] += 1
 
@@ -261,7 +279,7 @@ def _refresh_wide(method: str, state: State, grad: Tensor, substeps: int) -> Non
 def test_precision_of_the_products(method: str, precision: Any, error: float) -> None:
     grads = gradients(100, 20, 14, condition=10.0)
     exact = run(method, [g.double() for g in grads])
-    near = run(method, grads, precision=precision)
+    near = run(method, grads, matmul_precision=precision)
     wanted = direction(exact, grads[-1][None].double())
     assert relative(direction(near, grads[-1][None], precision), wanted) < error
     assert relative(near["left"], exact["left"]) < error / 4
@@ -270,7 +288,7 @@ def test_precision_of_the_products(method: str, precision: Any, error: float) ->
 
 
 def test_whitening_in_bfloat16_stays_positive_definite() -> None:
-    state = run("whitening", gradients(600, 16, 16, condition=1e6), precision="bfloat16")
+    state = run("whitening", gradients(600, 16, 16, condition=1e6), matmul_precision="bfloat16")
     for side in ("left", "right"):
         assert torch.equal(state[side], state[side].mT)
         assert torch.linalg.eigvalsh(state[side].double()).min() > 1e-4
@@ -294,7 +312,7 @@ def test_narrow_binomial_is_the_wide_form() -> None:
 def test_the_exact_root_is_the_inverse_fourth_root(d: int) -> None:
     a = torch.randn(2, d, 2 * d, dtype=torch.float64)
     factor = a @ a.mT
-    root = exact_root(factor, eps=1e-12)
+    root = inverse_root(factor, eps=1e-12)
     identity = torch.linalg.matrix_power(root, 4) @ factor
     assert torch.allclose(identity, torch.eye(d, dtype=torch.float64).expand(2, d, d), atol=1e-8)
 
@@ -320,7 +338,7 @@ def test_a_diagonal_side_scales_rows_to_one_size(method: str) -> None:
     state = fresh(method, (30, 6), left="diagonal")
     for i in range(200):
         grad = scale[None, :, None] * torch.randn(1, 30, 6)
-        refresh(method, state, grad, RootOptions(damping=0.0), METHODS[method].pace(i, 1))
+        refresh(method, state, grad, Options(lr=0.1, damping=0.0), METHODS[method].refresh_at(i, 1))
     assert state["left"].shape == (1, 30)
     assert torch.allclose(state["left"].mean(-1), torch.ones(1))
     balanced = state["left"][0] * scale
@@ -332,13 +350,13 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
     grads[2, 1] = torch.nan
     grads[5, 2] = 0
     for method in METHOD_NAMES:
-        together = initial_state(method, 3, (5, 7), ("full", "full"), dtype=torch.float32, device=torch.device("cpu"))
+        together = initial(method, 3, (5, 7), ("full", "full"), torch.float32)
         for grad in grads:
-            refresh(method, together, grad, RootOptions(), Pace(2))
+            refresh(method, together, grad, Options(lr=0.1), Refresh(2))
         for i in range(3):
             alone = fresh(method, (5, 7))
             for grad in grads:
-                refresh(method, alone, grad[i : i + 1], RootOptions(), Pace(2))
+                refresh(method, alone, grad[i : i + 1], Options(lr=0.1), Refresh(2))
             assert together["refreshes"][i] == alone["refreshes"][0]
             assert relative(together["left"][i], alone["left"][0]) < 1e-4
 
@@ -346,9 +364,9 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
 @pytest.mark.parametrize("method", ["whitening", "congruence"])
 def test_a_refresh_that_stands_for_several_moves_so_much_further(method: str) -> None:
     """Where there are steps between refreshes, whitening remembers a third as many of them (`docs/speed.md`)."""
-    pace = METHODS[method].pace(20, 10)
-    assert (pace.substeps, pace.weight) == ((1, 3.0) if method == "whitening" else (2, 1.0))
-    assert METHODS[method].pace(20, 1).weight == METHODS[method].pace(3, 10).weight == 1.0
+    kind = METHODS[method].refresh_at(20, 10)
+    assert (kind.substeps, kind.weight) == ((1, 3.0) if method == "whitening" else (2, 1.0))
+    assert METHODS[method].refresh_at(20, 1).weight == METHODS[method].refresh_at(3, 10).weight == 1.0
 
 
 def test_weight_counts_refreshes_with_the_same_gradient() -> None:
@@ -357,7 +375,7 @@ def test_weight_counts_refreshes_with_the_same_gradient() -> None:
     k = torch.full((1,), 200.0)
 
     def moved(weight: float, beta2: float) -> Tensor:
-        left, _, _ = whitening(start[0], grad, start[1], k, beta2=beta2, damping=0.0, substeps=1, weight=weight)
+        left, _, _ = whiten(start[0], grad, start[1], k, beta2=beta2, damping=0.0, substeps=1, weight=weight)
         return left
 
     assert torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95**3), atol=1e-6)

@@ -127,27 +127,40 @@ def test_the_layout_is_a_contract() -> None:
     optimizer = make()
     advance(optimizer, 1, seed=2)
     saved = optimizer.state_dict()
-    assert saved["param_groups"][0]["state_version"] == 1
+    assert saved["param_groups"][0]["state_version"] == 2
     common = {"step", "graft_momentum_buffer"}
     matrix = common | {"momentum_buffer", "graft_length"}
 
-    def blocks(*names: str, count: int) -> set[str]:
+    def grids(*names: str, count: int) -> set[str]:
         return {f"{name}.{i}" for name in names for i in range(count)}
 
     expected = [
-        matrix | blocks("left", "right", "refreshes", count=1),
-        matrix | blocks("left", "right", "refreshes", count=1),
-        matrix | blocks("left", "right", "right_moment", "refreshes", count=2),
+        matrix | grids("left", "right", "refreshes", count=1),
+        matrix | grids("left", "right", "refreshes", count=1),
+        matrix | grids("left", "right", "right_moment", "refreshes", count=2),
         common,
         common,
-        matrix | blocks("left", "right", "refreshes", count=2),
+        matrix | grids("left", "right", "refreshes", count=2),
     ]
     assert [set(saved["state"][i]) for i in range(6)] == expected
     shapes = {k: tuple(v.shape) for k, v in saved["state"][2].items() if k != "step"}
-    assert shapes["left.0"] == (5, 5)
-    assert shapes["left.1"] == (4, 4)
-    assert shapes["right.0"] == shapes["right_moment.1"] == (30,)
+    assert shapes["left.0"] == (1, 5, 5)
+    assert shapes["left.1"] == (1, 4, 4)
+    assert shapes["right.0"] == shapes["right_moment.1"] == (1, 30)
+    assert shapes["refreshes.0"] == (1,)
     assert shapes["momentum_buffer"] == (9, 30)
+
+
+def test_equal_blocks_of_a_parameter_lie_in_one_tensor() -> None:
+    p = nn.Parameter(torch.randn(8, 22))
+    p.grad = torch.randn(8, 22)
+    optimizer = Jorge([p], lr=0.1, block_size=8)
+    optimizer.step()
+    shapes = {k: tuple(v.shape) for k, v in optimizer.state[p].items() if "." in k}
+    assert shapes == {
+        **{"left.0": (1, 8, 8), "right.0": (1, 8, 8), "refreshes.0": (1,)},
+        **{"left.1": (2, 8, 8), "right.1": (2, 7, 7), "refreshes.1": (2,)},
+    }
 
 
 @settings(max_examples=40)

@@ -5,7 +5,7 @@ parameter's layout and a batch of equal blocks. Nothing here holds state or know
 
 A parameter is first read as one matrix (:func:`matrix_shape`), whose two sides are then cut into parts that
 are as equal as possible (:func:`split`). Parts of one side differ by at most one row, so a matrix has at most
-four different block shapes; each rectangle of equal blocks is a :class:`Tile`.
+four different block shapes; the equal blocks of each are a :class:`BlockGrid`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from jorge.options import BlockSize
+
 Side = Literal["full", "diagonal"]
-#: Largest side of a block; `"auto"` is :func:`automatic`, and `None` cuts nothing.
-BlockSize = int | Literal["auto"] | None
 
 #: A side up to here is cut only where a number says so: blocks of it cost little beside the model's own work.
 _CHEAP = 256
@@ -31,37 +31,45 @@ _CLEARLY_SQUARER = 4.0
 
 
 @dataclass(frozen=True)
-class Tile:
-    """A rectangle of `grid[0] × grid[1]` equal blocks of `shape`, whose first element is at `offset`.
-
-    `first` is the place of its first block in the whole grid of blocks, `(row, column)`.
-    """
+class BlockGrid:
+    """`rows × columns` equal blocks of `shape` that lie side by side; the first element of the first is at `offset`."""
 
     shape: tuple[int, int]
-    grid: tuple[int, int]
+    rows: int
+    columns: int
     offset: tuple[int, int]
-    first: tuple[int, int]
 
     @property
     def blocks(self) -> int:
-        """Number of blocks in the tile."""
-        return self.grid[0] * self.grid[1]
+        """Number of blocks."""
+        return self.rows * self.columns
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """How one parameter is cut: its matrix, the kind of each side, the grid of blocks and its tiles."""
+    """How one parameter is cut: its matrix, the kind of each side, and its blocks, equal ones together."""
 
     matrix: tuple[int, int]
     left: Side
     right: Side
-    grid: tuple[int, int]
-    tiles: tuple[Tile, ...]
+    grids: tuple[BlockGrid, ...]
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The kinds of both sides."""
+        return self.left, self.right
 
     @property
     def blocks(self) -> int:
         """Number of blocks of the parameter."""
-        return self.grid[0] * self.grid[1]
+        return sum(grid.blocks for grid in self.grids)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of blocks along each side."""
+        top = [grid for grid in self.grids if grid.offset[0] == 0]
+        left = [grid for grid in self.grids if grid.offset[1] == 0]
+        return sum(grid.rows for grid in left), sum(grid.columns for grid in top)
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -108,7 +116,7 @@ def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> 
         max_dim: a side longer than this is not cut but diagonal: one number a row instead of a matrix.
 
     >>> b = blocking((512, 512, 3, 3), block_size=1024, max_dim=8192)
-    >>> b.matrix, b.grid, [(t.shape, t.blocks) for t in b.tiles]
+    >>> b.matrix, b.counts, [(grid.shape, grid.blocks) for grid in b.grids]
     ((512, 4608), (1, 9), [((512, 512), 9)])
     >>> blocking((50257, 768), block_size=1024, max_dim=8192).left
     'diagonal'
@@ -124,12 +132,12 @@ def blocking(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> 
     parts = [
         [d] if kind == "diagonal" else split(d, limit) for d, kind, limit in zip(matrix, kinds, limits, strict=True)
     ]
-    tiles = tuple(
-        Tile(shape=(m, n), grid=(rows, cols), offset=(y, x), first=(i, j))
-        for i, y, m, rows in _runs(parts[0])
-        for j, x, n, cols in _runs(parts[1])
+    grids = tuple(
+        BlockGrid(shape=(m, n), rows=rows, columns=columns, offset=(y, x))
+        for y, m, rows in _runs(parts[0])
+        for x, n, columns in _runs(parts[1])
     )
-    return Blocking(matrix, kinds[0], kinds[1], (len(parts[0]), len(parts[1])), tiles)
+    return Blocking(matrix, kinds[0], kinds[1], grids)
 
 
 def automatic(matrix: tuple[int, int]) -> tuple[int, int]:
@@ -145,8 +153,9 @@ def automatic(matrix: tuple[int, int]) -> tuple[int, int]:
 def near_square(matrix: tuple[int, int], largest: int) -> tuple[int, int]:
     """Largest block sides of at most `largest` that make blocks near-square: the work of a block is least there.
 
-    A side is cut to about the length of the shorter one, but to no less than 256: below, there is little to save. It
-    is cut into the fewest parts, or up to a quarter more where these are equal: equal blocks are worked on together.
+    A side is cut to at most the length of the shorter one, or to at most 256 where that is longer: below, there is
+    little to save. It is cut into the fewest parts that this allows, or up to a quarter more where these are equal:
+    equal blocks are worked on together. So the parts themselves may be shorter than 256.
 
     >>> near_square((128, 1152), 1024), near_square((10, 576), 128), near_square((4096, 1024), 1024)
     ((128, 192), (10, 96), (1024, 1024))
@@ -162,39 +171,39 @@ def _even_limit(size: int, limit: int) -> int:
     return -(-size // (even[0] if even else fewest))
 
 
-def _runs(parts: list[int]) -> list[tuple[int, int, int, int]]:
-    """`(index, offset, size, count)` of each run of equal parts; `split` makes at most two."""
-    runs, index, offset = [], 0, 0
+def _runs(parts: list[int]) -> list[tuple[int, int, int]]:
+    """`(offset, size, count)` of each run of equal parts; `split` makes at most two."""
+    runs, offset = [], 0
     for size in dict.fromkeys(parts):
         count = parts.count(size)
-        runs.append((index, offset, size, count))
-        index, offset = index + count, offset + count * size
+        runs.append((offset, size, count))
+        offset += count * size
     return runs
 
 
-def gather(matrices: Tensor, tile: Tile, *, turned: bool = False) -> Tensor:
-    """The tile's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows.
+def gather(matrices: Tensor, grid: BlockGrid, *, transposed: bool = False) -> Tensor:
+    """The grid's blocks of `[count, M, N]` matrices as `[count · blocks, m, n]`; a view where the layout allows.
 
-    `turned` transposes each block: `[count · blocks, n, m]`.
+    `transposed` transposes each block: `[count · blocks, n, m]`.
     """
-    window = _window(matrices, tile)
-    window = window.mT if turned else window
+    window = _window(matrices, grid)
+    window = window.mT if transposed else window
     return window.reshape(-1, *window.shape[-2:])
 
 
-def gather_into(blocks: Tensor, matrices: Tensor, tile: Tile, *, turned: bool = False) -> None:
+def gather_into(blocks: Tensor, matrices: Tensor, grid: BlockGrid, *, transposed: bool = False) -> None:
     """As :func:`gather`, to where there is room for it: `[count · blocks, m, n]`."""
-    window = _window(matrices, tile)
-    window = window.mT if turned else window
+    window = _window(matrices, grid)
+    window = window.mT if transposed else window
     blocks.view(window.shape).copy_(window)
 
 
-def scatter(blocks: Tensor, matrices: Tensor, tile: Tile) -> None:
-    """Write the tile's blocks, `[count · blocks, m, n]`, to their place in `[count, M, N]`."""
-    _window(matrices, tile).copy_(blocks.view(matrices.shape[0], *tile.grid, *tile.shape))
+def scatter(blocks: Tensor, matrices: Tensor, grid: BlockGrid) -> None:
+    """Write the grid's blocks, `[count · blocks, m, n]`, to their place in `[count, M, N]`."""
+    _window(matrices, grid).copy_(blocks.view(matrices.shape[0], grid.rows, grid.columns, *grid.shape))
 
 
-def _window(matrices: Tensor, tile: Tile) -> Tensor:
-    """The tile as `[count, rows, columns, m, n]`, a view."""
-    (m, n), (rows, cols), (y, x) = tile.shape, tile.grid, tile.offset
-    return matrices[:, y : y + rows * m, x : x + cols * n].unfold(1, m, m).unfold(2, n, n)
+def _window(matrices: Tensor, grid: BlockGrid) -> Tensor:
+    """The grid as `[count, rows, columns, m, n]`, a view."""
+    (m, n), (y, x) = grid.shape, grid.offset
+    return matrices[:, y : y + grid.rows * m, x : x + grid.columns * n].unfold(1, m, m).unfold(2, n, n)

@@ -1,7 +1,8 @@
 """The step length: how far the optimizer that a recipe was tuned for would go (grafting, arXiv 2002.11803).
 
-Pure functions on bundles: a list of tensors `[count, *shape]`, one for each shape of parameters, so that the number of
-operators in Python does not grow with the number of shapes. All bundles of a call are of one dtype and device.
+Pure functions on lists of tensors `[count, *shape]`, one for each shape group, so that what Python does does not grow
+with the number of shapes. All tensors of a call are of one dtype and device. `[total]` is one value for each parameter
+of all shape groups, in their order.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jorge.options import Scalar
+
 #: How much of the running average of lengths a step keeps: it remembers about ten steps.
 _KEPT = 0.9
-
-#: A hyperparameter of the step: a number, or a 0-dim tensor that a compiled or captured step reads anew each time.
-Scalar = float | Tensor
 
 
 def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -> dict[str, torch.dtype]:
@@ -39,40 +39,40 @@ def scalar(value: Scalar, like: Tensor) -> Scalar:
     return value.reshape(()).to(like, non_blocking=True) if isinstance(value, Tensor) else float(value)
 
 
-def per_parameter(values: Tensor, bundles: Sequence[Tensor]) -> list[Tensor]:
-    """One value a parameter, `[total]`, as `[count, 1, …]` for each bundle."""
-    parts = torch.split(values, [len(bundle) for bundle in bundles])
-    return [part.view(-1, *(1,) * (bundle.dim() - 1)) for part, bundle in zip(parts, bundles, strict=True)]
+def per_parameter(values: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """One value a parameter, `[total]`, as `[count, 1, …]` for each shape group."""
+    parts = torch.split(values, [len(tensor) for tensor in tensors])
+    return [part.view(-1, *(1,) * (tensor.dim() - 1)) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 @dataclass(frozen=True)
-class Active:
-    """Who takes part in a step. The buffers of the others stay as they are, to the bit; their gradients must be zero.
+class Mask:
+    """Which parameters a step moves. The buffers of the others stay as they are, to the bit; their gradients are zero.
 
     Args:
-        take: 0-dim, 1 where the step is taken and 0 where not, in the dtype of the bundles.
-        masks: for each bundle, who has a gradient, boolean, `[count, 1, …]`; `None` where all have one.
+        taken: 0-dim, 1 where the step is taken and 0 where a gradient is not finite, in the dtype of the arithmetic.
+        present: for each shape group, who has a gradient, boolean, `[count, 1, …]`; `None` where all have one.
     """
 
-    take: Tensor
-    masks: Sequence[Tensor | None]
+    taken: Tensor
+    present: Sequence[Tensor | None]
 
     def times(self, factor: Scalar) -> list[Tensor]:
-        """For each bundle `factor` where active and 0 elsewhere."""
-        share = self.take * scalar(factor, self.take)
-        return [share if mask is None else mask * share for mask in self.masks]
+        """For each shape group `factor` where a parameter moves and 0 elsewhere."""
+        moved = self.taken * scalar(factor, self.taken)
+        return [moved if present is None else present * moved for present in self.present]
 
     def keeping(self, factor: Scalar) -> list[Tensor]:
-        """For each bundle `factor` where active and exactly 1 elsewhere: what a running sum is multiplied by."""
-        keep = 1 - self.take * (1 - scalar(factor, self.take))
-        return [keep if mask is None else torch.where(mask, keep, 1.0) for mask in self.masks]
+        """For each shape group `factor` where it moves and exactly 1 elsewhere: what a running sum is multiplied by."""
+        kept = 1 - self.taken * (1 - scalar(factor, self.taken))
+        return [kept if present is None else torch.where(present, kept, 1.0) for present in self.present]
 
-    def each(self, bundles: Sequence[Tensor]) -> Tensor:
-        """1 where active and 0 elsewhere, `[total]`, or 0-dim where it is the same for all."""
-        if all(mask is None for mask in self.masks):
-            return self.take
-        whole = [self.take.expand(len(bundle)) for bundle in bundles]
-        return torch.cat([x if m is None else x * m.flatten() for x, m in zip(whole, self.masks, strict=True)])
+    def each(self, tensors: Sequence[Tensor]) -> Tensor:
+        """1 where a parameter moves and 0 elsewhere, `[total]`, or 0-dim where it is the same for all."""
+        if all(present is None for present in self.present):
+            return self.taken
+        whole = [self.taken.expand(len(tensor)) for tensor in tensors]
+        return torch.cat([x if p is None else x * p.flatten() for x, p in zip(whole, self.present, strict=True)])
 
 
 def _lerp(buffers: list[Tensor], values: list[Tensor], weights: list[Tensor]) -> None:
@@ -91,9 +91,9 @@ def _lerped(values: list[Tensor], others: list[Tensor], weight: Scalar) -> list[
     return list(torch._foreach_lerp(values, others, weight))
 
 
-def average(buffers: list[Tensor], values: list[Tensor], active: Active, factor: Scalar) -> None:
-    """`b ← factor·b + (1−factor)·value` in place where active."""
-    _lerp(buffers, values, active.times(1 - factor))
+def average(buffers: list[Tensor], values: list[Tensor], mask: Mask, factor: Scalar) -> None:
+    """`b ← factor·b + (1−factor)·value` in place where it moves."""
+    _lerp(buffers, values, mask.times(1 - factor))
 
 
 def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
@@ -105,9 +105,7 @@ def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
         torch._foreach_lerp_(values, aheads, weight)
 
 
-def sgd(
-    buffers: list[Tensor], grads: list[Tensor], active: Active, *, momentum: Scalar, nesterov: bool
-) -> list[Tensor]:
+def sgd(buffers: list[Tensor], grads: list[Tensor], mask: Mask, *, momentum: Scalar, nesterov: bool) -> list[Tensor]:
     """The directions of `torch.optim.SGD` without dampening; updates the buffers in place.
 
     `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. Without it what is returned may be the
@@ -115,7 +113,7 @@ def sgd(
     is computed.
     """
     wide = [buffer.to(grad.dtype) for buffer, grad in zip(buffers, grads, strict=True)]
-    torch._foreach_mul_(wide, active.keeping(momentum))
+    torch._foreach_mul_(wide, mask.keeping(momentum))
     torch._foreach_add_(wide, grads)
     lower = [(b, w) for b, w in zip(buffers, wide, strict=True) if b is not w]
     if lower:
@@ -132,7 +130,7 @@ def adam(
     exp_avg_sqs: list[Tensor],
     steps: Tensor,
     grads: list[Tensor],
-    active: Active,
+    mask: Mask,
     *,
     betas: tuple[Scalar, Scalar],
     eps: float,
@@ -152,24 +150,24 @@ def adam(
         exp_avgs, exp_avg_sqs: m and v.
         steps: t of each parameter on its device, `[total]`, so that no host value enters the arithmetic.
         grads: G.
-        active: who takes part.
+        mask: who moves.
         betas: β1 and β2.
         eps: added to the root.
         beta2_decay: d, or `None` for Adam's own rule.
         nesterov: whether m looks ahead.
-        matrices: for each bundle, whether it follows d and looks ahead; the others are Adam's own.
+        matrices: for each shape group, whether it follows d and looks ahead; the others are Adam's own.
 
     Returns:
         the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
     """
     dtype = grads[0].dtype
-    beta1, beta2 = (scalar(beta, active.take) for beta in betas)
-    average(exp_avgs, grads, active, beta1)
-    steps.add_(active.each(grads))
+    beta1, beta2 = (scalar(beta, mask.taken) for beta in betas)
+    average(exp_avgs, grads, mask, beta1)
+    steps.add_(mask.each(grads))
     t = steps.clamp(min=1).to(dtype)
-    weights, biased = active.times(1 - beta2), list(range(len(grads)))
+    weights, biased = mask.times(1 - beta2), list(range(len(grads)))
     if beta2_decay is not None:
-        own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * active.each(grads), grads)
+        own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * mask.each(grads), grads)
         weights = [o if follows else w for o, w, follows in zip(own, weights, matrices, strict=True)]
         biased = [i for i in biased if not matrices[i]]
     _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
@@ -189,12 +187,12 @@ def adam(
     return list(torch._foreach_div(firsts, directions)), 1 / (1 - beta1**t)
 
 
-def norms(bundles: Sequence[Tensor]) -> Tensor:
+def norms(tensors: Sequence[Tensor]) -> Tensor:
     """Euclidean norm of each parameter, `[total]`."""
-    return torch.cat([torch.linalg.vector_norm(bundle, dim=tuple(range(1, bundle.dim()))) for bundle in bundles])
+    return torch.cat([torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim()))) for tensor in tensors])
 
 
-def limited(lengths: Tensor, history: Tensor, active: Tensor, limit: float) -> Tensor:
+def limited(lengths: Tensor, history: Tensor, moves: Tensor, limit: float) -> Tensor:
     """`lengths`, or `limit` times their running average where that is less, `[total]`; updates `history` in place.
 
     SGD's length follows the gradient's: one bad batch makes it many times as long, and a step of that length along a
@@ -205,12 +203,12 @@ def limited(lengths: Tensor, history: Tensor, active: Tensor, limit: float) -> T
         lengths: of the graft's directions, `[total]`.
         history: `[total, 2]`, the sums `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier steps i, of which the average is
             the quotient. Lengths of 0 are left out; there is no limit before the first other.
-        active: 1 where a parameter takes part and 0 elsewhere, `[total]` or 0-dim.
+        moves: 1 where a parameter moves and 0 elsewhere, `[total]` or 0-dim.
         limit: at least 1.
     """
     shortened = torch.fmin(lengths, history[:, 0] / history[:, 1] * limit)  # 0/0 is NaN, which fmin leaves out
     fresh = torch.stack([shortened, torch.ones_like(shortened)], dim=-1)
-    counts = (active * shortened > 0).unsqueeze(-1)
+    counts = (moves * shortened > 0).unsqueeze(-1)
     torch.where(counts, fresh.add_(history, alpha=_KEPT), history, out=history)
     return shortened
 

@@ -1,26 +1,26 @@
-"""The optimizer: param groups, state and step. It checks and orchestrates; the modules below compute.
-
-A step: gradients → bundles of equal shapes → stacks of equal blocks → refresh of the roots (every `interval` steps) →
-direction → momentum → graft → weight decay and update → parameters. See :mod:`jorge.cohorts`.
-"""
+"""Torch's face: param groups, hooks, `step` and `state_dict`. It computes nothing; see :mod:`jorge.step`."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from jorge import options, routing, transfer
-from jorge.blocks import BlockSize
-from jorge.cohorts import STRUCTURAL, Cohort, layout, structure
-from jorge.methods import Init
-from jorge.roots import Precision
+from jorge import options, transfer, validation
+from jorge.exchange import Alone, Exchange
+from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision, Watched
+from jorge.plan import Plan, plan_row
+from jorge.routing import layout
+from jorge.step import finite_on, take_step
+from jorge.store import Store
+from jorge.trace import Trace
 
 __all__ = ["Jorge"]
 
@@ -28,80 +28,43 @@ __all__ = ["Jorge"]
 class Jorge(torch.optim.Optimizer):
     r"""Second-order optimizer that tracks inverse roots by matrix products, for recipes tuned for SGD or AdamW.
 
-    Each weight matrix (or block of it) of m × n gets two preconditioners, m × m and n × n, and moves along
-    `L G R` by as much as SGD or Adam would (grafting). Vectors and scalars take the graft optimizer's own step.
+    ::
 
-    Every option can be given per param group. Sources: arXiv 2310.12298 (Jorge), arXiv 1802.09568 (Shampoo),
-    arXiv 2002.11803 (grafting).
+        for each parameter W with gradient G, at its step t = 1, 2, …
+            if G is no matrix:  W ← W − lr·λ·W − lr·(the step of SGD or Adam)
+            else, for each block of it (m × n), with L = I, R = I, M = 0 at the start:
+                at some steps (each of the first twenty, then ever more rarely, down to every `interval`-th):
+                    V ← L G R
+                    X ← V Vᵀ + damping                     Y ← Vᵀ V + damping
+                    L ← Q(wX) L Q(wX), mean diagonal 1     R ← Q(wY) R Q(wY), mean diagonal 1
+                        Q(x) is a polynomial for (1 + x)^(-1/4), w the weight of G beside earlier gradients
+                D ← L G R                                  the direction
+                M ← μ M + (1−μ) D                          momentum
+                ℓ ← ‖the step of SGD or Adam‖              the graft: how far to go
+                W ← W − lr·λ·W − lr·ℓ·M/‖M‖
+
+    This is the default, `method="whitening"`. :mod:`jorge.reference` is the same as a program that can be read in
+    one sitting, with every rule that changes a number; the tests hold this class to it. Sources: arXiv 2310.12298
+    (Jorge), arXiv 1802.09568 (Shampoo), arXiv 2002.11803 (grafting).
 
     Args:
-        params: parameters, param groups, or `model.named_parameters()`, whose names then appear in plans and errors.
-        lr: learning rate, a float or a tensor with one element; the one that SGD or AdamW was tuned to.
-        momentum: momentum of the direction, and of SGD's step length, in [0, 1). Default 0.9, as in most recipes; it
-            is meant to come from the recipe, so it was not measured. Schedulers that cycle momentum cycle the first
-            of `betas` with Adam grafting, and leave this one.
-        nesterov: Nesterov momentum, for the direction and for the step length.
-        weight_decay: decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.
-        method: how the roots are tracked: `"whitening"` (default: it won in the measurements of `docs/methods.md`),
-            `"congruence"`, `"binomial"` (the paper's) or `"exact"` (Shampoo).
-        grafting: whose step length: `"sgd"` or `"adam"`.
-        graft_limit: a step of SGD's length is at most so many times as long as the last ten or so on average, for each
-            matrix; `None` is no limit. Default 2: without it a bad batch at SGD's highest learning rate may send the
-            weights off for good (`docs/defaults.md`), with it steady training is as it was. Adam's needs none.
-        betas: Adam's running averages, for `grafting="adam"` only.
-        eps: Adam's denominator term, for `grafting="adam"` only.
-        beta2_decay: as in `torch.optim.Adafactor`: the step length of matrices remembers squared gradients by
-            `max(1 − β2, t**beta2_decay)` at step t instead of Adam's `1 − β2`, for `grafting="adam"` only. Default
-            `None`, which is Adam; :meth:`from_adamw` gives -0.8, as Adam's length is too short for long where the
-            first gradients are by far the largest (`docs/defaults.md`).
-        interval: steps between refreshes of the roots, in the end (see `warmup_refreshes`). Default 5: when every step
-            up to the thirtieth refreshed and then every `interval`-th, it reached targets in up to a twentieth fewer
-            steps than 10, for 1 to 10 % more time a step (`docs/defaults.md`).
-        warmup_refreshes: so many refreshes follow each other at each gap that is shorter than `interval`: with the
-            defaults steps 1 to 20 refresh, then every second to 60, every third to 120, every fourth to 200. Default
-            20; with 0 training ends higher, or diverges with SGD's length (`docs/defaults.md`).
-        block_size: largest side of a block; sides above 256 are cut shorter than that where it makes blocks
-            near-square, as the work is least there. `None` cuts nothing. Default `"auto"`: a side of up to 256 is
-            whole and a longer one in equal parts of about 128, for a sixth to a half of the operations of whole sides
-            (`docs/speed.md`). `jorge cost --budget` says what larger ones would cost a model.
-        max_dim: a side longer than this is diagonal, one number a row. Default 8192, by memory alone: it keeps
-            vocabularies diagonal and the layers of common networks whole; not measured in training.
-        preconditioner_beta2: memory of the second moments, in refreshes: 0.95 remembers about 20; with whitening fewer
-            where the gap between them is wider, down to a third at gaps of 5 and above (`docs/methods.md`). Default
-            0.95: 0.9 and 0.99 are within noise of it (`docs/defaults.md`).
-        damping: noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded.
-            Default 1e-4: 0 to 1e-3 train alike (`docs/defaults.md`), but without it a dead row overflows.
-        degree: of the polynomial that stands for the root, or of the binomial series: 2 or 1, which saves a product of
-            five. Default 2, as in the paper.
-        init: `"auto"` starts the binomial method from the first gradient's scale, `"paper"` from `root_eps`.
-        root_eps: ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and
-            exact, 1e-2 for congruence; whitening has none).
-        preconditioner_dtype: dtype in which the roots are stored; `None` is float32, or float64 for float64
-            parameters. `torch.bfloat16` halves their memory, and that of the graft's SGD momentum, of which only the
-            norm is used; the arithmetic stays float32.
-        matmul_precision: of the matrix products: `None` leaves it to torch's settings; `"float32"`, `"tf32"` or
-            `"bfloat16"` (with sums in float32) for both the refresh and the direction, or a pair for each. The
-            accuracy of each is in `docs/speed.md`.
-        stagger: refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so
-            that no step is slow.
-        fused: run the step through `torch.compile`: one graph for each kind of step (a refresh of four, three or two
-            substeps, of one, damped or not, or no refresh), none more when lr, momentum, decay or
-            the step count change. Needs what `torch.compile` needs.
-        workspace: aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32
-            MiB). Less of it means more launches; `None` means the fewest.
-        maximize: ascend instead of descend.
-        capturable: the step may be captured in a CUDA graph: give `lr` as a tensor on the device. What a step does is
-            decided on the host, so that each kind of step is a graph of its own (`docs/speed.md`), and a replay does
-            not advance `step`. Not yet run on a GPU.
+        params: parameters, param groups, or `model.named_parameters()`, whose names then appear in plans and
+            errors. Every option can be given per param group.
+        {main}
+
+    Further options:
+        {others}
 
     Raises:
         TypeError: parameters that are not real floating-point dense tensors; unknown options.
         ValueError: values out of range, duplicate parameters, no parameters.
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
-    `exp_avg_sq` and `adam_step`), and for each block i `left.i`, `right.i`, `refreshes.i`. Buffers are float32 for
-    parameters of lower precision. Gradients are never modified. A step in which any gradient of a device is not
-    finite, or longer than 1.8e19, changes nothing there but the host's step counter.
+    `exp_avg_sq` and `adam_step`), and for each grid i of equal blocks `left.i`, `right.i`, `refreshes.i`. Buffers
+    are float32 for parameters of lower precision. `optimizer.state[p]` is what the step works on: what is read
+    there is used, and what is replaced, moved or cleared there is respected at the next step. Gradients are never
+    modified. A step in which any gradient of a device is not finite, or longer than 1.8e19, changes nothing there
+    but `step`.
 
     >>> import torch
     >>> from jorge import Jorge
@@ -114,6 +77,11 @@ class Jorge(torch.optim.Optimizer):
     ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
     """
 
+    #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`).
+    trace: Trace | None = None
+    #: Who refreshes which blocks (:mod:`jorge.exchange`).
+    exchange: Exchange = Alone()
+
     def __init__(
         self,
         params: ParamsT,
@@ -122,8 +90,8 @@ class Jorge(torch.optim.Optimizer):
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        method: Literal["whitening", "congruence", "binomial", "exact"] = "whitening",
-        grafting: Literal["sgd", "adam"] = "sgd",
+        method: MethodName = "whitening",
+        grafting: Grafting = "sgd",
         graft_limit: float | None = 2.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -145,39 +113,12 @@ class Jorge(torch.optim.Optimizer):
         maximize: bool = False,
         capturable: bool = False,
     ) -> None:
-        defaults: dict[str, Any] = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "method": method,
-            "grafting": grafting,
-            "graft_limit": graft_limit,
-            "betas": betas,
-            "eps": eps,
-            "beta2_decay": beta2_decay,
-            "interval": interval,
-            "warmup_refreshes": warmup_refreshes,
-            "block_size": block_size,
-            "max_dim": max_dim,
-            "preconditioner_beta2": preconditioner_beta2,
-            "damping": damping,
-            "degree": degree,
-            "init": init,
-            "root_eps": root_eps,
-            "preconditioner_dtype": preconditioner_dtype,
-            "matmul_precision": matmul_precision,
-            "stagger": stagger,
-            "fused": fused,
-            "workspace": workspace,
-            "maximize": maximize,
-            "capturable": capturable,
-            "state_version": options.STATE_VERSION,
-        }
-        options.check_group(defaults, "the constructor's arguments")
-        self._cohorts: list[Cohort] = []
-        self._checked: dict[int, dict[str, Any]] = {}
-        super().__init__(options.listed(params), defaults)
+        given = locals()
+        defaults = {name: given[name] for name in options.FIELDS}
+        options.check(defaults, "the constructor's arguments")
+        self._store = Store()
+        self._watched: dict[int, Watched] = {}
+        super().__init__(validation.listed(params), {**defaults, "state_version": options.STATE_VERSION})
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         if grafting == "sgd":
@@ -265,7 +206,7 @@ class Jorge(torch.optim.Optimizer):
                 print("given by the caller:", ", ".join(f"{name}={value!r}" for name, value in overrides.items()))
         return optimizer, LambdaLR(optimizer, factor)
 
-    def plan(self) -> routing.Plan:
+    def plan(self) -> Plan:
         """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.
 
         >>> import torch
@@ -273,11 +214,13 @@ class Jorge(torch.optim.Optimizer):
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
         [('weight', 'matrix', 588), ('bias', 'vector', 16)]
         """
-        rows = []
-        for index, group in enumerate(self.param_groups):
-            for p, name in zip(group["params"], options.names(group, index), strict=True):
-                rows.append(routing.plan_row(name, tuple(p.shape), p.dtype, group))
-        return routing.Plan(tuple(rows))
+        return Plan(
+            tuple(
+                plan_row(name, tuple(p.shape), p.dtype, Options.of(group))
+                for index, group in enumerate(self.param_groups)
+                for p, name in zip(group["params"], validation.names(group, index), strict=True)
+            )
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, as in torch; a failed call leaves the optimizer as it was.
@@ -287,12 +230,12 @@ class Jorge(torch.optim.Optimizer):
             ValueError: values out of range, duplicate parameters.
         """
         group = dict(param_group) if isinstance(param_group, dict) else param_group
-        options.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
+        validation.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
         where = f"param group {len(self.param_groups)}"
         options.check_known(group, where)
         if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
-            group.setdefault("betas", self.defaults.get("betas", (0.9, 0.999)))
-        options.check_group({**self.defaults, **group}, where)
+            group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
+        options.check({**self.defaults, **group}, where)
         super().add_param_group(group)
 
     @overload
@@ -309,84 +252,35 @@ class Jorge(torch.optim.Optimizer):
             closure: re-evaluates the model and returns the loss.
 
         Raises:
-            RuntimeError: a sparse gradient, one of another shape or device than its parameter, or an option that
-                shapes the state and was changed after the first step. Nothing is changed then.
+            RuntimeError: a sparse gradient, one of another shape or device than its parameter, an entry of the state
+                that cannot be used, or an option that shapes the state and was changed after the first step.
+            ValueError: an option that was changed to a value out of range.
+
+        Nothing is changed then. An error in the middle of the arithmetic, such as a lack of memory, leaves work sets as
+        :func:`jorge.step.take_step` says.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_step()
-        self._follow_groups()
-        self._admit()
-        finite: dict[torch.device, Tensor] = {}
-        taking_part = []
-        for cohort in self._cohorts:
-            ok = cohort.finite()
-            if ok is not None:
-                taking_part.append(cohort)
-                finite[cohort.device] = ok & finite[cohort.device] if cohort.device in finite else ok
-        for cohort in taking_part:
-            cohort.step(self.param_groups[cohort.group_index], finite[cohort.device])
-            for p, step in cohort.steps().items():
-                self.state[p]["step"] = step
+        chosen = self._options()
+        self._check_capture()
+        taking_part = self._store.begin(self.param_groups, chosen, self.state)
+        finite = finite_on(taking_part)
+        for each in taking_part:
+            take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
         return loss
 
-    def _check_step(self) -> None:
-        for index, group in enumerate(self.param_groups):
-            options.check_changed(group, self._checked, index)
-            for i, p in enumerate(group["params"]):
-                if p.grad is not None:
-                    options.check_gradient(p, group, index, i)
-        for cohort in self._cohorts:
-            options.check_layouts([(p, b.layout) for b in cohort.bundles for p in b.params], self.param_groups)
-            if cohort.group_index >= len(self.param_groups):
-                continue  # a group that was taken out
-            group = self.param_groups[cohort.group_index]
-            if cohort.structure != structure(group):
-                changed = [
-                    n for n, was, now in zip(STRUCTURAL, cohort.structure, structure(group), strict=True) if was != now
-                ]
-                raise RuntimeError(
-                    f"{', '.join(changed)} of param group {cohort.group_index} changed after its state was made: "
-                    "set it back, or build a new optimizer"
-                )
+    def _options(self) -> list[Options]:
+        """Those of each param group, checked where they have changed."""
+        return [self._watched.setdefault(i, Watched()).read(group, i) for i, group in enumerate(self.param_groups)]
+
+    def _check_capture(self) -> None:
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-        if capturing and not all(g["capturable"] for g in self.param_groups):
+        if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("step() is being captured in a CUDA graph: build the optimizer with capturable=True")
 
-    def _follow_groups(self) -> None:
-        """Rearrange the stacks where the caller has moved or removed parameters, or reset the state of some."""
-        home = {id(p): index for index, group in enumerate(self.param_groups) for p in group["params"]}
-        settled = (
-            bool(self.state.get(p)) and home.get(id(p)) == cohort.group_index
-            for cohort in self._cohorts
-            for p in cohort.params
-        )
-        arranged = (cohort.layout == layout(self.param_groups[cohort.group_index]) for cohort in self._cohorts)
-        if not all(settled) or not all(arranged):
-            self._adopt({p: state for p, state in self.state.items() if state})
-
-    def _admit(self) -> None:
-        """Make state for parameters that have their first gradient; a group and device remain one cohort."""
-        for index, group in enumerate(self.param_groups):
-            fresh: defaultdict[torch.device, list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None and p.numel() and not self.state.get(p):
-                    fresh[p.device].append(p)
-            for device, params in fresh.items():
-                there = {id(p) for c in self._cohorts if (c.group_index, c.device) == (index, device) for p in c.params}
-                if there:
-                    new = Cohort(index, group, params).views()
-                    self._adopt({p: state for p, state in self.state.items() if state} | new)
-                else:
-                    self._add_cohort(Cohort(index, group, params))
-
-    def _add_cohort(self, cohort: Cohort) -> None:
-        self._cohorts.append(cohort)
-        self.state.update(cohort.views())
-
-    # --- state: views into the stacks inside, tensors that own their memory outside ---
+    # --- the state: views into the stacks in memory, tensors that own theirs outside ---
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked."""
@@ -404,15 +298,22 @@ class Jorge(torch.optim.Optimizer):
         seen: dict[str, Any] = {}
 
         def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
-            options.check_saved_groups(final, self.param_groups)
+            validation.check_saved_groups(final, self.param_groups)
+            places = {
+                i: (p, name, Options.of({**self.defaults, **theirs}))
+                for index, (theirs, mine) in enumerate(zip(final["param_groups"], self.param_groups, strict=True))
+                for i, p, name in zip(theirs["params"], mine["params"], validation.names(mine, index), strict=True)
+            }
             seen["state"] = {}
-            for index, (theirs, mine) in enumerate(zip(final["param_groups"], self.param_groups, strict=True)):
-                for i, p, name in zip(theirs["params"], mine["params"], options.names(mine, index), strict=True):
-                    saved = final["state"].get(i)
-                    if saved:
-                        layout = Cohort(index, {**self.defaults, **theirs}, [torch.empty_like(p, device="meta")])
-                        options.check_saved_state(name, saved, next(iter(layout.views().values())))
-                        seen["state"][p] = saved
+            for key, saved in final["state"].items():
+                if key not in places:
+                    seen["state"][key] = saved  # not a parameter's: its owner's
+                elif saved:
+                    p, name, chosen = places[key]
+                    wanted = layout(tuple(p.shape), p.dtype, chosen).tensors(tuple(p.shape))
+                    if any(each in saved for each in wanted):
+                        validation.check_saved_state(name, saved, wanted)
+                    seen["state"][p] = saved
 
         handle = self.register_load_state_dict_pre_hook(look)  # the last hook sees what the others made
         try:
@@ -424,41 +325,33 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {**state, "state": {p: _owned(value) for p, value in self.state.items()}}
+        return {**state, "state": {key: _owned(value) for key, value in self.state.items()}}
 
     @torch.no_grad()
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # Torch casts a state that it loads to the parameters' dtypes; what `load_state_dict` has seen is as saved.
         incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
-        self._checked = {}
         before = self.__dict__.get("param_groups", [])
-        super().__setstate__({**state, "state": defaultdict(dict)})
+        super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
                 if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
                     group.setdefault(name, mine.get(name, self.defaults[name]))
-        self._adopt(incoming)
-
-    def _adopt(self, incoming: dict[Tensor, dict[str, Any]]) -> None:
-        """Take over a state: into the stacks that are there where they fit, so that addresses stay; else into new."""
-        wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
-        for index, group in enumerate(self.param_groups):
-            for p in group["params"]:
-                if incoming.get(p):
-                    wanted[index, p.device].append(p)
-        there = {(c.group_index, *map(id, c.params)): c for c in self.__dict__.get("_cohorts", ())}
-        self._cohorts = []
-        for (index, _), params in wanted.items():
-            group = self.param_groups[index]
-            cohort = there.get((index, *map(id, params)))
-            if cohort is None or (cohort.structure, cohort.layout) != (structure(group), layout(group)):
-                cohort = Cohort(index, group, params)
-            cohort.set_steps({p: int(incoming[p]["step"]) for p in params})
-            self._add_cohort(cohort)
-            for p in params:
-                for name, view in self.state[p].items():
-                    if isinstance(view, Tensor):
-                        view.copy_(incoming[p][name])
+        self._watched = {}
+        if "_store" not in self.__dict__:
+            self._store = Store()
+        self._store.load(incoming, self.param_groups, self._options(), self.state)
 
 
-def _owned(state: dict[str, Any]) -> dict[str, Any]:
-    return {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in state.items()}
+def _owned(entry: Any) -> Any:
+    """A copy of an entry of the state whose tensors own their memory."""
+    if not isinstance(entry, dict):
+        return entry
+    return {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry.items()}
+
+
+def _documented(main: bool) -> str:
+    return textwrap.indent(options.documentation(main=main), " " * 8).lstrip()
+
+
+Jorge.__doc__ = (Jorge.__doc__ or "").replace("{main}", _documented(True)).replace("{others}", _documented(False))

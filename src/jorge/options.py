@@ -1,144 +1,76 @@
-"""What a param group may hold: the checks of options, parameters, gradients and saved state, and their messages.
+"""The options of a param group: a field each with its default, its check, a sentence, and whether it shapes the state.
 
-Each error says which parameter or option it is about, what was wrong, and what to do.
+All else follows from the fields: the constructor's signature and documentation, the checks, the table of options in the
+documentation (:func:`markdown`), and what `jorge cost` and the laboratory take.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import numbers
-import sys
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
+from functools import cache
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from jorge.methods import METHODS, Init
-from jorge.roots import Precision
-
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
-STATE_VERSION = 1
+STATE_VERSION = 2
 
-#: Keys that torch and its schedulers put into param groups, beside the options.
-_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable"}
-_TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+#: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
+BlockSize = int | Literal["auto"] | None
+#: Of matrix products; `None` leaves it to torch's own settings.
+Precision = Literal["float32", "tf32", "bfloat16"] | None
+MethodName = Literal["whitening", "congruence", "binomial", "exact"]
+Grafting = Literal["sgd", "adam"]
+Init = Literal["auto", "paper"]
 
 Group = dict[str, Any]
+#: A number of the step, or a 0-dim tensor that a compiled or captured step reads anew each time.
+Scalar = float | Tensor
+
+#: Keys that torch and its schedulers put into param groups, beside the options.
+_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable", "state_version"}
+_TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 
 
-#: What parameters may be; arithmetic is float32 for all but float64.
-_PARAM_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+@dataclass(frozen=True)
+class Rule:
+    """What is known of an option beside its type and default; it lies in the metadata of its field.
 
-
-def listed(params: Any) -> list[Any]:
-    """The `params` argument as a list; an error where there is nothing to optimize."""
-    if isinstance(params, Tensor):
-        raise TypeError("params is a single tensor: pass an iterable of tensors, [tensor], or model.parameters()")
-    found = list(params)
-    if not found:
-        raise ValueError(
-            "params is empty: nothing to optimize. Was model.parameters() already consumed, or is every layer frozen?"
-        )
-    return found
-
-
-def names(group: Group, index: int) -> list[str]:
-    """A name for each parameter of a group: its own where it was given, else its place."""
-    return list(group.get("param_names") or (_place(index, i) for i in range(len(group["params"]))))
-
-
-def _place(group_index: int, index: int) -> str:
-    return f"parameter {index} of group {group_index}"
-
-
-def _named(entry: Any, group_index: int, index: int) -> tuple[str, Any]:
-    place = _place(group_index, index)
-    return (f"{entry[0]!r} ({place})", entry[1]) if isinstance(entry, tuple) else (place, entry)
-
-
-def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None:
-    """Refuse what cannot be optimized: wrong types and dtypes, sparse or sharded tensors, duplicates."""
-    if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f"a param group is a dict with the key 'params', got {type(group).__name__}")
-    if isinstance(group["params"], set):
-        raise TypeError("params is a set, whose order changes between runs: pass a list")
-    entries = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
-    group["params"] = entries
-    seen: dict[int, str] = {id(p): "an earlier group" for p in others}
-    for i, entry in enumerate(entries):
-        name, p = _named(entry, group_index, i)
-        if not isinstance(p, Tensor):
-            raise TypeError(f"{name} is a {type(p).__name__}, not a tensor: pass tensors, or (name, tensor) pairs")
-        if _is_sharded(p):
-            raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
-        if p.layout != torch.strided:
-            raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
-        if p.is_complex():
-            raise TypeError(f"{name} is complex ({p.dtype}): optimize torch.view_as_real(p) as a real parameter")
-        if p.dtype not in _PARAM_DTYPES:
-            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PARAM_DTYPES)
-            raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters ({wanted}) can be optimized")
-        if not (p.is_leaf or p.retains_grad):
-            raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass those instead")
-        if id(p) in seen:
-            raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
-        seen[id(p)] = name
-
-
-def _is_sharded(p: Tensor) -> bool:
-    """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(p, module.DTensor)
-
-
-def check_known(group: Group, where: str) -> None:
-    """Refuse keys that are neither an option nor torch's own, with the nearest option as a suggestion."""
-    for key in group:
-        if key not in _CHECKS and key not in _TORCH_KEYS:
-            near = difflib.get_close_matches(key, _CHECKS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(_CHECKS)}"
-            raise TypeError(f"{where}: unknown option {key!r}; {hint}")
-
-
-def check_changed(group: Group, checked: dict[int, dict[str, Any]], index: int) -> None:
-    """As :func:`check_group`, for the options of the group that are not as they were when they were last looked at.
-
-    Tensors are not read: that would wait for the device.
+    Args:
+        accepts: whether a value may be given.
+        wants: what it accepts, in words.
+        says: what the option does, for the documentation.
+        main: one of the ten that people set; the others are documented after these.
+        shapes_state: the state has another layout, or means something else, with another value, so the value cannot
+            change once there is state.
+        arranges: with another value the state lies otherwise in memory; it is moved when the value changes.
     """
-    seen = checked.setdefault(index, {})
-    changed = {name for name in _CHECKS if name in group and group[name] is not seen.get(name, seen)}
-    if changed:
-        readable = {n: v for n, v in group.items() if n in _CHECKS and not isinstance(v, Tensor)}
-        check_group(readable, f"param group {index}")
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"param group {index}: lr must have one element, got {tuple(group['lr'].shape)}")
-        checked[index] = {name: group[name] for name in _CHECKS if name in group}
 
-
-def check_group(group: Group, where: str) -> None:
-    """Refuse option values that are out of range."""
-    for name, (accepts, wants) in _CHECKS.items():
-        if name in group and not accepts(group[name]):
-            raise ValueError(f"{where}: {name} must be {wants}, got {group[name]!r}")
-    if group.get("fused") and group.get("stagger"):
-        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
-    precisions = group.get("matmul_precision")
-    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
-    if group.get("fused") and switched:
-        raise ValueError(
-            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
-            "torch.set_float32_matmul_precision() for the whole program"
-        )
+    accepts: Callable[[Any], bool]
+    wants: str
+    says: str
+    main: bool = False
+    shapes_state: bool = False
+    arranges: bool = False
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _at_least(least: float) -> Callable[[Any], bool]:
+    return lambda value: _number(value) and value >= least
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _fraction(value: Any) -> bool:
@@ -152,124 +84,348 @@ def _lr(value: Any) -> bool:
 
 
 def _betas(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(_fraction(beta) for beta in value)
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_fraction, value))
 
 
 def _flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: any(type(value) is type(each) and value == each for each in values)
+
+
+_PRECISIONS = get_args(get_args(Precision)[0])
+
+
 def _precision(value: Any) -> bool:
-    known = (None, *get_args(get_args(Precision)[0]))
-    if isinstance(value, (tuple, list)):
-        return len(value) == 2 and all(each in known for each in value)
-    return value in known
+    one = _one_of(None, *_PRECISIONS)
+    return len(value) == 2 and all(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
 
 
-_ROOT_DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-_CHECKS: dict[str, tuple[Any, str]] = {
-    "lr": (_lr, "a finite number of at least 0, or a floating-point tensor with one such element"),
-    "momentum": (_fraction, "in [0, 1)"),
-    "nesterov": (_flag, "True or False"),
-    "weight_decay": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
-    "method": (lambda v: isinstance(v, str) and v in METHODS, f"one of {', '.join(map(repr, METHODS))}"),
-    "grafting": (lambda v: v in ("sgd", "adam"), "'sgd' or 'adam'"),
-    "graft_limit": (lambda v: v is None or (_number(v) and v >= 1), "None or a finite number of at least 1"),
-    "betas": (_betas, "two numbers in [0, 1)"),
-    "eps": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
-    "beta2_decay": (lambda v: v is None or (_number(v) and -1 <= v < 0), "None or a number in [-1, 0)"),
-    "interval": (lambda v: _whole(v, 1), "a whole number of at least 1"),
-    "warmup_refreshes": (lambda v: _whole(v, 0), "a whole number of at least 0"),
-    "block_size": (lambda v: v in ("auto", None) or _whole(v, 1), "a whole number of at least 1, 'auto' or None"),
-    "max_dim": (lambda v: _whole(v, 1), "a whole number of at least 1"),
-    "preconditioner_beta2": (lambda v: _fraction(v) and v > 0, "in (0, 1)"),
-    "damping": (lambda v: _number(v) and v >= 0, "a finite number of at least 0"),
-    "degree": (lambda v: _whole(v, 1) and v <= 2, "1 or 2"),
-    "init": (lambda v: v in get_args(Init), "'auto' or 'paper'"),
-    "root_eps": (lambda v: v is None or (_number(v) and v > 0), "None or a finite number above 0"),
-    "preconditioner_dtype": (
-        lambda v: v is None or v in _ROOT_DTYPES,
+def _method(value: Any) -> bool:
+    from jorge.methods import METHODS  # above this module: its methods take their options from here
+
+    return isinstance(value, str) and value in METHODS
+
+
+def _methods() -> str:
+    from jorge.methods import METHODS
+
+    return f"one of {', '.join(map(repr, METHODS))}"
+
+
+def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str, **marks: bool) -> Any:
+    return field(default=default, metadata={"rule": Rule(accepts, wants, says, **marks)})
+
+
+_POSITIVE = "a finite number of at least 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of a param group. Their sentences are those of :class:`jorge.Jorge`'s documentation."""
+
+    lr: Scalar = _option(
+        MISSING,
+        _lr,
+        f"{_POSITIVE}, or a floating-point tensor with one such element",
+        "learning rate, a float or a tensor with one element; the one that SGD or AdamW was tuned to.",
+        main=True,
+    )
+    momentum: Scalar = _option(
+        0.9,
+        _fraction,
+        "in [0, 1)",
+        "momentum of the direction, and of SGD's step length. It comes from the recipe and was not measured. "
+        "Schedulers that cycle momentum cycle the first of `betas` with Adam's length, and leave this one.",
+        main=True,
+    )
+    nesterov: bool = _option(
+        False, _flag, "True or False", "Nesterov momentum, for the direction and for the step length.", main=True
+    )
+    weight_decay: Scalar = _option(
+        0.0,
+        _at_least(0),
+        _POSITIVE,
+        "decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.",
+        main=True,
+    )
+    method: str = _option(
+        "whitening",
+        _method,
+        "a method's name",
+        'how the preconditioners are tracked: `"whitening"`, `"congruence"`, `"binomial"` (the paper\'s) or `"exact"` '
+        "(Shampoo).",
+        main=True,
+        shapes_state=True,
+    )
+    grafting: Grafting = _option(
+        "sgd",
+        _one_of("sgd", "adam"),
+        "'sgd' or 'adam'",
+        'whose step length: `"sgd"` or `"adam"`.',
+        main=True,
+        shapes_state=True,
+    )
+    graft_limit: float | None = _option(
+        2.0,
+        _or_none(_at_least(1)),
+        "None or a finite number of at least 1",
+        "a step of SGD's length is at most so many times as long as the last ten or so on average, for each matrix; "
+        "`None` is no limit. Without it a bad batch at SGD's highest learning rate may send the weights off for good. "
+        "Adam's length needs none.",
+    )
+    betas: tuple[Scalar, Scalar] = _option(
+        (0.9, 0.999), _betas, "two numbers in [0, 1)", "Adam's running averages, for Adam's length only.", main=True
+    )
+    eps: float = _option(1e-8, _at_least(0), _POSITIVE, "Adam's denominator term, for Adam's length only.")
+    beta2_decay: float | None = _option(
+        None,
+        _or_none(lambda value: _number(value) and -1 <= value < 0),
+        "None or a number in [-1, 0)",
+        "as in `torch.optim.Adafactor`: Adam's length of matrices remembers squared gradients by "
+        "`max(1 − β2, t**beta2_decay)` at step t instead of `1 − β2`. `None` is Adam's; `from_adamw` gives -0.8, as "
+        "Adam's length is too short for long where the first gradients are by far the largest.",
+        shapes_state=True,
+    )
+    interval: int = _option(
+        5,
+        _whole(1),
+        "a whole number of at least 1",
+        "steps between refreshes of the preconditioners, in the end (see `warmup_refreshes`).",
+        main=True,
+    )
+    warmup_refreshes: int = _option(
+        20,
+        _whole(0),
+        "a whole number of at least 0",
+        "so many refreshes follow each other at each gap that is shorter than `interval`: with the defaults steps 1 to "
+        "20 refresh, then every second to 60, every third to 120, every fourth to 200. With 0 training ends higher, or "
+        "diverges with SGD's length.",
+    )
+    block_size: BlockSize = _option(
+        "auto",
+        lambda value: value is None or _one_of("auto")(value) or _whole(1)(value),
+        "a whole number of at least 1, 'auto' or None",
+        "largest side of a block; sides above 256 are cut shorter than that where it makes blocks near-square, as the "
+        'work is least there. `None` cuts nothing. `"auto"` leaves a side of up to 256 whole and cuts a longer one to '
+        "equal parts of about 128. `jorge cost --budget` says what larger ones would cost a model.",
+        main=True,
+        shapes_state=True,
+    )
+    max_dim: int = _option(
+        8192,
+        _whole(1),
+        "a whole number of at least 1",
+        "a side longer than this is diagonal, one number a row. Chosen by memory alone: it keeps vocabularies diagonal "
+        "and the layers of common networks whole.",
+        shapes_state=True,
+    )
+    preconditioner_beta2: float = _option(
+        0.95,
+        lambda value: _fraction(value) and value > 0,
+        "in (0, 1)",
+        "memory of the second moments, in refreshes: 0.95 remembers about 20; with whitening fewer where the gap "
+        "between them is wider, down to a third at gaps of 5 and above.",
+    )
+    damping: float = _option(
+        1e-4,
+        _at_least(0),
+        _POSITIVE,
+        "noise added to the gradient in expectation, relative to its mean square; it keeps dead rows bounded. Without "
+        "it a dead row overflows.",
+    )
+    degree: int = _option(
+        2,
+        _one_of(1, 2),
+        "1 or 2",
+        "of the polynomial that stands for the root, or of the binomial series; 1 saves a product of five.",
+    )
+    init: Init = _option(
+        "auto",
+        _one_of("auto", "paper"),
+        "'auto' or 'paper'",
+        '`"auto"` starts the binomial method from the first gradient\'s scale, `"paper"` from `root_eps`.',
+    )
+    root_eps: float | None = _option(
+        None,
+        _or_none(lambda value: _number(value) and value > 0),
+        "None or a finite number above 0",
+        "ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and exact, 1e-2 "
+        "for congruence; whitening has none).",
+    )
+    preconditioner_dtype: torch.dtype | None = _option(
+        None,
+        _one_of(None, torch.float32, torch.float64, torch.bfloat16),
         "None, torch.float32, torch.float64 or torch.bfloat16",
-    ),
-    "matmul_precision": (
+        "dtype in which the preconditioners are stored; `None` is float32, or float64 for float64 parameters. "
+        "`torch.bfloat16` halves their memory, and that of SGD's momentum, of which only the norm is used; the "
+        "arithmetic stays float32.",
+        main=True,
+        shapes_state=True,
+    )
+    matmul_precision: Precision | tuple[Precision, Precision] = _option(
+        None,
         _precision,
-        f"one of {', '.join(map(repr, get_args(get_args(Precision)[0])))} or None, or a pair (refresh, direction)",
-    ),
-    "stagger": (_flag, "True or False"),
-    "workspace": (lambda v: v is None or (_number(v) and v > 0), "None or a finite number above 0"),
-    "fused": (_flag, "True or False"),
-    "maximize": (_flag, "True or False"),
-    "capturable": (_flag, "True or False"),
-    "state_version": (
-        lambda v: v == STATE_VERSION,
-        f"{STATE_VERSION}, the layout that this version of jorge reads; convert the checkpoint or use the version "
-        "that wrote it",
-    ),
-}
-
-
-def check_gradient(p: Tensor, group: Group, group_index: int, index: int) -> None:
-    """Refuse gradients that cannot be used, before anything is changed."""
-    grad = p.grad
-    assert grad is not None
-    if grad.layout == torch.strided and grad.shape == p.shape and grad.device == p.device and not grad.is_complex():
-        return
-    name = names(group, group_index)[index]
-    if grad.layout != torch.strided:
-        raise RuntimeError(
-            f"the gradient of {name} (shape {tuple(p.shape)}) is sparse ({grad.layout}): only dense gradients are "
-            "supported; build the embedding with sparse=False, or give it to torch.optim.SparseAdam"
-        )
-    raise RuntimeError(
-        f"the gradient of {name} has shape {tuple(grad.shape)}, dtype {grad.dtype} and device {grad.device}, its "
-        f"parameter {tuple(p.shape)}, {p.dtype} and {p.device}: clear it with zero_grad() after changing a parameter"
+        f"one of {', '.join(map(repr, _PRECISIONS))} or None, or a pair (refresh, direction)",
+        'of the matrix products: `None` leaves it to torch\'s settings; `"float32"`, `"tf32"` or `"bfloat16"` (with '
+        "sums in float32) for both the refresh and the direction, or a pair for each.",
+    )
+    stagger: bool = _option(
+        False,
+        _flag,
+        "True or False",
+        "refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so that no "
+        "step is slow.",
+    )
+    fused: bool = _option(
+        False,
+        _flag,
+        "True or False",
+        "run the step through `torch.compile`: one graph for each kind of step, none more when lr, momentum, decay or "
+        "the step count change. Needs what `torch.compile` needs.",
+        arranges=True,
+    )
+    workspace: float | None = _option(
+        1.0,
+        _or_none(lambda value: _number(value) and value > 0),
+        "None or a finite number above 0",
+        "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32 MiB). Less "
+        "of it means more launches; `None` means the fewest.",
+        arranges=True,
+    )
+    maximize: bool = _option(False, _flag, "True or False", "ascend instead of descend.")
+    capturable: bool = _option(
+        False,
+        _flag,
+        "True or False",
+        "the step may be captured in a CUDA graph: give `lr` as a tensor on the device. What a step does is decided on "
+        "the host, so that each kind of step is a graph of its own, and a replay does not advance `step`. Not yet run "
+        "on a GPU.",
     )
 
+    @classmethod
+    def of(cls, group: Mapping[str, Any]) -> Options:
+        """Those of a param group, unchecked; what it lacks is as by default."""
+        return cls(**{name: group[name] for name in FIELDS if name in group})
 
-def check_layouts(layouts: Sequence[tuple[Tensor, tuple[torch.Size, torch.dtype]]], groups: Sequence[Group]) -> None:
-    """Refuse parameters whose shape or dtype is no longer that of their state."""
-    for p, (shape, dtype) in layouts:
-        if p.shape != shape or p.dtype != dtype:
-            named = ((q, n) for i, g in enumerate(groups) for q, n in zip(g["params"], names(g, i), strict=True))
-            found = (name for q, name in named if q is p)
-            raise RuntimeError(
-                f"{next(found, 'a parameter')} is now {tuple(p.shape)} of {p.dtype}, its state is for "
-                f"{tuple(shape)} of {dtype}: build a new optimizer, or delete optimizer.state[p]"
-            )
+    @property
+    def precisions(self) -> tuple[Precision, Precision]:
+        """Of the products of a refresh, and of the direction."""
+        given = self.matmul_precision
+        return (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
+
+    @property
+    def layout(self) -> tuple[Any, ...]:
+        """The values that shape the state."""
+        return tuple(getattr(self, name) for name in LAYOUT)
+
+    def replace(self, **changes: Any) -> Options:
+        """These, with some changed."""
+        return dataclasses.replace(self, **changes)
 
 
-def check_saved_groups(saved: dict[str, Any], groups: Sequence[Group]) -> None:
-    """Refuse a state dict whose param groups do not match."""
-    if len(saved["param_groups"]) != len(groups):
+#: The fields by name, and the rule of each.
+FIELDS = {each.name: each for each in dataclasses.fields(Options)}
+RULES: dict[str, Rule] = {name: each.metadata["rule"] for name, each in FIELDS.items()}
+#: Options that shape the state.
+LAYOUT = tuple(name for name, rule in RULES.items() if rule.shapes_state)
+#: Options by which the state is arranged in memory.
+ARRANGING = tuple(name for name, rule in RULES.items() if rule.arranges)
+#: The defaults of all but the learning rate, which has none.
+DEFAULTS: dict[str, Any] = {name: each.default for name, each in FIELDS.items() if each.default is not MISSING}
+
+
+def check(values: Mapping[str, Any], where: str) -> None:
+    """Refuse option values that are out of range, and those that exclude each other.
+
+    Raises:
+        ValueError: with the option's name, what it wants and what it got.
+    """
+    for name, rule in RULES.items():
+        if name in values and not rule.accepts(values[name]):
+            wants = _methods() if name == "method" else rule.wants
+            raise ValueError(f"{where}: {name} must be {wants}, got {values[name]!r}")
+    if values.get("state_version", STATE_VERSION) != STATE_VERSION:
         raise ValueError(
-            f"the saved state has {len(saved['param_groups'])} param groups, this optimizer {len(groups)}: "
-            "build it with the groups that it was saved with"
+            f"{where}: state_version must be {STATE_VERSION}, the layout that this version of jorge reads, got "
+            f"{values['state_version']!r}; convert the checkpoint or use the version that wrote it"
         )
-    for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True)):
-        if len(theirs["params"]) != len(mine["params"]):
-            raise ValueError(
-                f"param group {index} was saved with {len(theirs['params'])} parameters and has "
-                f"{len(mine['params'])} here: build the optimizer with the parameters that it was saved with"
-            )
-        if "state_version" not in theirs:
-            raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
-        where = f"saved param group {index}"
-        check_known({key: value for key, value in theirs.items() if key not in mine}, where)
-        check_group({**mine, **theirs}, where)
-
-
-def check_saved_state(name: str, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a parameter's saved state whose keys or shapes are not those `wanted`."""
-    keys: Iterable[str] = sorted(saved.keys() ^ wanted.keys())
-    if keys:
+    if values.get("fused") and values.get("stagger"):
+        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
+    precisions = values.get("matmul_precision")
+    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
+    if values.get("fused") and switched:
         raise ValueError(
-            f"the saved state of {name} does not fit: {', '.join(keys)} "
-            f"{'is' if len(list(keys)) == 1 else 'are'} missing on one side. Was the parameter's shape or the method, "
-            "grafting, block_size or max_dim another one?"
+            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
+            "torch.set_float32_matmul_precision() for the whole program"
         )
-    for key, value in wanted.items():
-        if isinstance(value, Tensor) and tuple(saved[key].shape) != tuple(value.shape):
-            raise ValueError(
-                f"the saved {key} of {name} has shape {tuple(saved[key].shape)}, expected {tuple(value.shape)}: "
-                "it belongs to a parameter of another shape, or was saved with another block_size"
-            )
+
+
+def check_known(keys: Iterable[str], where: str) -> None:
+    """Refuse keys that are neither an option nor torch's own, with the nearest option as a suggestion.
+
+    Raises:
+        TypeError: with the key and the suggestion.
+    """
+    for key in keys:
+        if key not in FIELDS and key not in _TORCH_KEYS:
+            near = difflib.get_close_matches(key, FIELDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(FIELDS)}"
+            raise TypeError(f"{where}: unknown option {key!r}; {hint}")
+
+
+class Watched:
+    """The options of a param group that its owner may edit between steps; what changed is checked."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Any] = {}
+        self._options: Options | None = None
+
+    def read(self, group: Group, index: int) -> Options:
+        """The group's options as they are now. Tensors are not read: that would wait for the device.
+
+        Raises:
+            ValueError: a changed value is out of range.
+        """
+        seen = self._seen
+        if self._options is not None and all(group.get(name) is seen.get(name) for name in FIELDS):
+            return self._options
+        where = f"param group {index}"
+        check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
+        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+            raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
+        self._seen = {name: group[name] for name in FIELDS if name in group}
+        self._options = Options.of(group)
+        return self._options
+
+
+@cache
+def documentation(*, main: bool) -> str:
+    """The options in the form of a docstring's arguments: the ten that people set, or the others."""
+    lines = []
+    for name, rule in RULES.items():
+        if rule.main == main:
+            default = f" Default {DEFAULTS[name]!r}." if name in DEFAULTS else ""
+            lines.append(textwrap.fill(f"{name}: {rule.says}{default}", 108, subsequent_indent="    "))
+    return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The options as two Markdown tables."""
+    parts = []
+    for title, main in (("The ten that people set", True), ("The others", False)):
+        rows = [f"| `{n}` | {_default(n)} | {r.wants} | {r.says} |" for n, r in RULES.items() if r.main == main]
+        parts.append(
+            "\n".join([f"## {title}\n", "| option | default | accepts | what it does |", "|---|---|---|---|", *rows])
+        )
+    return "\n\n".join(parts)
+
+
+def _default(name: str) -> str:
+    return f"`{DEFAULTS[name]!r}`" if name in DEFAULTS else "–"

@@ -6,16 +6,15 @@ Pure functions of shapes, dtypes and options. What they return is what the optim
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
-from jorge.blocks import Blocking, BlockSize, Side, blocking
+from jorge.blocks import Blocking, blocking
 from jorge.grafting import buffer_dtypes
 from jorge.methods import METHODS
+from jorge.options import BlockSize, Options
 
 Kind = Literal["matrix", "vector", "empty"]
 
@@ -44,7 +43,7 @@ def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Rou
         return Route("vector", None, "fewer than two dims above 1: the graft optimizer's own step")
     rows, cols = blocks.matrix
     why = f"read as {rows} × {cols}, " if tuple(shape) != blocks.matrix else ""
-    why += "whole" if blocks.blocks == 1 else f"cut into {blocks.grid[0]} × {blocks.grid[1]} blocks"
+    why += "whole" if blocks.blocks == 1 else f"cut into {blocks.counts[0]} × {blocks.counts[1]} blocks"
     for side, kind, d in (("left", blocks.left, rows), ("right", blocks.right, cols)):
         if kind == "diagonal":
             why += f"; {side} side diagonal, as {d} > max_dim {max_dim}"
@@ -56,89 +55,55 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def root_bytes(blocks: Blocking, *, method: str, itemsize: int) -> int:
-    """Bytes of the roots, factors, moments and counters of one parameter."""
-    total = 0
-    for tile in blocks.tiles:
-        elements = 0
-        for d, kind in zip(tile.shape, (blocks.left, blocks.right), strict=True):
-            if kind == "full":
-                elements += d * d * (2 if METHODS[method].keeps_factor else 1)
-            else:
-                elements += 2 * d
-        total += tile.blocks * (elements * itemsize + 4)
-    return total
+def stored_dtype(dtype: torch.dtype, options: Options) -> torch.dtype:
+    """The dtype in which the preconditioners of a parameter are stored."""
+    return options.preconditioner_dtype or compute_dtype(dtype)
 
 
 @dataclass(frozen=True)
-class PlanRow:
-    """What one parameter gets. `state_bytes` are those allocated at its first step, to the byte."""
+class Layout:
+    """Names, shapes and dtypes of a parameter's state; `step`, a number of the host's, is not among them.
 
-    name: str
-    shape: tuple[int, ...]
-    kind: Kind
-    blocks: tuple[tuple[int, int, int], ...]
-    left: Side | None
-    right: Side | None
-    method: str
-    grafting: str
-    state_bytes: int
-    why: str
+    Args:
+        buffers: like the parameter, `[*shape]`.
+        scalars: a number or two for the parameter.
+        grids: for each grid of equal blocks, `[blocks, …]`; the grid's number is appended: `left.0`.
+    """
 
+    buffers: dict[str, torch.dtype]
+    scalars: dict[str, tuple[tuple[int, ...], torch.dtype]]
+    grids: tuple[dict[str, tuple[tuple[int, ...], torch.dtype]], ...]
 
-@dataclass(frozen=True)
-class Plan:
-    """The plan of every parameter, in the order of the param groups; `str()` is an aligned table."""
-
-    rows: tuple[PlanRow, ...]
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of optimizer state in all."""
-        return sum(row.state_bytes for row in self.rows)
-
-    def __str__(self) -> str:
-        header = ("parameter", "shape", "blocks", "sides", "method", "graft", "state", "why")
-        table = [header, *(_cells(row) for row in self.rows)]
-        total = ("total", f"{len(self.rows)} parameters", "", "", "", "", f"{self.state_bytes:,} B", "")
-        table.append(total)
-        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-        lines = []
-        for line in table:
-            cells = [c.rjust(w) if i == 6 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
-            lines.append("  ".join(cells).rstrip())
-        lines.insert(1, "─" * max(len(line) for line in lines))
-        return "\n".join(lines)
+    def tensors(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every tensor, by its key in the state."""
+        found = {name: (tuple(shape), dtype) for name, dtype in self.buffers.items()}
+        found |= self.scalars
+        for i, grid in enumerate(self.grids):
+            found |= {f"{name}.{i}": each for name, each in grid.items()}
+        return found
 
 
-def _cells(row: PlanRow) -> tuple[str, ...]:
-    blocks = " + ".join(f"{count} of {m}×{n}" for count, m, n in row.blocks) or "–"
-    sides = f"{row.left}/{row.right}" if row.left else "–"
-    shape = "×".join(map(str, row.shape)) or "scalar"
-    method = row.method if row.kind == "matrix" else "–"
-    return row.name, shape, blocks, sides, method, row.grafting, f"{row.state_bytes:,} B", row.why
+def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layout:
+    """The state of a parameter of `shape`.
 
-
-def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, group: dict[str, Any]) -> PlanRow:
-    """The plan of one parameter under the options of its param group."""
-    shape = tuple(shape)
-    decision = route(shape, block_size=group["block_size"], max_dim=group["max_dim"])
-    compute = compute_dtype(dtype)
-    is_matrix = decision.kind == "matrix"
-    dtypes = buffer_dtypes(group["grafting"], compute, group["preconditioner_dtype"] if is_matrix else None)
-    state = math.prod(shape) * (sum(dtype.itemsize for dtype in dtypes.values()) + is_matrix * compute.itemsize)
-    if group["grafting"] == "adam" and decision.kind != "empty":
-        state += 4  # the step counter of the bias correction
-    if group["grafting"] == "sgd" and is_matrix:
-        state += 2 * compute.itemsize  # the running average of step lengths
-    blocks: tuple[tuple[int, int, int], ...] = ()
-    left: Side | None = None
-    right: Side | None = None
-    if decision.blocking is not None:
-        stored = group["preconditioner_dtype"] or compute
-        state += root_bytes(decision.blocking, method=group["method"], itemsize=stored.itemsize)
-        blocks = tuple((tile.blocks, *tile.shape) for tile in decision.blocking.tiles)
-        left, right = decision.blocking.left, decision.blocking.right
-    return PlanRow(
-        name, shape, decision.kind, blocks, left, right, group["method"], group["grafting"], state, decision.why
-    )
+    >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1)).tensors((4, 6)))
+    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
+    """
+    decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
+    if decision.kind == "empty":
+        return Layout({}, {}, ())
+    compute, blocks = compute_dtype(dtype), decision.blocking
+    buffers = buffer_dtypes(options.grafting, compute, options.preconditioner_dtype if blocks else None)
+    scalars: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    if options.grafting == "adam":
+        scalars["adam_step"] = ((), torch.float32)
+    if blocks is None:
+        return Layout(buffers, scalars, ())
+    if options.grafting == "sgd":
+        scalars["graft_length"] = ((2,), compute)
+    stored, method = stored_dtype(dtype, options), METHODS[options.method]
+    grids = []
+    for grid in blocks.grids:
+        kept = {name: ((grid.blocks, *each), stored) for name, each in method.layout(grid.shape, blocks.sides).items()}
+        grids.append({**kept, "refreshes": ((grid.blocks,), torch.float32)})
+    return Layout({**buffers, "momentum_buffer": compute}, scalars, tuple(grids))

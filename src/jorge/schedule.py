@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import isqrt
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isqrt
+
+from jorge.arrange import ShapeGroup, Stack
+from jorge.methods import Method, Refresh
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,71 @@ class Schedule:
         """The gap at a step, and the steps before it that had the same."""
         gap = self.gap(step)
         return gap, step - 1 - self.warmup_refreshes * (gap * (gap - 1) // 2)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Blocks of a stack that are refreshed alike in a step: `start` to `stop`, or those of `places`, if given."""
+
+    refresh: Refresh
+    start: int
+    stop: int
+    places: tuple[int, ...] | None = None
+
+    def within(self, first: int, last: int) -> tuple[int, int]:
+        """`start` and `stop` of those that lie between two numbers of blocks."""
+        if self.places is None:
+            return max(self.start, first), min(self.stop, last)
+        return bisect_left(self.places, first), bisect_left(self.places, last)
+
+
+def pieces(
+    stack: Stack, groups: Sequence[ShapeGroup], steps: Sequence[int | None], schedule: Schedule, method: Method
+) -> list[Piece]:
+    """What a step refreshes of a stack: one piece, unless parameters have missed gradients.
+
+    Args:
+        stack: the blocks.
+        groups: the shape groups whose blocks they are.
+        steps: for each parameter that is arranged the number of the step, from 1; `None` where it has no gradient.
+        schedule: of the param group.
+        method: of the param group.
+    """
+    mine = [steps[place] for part in stack.parts for place in groups[part.group].places]
+    if mine.count(mine[0]) == len(mine):
+        step = mine[0]
+        part = None if step is None else schedule.part(step)
+        if step is None or part is None:
+            return []
+        start, stop = _share(stack, *part)
+        return [Piece(_refresh(stack, step, schedule, method), start, stop)] if start < stop else []
+    wanted: list[Refresh | None] = []
+    for stack_part in stack.parts:
+        for place in groups[stack_part.group].places:
+            step = steps[place]
+            part = None if step is None else schedule.part(step)
+            for _ in range(stack_part.grid.blocks):
+                inside = step is not None and part is not None and len(wanted) in range(*_share(stack, *part))
+                wanted.append(_refresh(stack, step, schedule, method) if inside and step is not None else None)
+    found: list[Piece] = []
+    for refresh in dict.fromkeys(each for each in wanted if each is not None):
+        chosen = [i for i, each in enumerate(wanted) if each == refresh]
+        if chosen[-1] - chosen[0] + 1 == len(chosen):
+            found.append(Piece(refresh, chosen[0], chosen[-1] + 1))
+        else:
+            found.append(Piece(refresh, 0, len(chosen), tuple(chosen)))
+    return found
+
+
+def _refresh(stack: Stack, step: int, schedule: Schedule, method: Method) -> Refresh:
+    refresh = method.refresh_at(schedule.earlier(step), schedule.gap(step))
+    return refresh if stack.damps_apart else replace(refresh, damping=0)  # so that steps that do the same look the same
+
+
+def _share(stack: Stack, index: int, parts: int) -> tuple[int, int]:
+    """The blocks whose refresh begins in the `index`-th of `parts` equal shares of the work of all stacks."""
+    begin, end = stack.span
+    width = (end - begin) / stack.count
+    edges = (ceil((edge / parts - begin) / width - 1e-6) for edge in (index, index + 1))
+    start, stop = (min(stack.count, max(0, edge)) for edge in edges)
+    return start, stop

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
 
-from jorge import options as checks
-from jorge.blocks import BlockSize
+from jorge.blocks import Side
 from jorge.cost import rivals as others
 from jorge.cost import table
 from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, settled_refreshes
 from jorge.cost.model import model_flops as count_model
 from jorge.cost.rivals import Rival, eigh_flops
 from jorge.cost.weights import Weight, weights_of
-from jorge.methods import METHODS, RootOptions, direction_flops, refresh_flops
-from jorge.optimizer import Jorge
-from jorge.routing import PlanRow, plan_row
+from jorge.methods import METHODS
+from jorge.options import DEFAULTS, BlockSize, Options, check, check_known
+from jorge.plan import PlanRow, plan_row
 
 #: FLOPs in the time of one byte: float32 without tensor cores on an H100 (67 TFLOP/s ÷ 3.35 TB/s, its data sheet).
 BALANCE = 20.0
@@ -200,28 +198,28 @@ def estimate(
     >>> [(row.plan.name, row.direction_flops) for row in cost.rows]
     [('weight', 768), ('bias', 0)]
     """
-    group = checked(options)
+    chosen = checked(options)
     positive("balance", balance, least=0)
     positive("model_speed", model_speed)
     flops = model_work(model_or_shapes, sample_input, loss, model_flops)
     weights = weights_of(model_or_shapes)
-    rehearsal = Rehearsal(weights, group)
+    rehearsal = Rehearsal(weights, chosen)
     steps, early = rehearsal.interval(), rehearsal.early()
     found = [
         others.sgd(weights),
         others.adamw(weights),
-        shampoo(weights, group),
-        others.soap(weights, interval=group["interval"]),
-        others.muon(weights, max_dim=group["max_dim"]),
+        shampoo(weights, chosen),
+        others.soap(weights, interval=chosen.interval),
+        others.muon(weights, max_dim=chosen.max_dim),
     ]
-    base = baseline(weights, group["grafting"])
+    base = baseline(weights, chosen.grafting)
     extra = [overhead(r.work, r.bytes_per_step, base, flops, balance, model_speed) for r in found]
     return Estimate(
-        rows=tuple(count_row(w, group) for w in weights),
-        interval=group["interval"],
-        block_size=group["block_size"],
-        method=group["method"],
-        grafting=group["grafting"],
+        rows=tuple(count_row(w, chosen) for w in weights),
+        interval=chosen.interval,
+        block_size=chosen.block_size,
+        method=chosen.method,
+        grafting=chosen.grafting,
         launches=Launches(
             min(s.launches for s in steps), max(s.launches for s in steps), max(s.launches for s in early)
         ),
@@ -234,18 +232,17 @@ def estimate(
     )
 
 
-def checked(given: dict[str, Any]) -> dict[str, Any]:
+def checked(given: Mapping[str, Any]) -> Options:
     """All options of the optimizer: its defaults, and over them what was given.
 
     Raises:
         TypeError: unknown options.
         ValueError: values out of range.
     """
-    parameters = inspect.signature(Jorge.__init__).parameters.values()
-    group: dict[str, Any] = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | {"lr": 0.1}
-    checks.check_known(given, "the options of the estimate")
-    checks.check_group(group | given, "the options of the estimate")
-    return group | given
+    values = {**DEFAULTS, "lr": 0.1, **given}
+    check_known(given, "the options of the estimate")
+    check(values, "the options of the estimate")
+    return Options.of(values)
 
 
 def positive(name: str, value: float, least: float | None = None) -> None:
@@ -285,53 +282,45 @@ def baseline(weights: Sequence[Weight], grafting: str) -> Rival:
     return others.sgd(weights) if grafting == "sgd" else others.adamw(weights)
 
 
-def shampoo(weights: Sequence[Weight], group: dict[str, Any]) -> Rival:
+def shampoo(weights: Sequence[Weight], options: Options) -> Rival:
     """Shampoo (arXiv 1802.09568), as `method="exact"`: with these blocks and grafting, roots by `eigh`."""
-    group = group | {"method": "exact", "stagger": False, "workspace": UNCUT}
-    interval = group["interval"]
-    rows = [count_row(w, group) for w in weights]
+    options = options.replace(method="exact", stagger=False, workspace=UNCUT)
+    rows = [count_row(w, options) for w in weights]
     return Rival(
         name="Shampoo",
         state_bytes=sum(row.plan.state_bytes for row in rows),
-        flops_per_step=sum(row.flops_per_step(interval) for row in rows),
-        nominal_flops_per_step=sum(row.eigh_flops for row in rows) / interval,
-        bytes_per_step=mean_bytes(Rehearsal(weights, group).interval()),
+        flops_per_step=sum(row.flops_per_step(options.interval) for row in rows),
+        nominal_flops_per_step=sum(row.eigh_flops for row in rows) / options.interval,
+        bytes_per_step=mean_bytes(Rehearsal(weights, options).interval()),
         overhead=None,
         note='method="exact": these blocks and grafting, eigh at the interval',
     )
 
 
-def count_row(weight: Weight, group: dict[str, Any]) -> Row:
+def count_row(weight: Weight, options: Options) -> Row:
     """State and FLOPs of one parameter under the options of its group."""
-    plan = plan_row(weight.name, weight.shape, weight.dtype, group)
+    plan = plan_row(weight.name, weight.shape, weight.dtype, options)
     if plan.left is None or plan.right is None:
         return Row(plan, 0, 0.0, 0.0, 0)
-    sides = (plan.left, plan.right)
-    method, roots = group["method"], root_options(group)
+    sides, method = (plan.left, plan.right), METHODS[options.method]
 
-    def mean(shape: tuple[int, int], numbers: range) -> float:
-        return _mean_refresh(method, shape, sides, roots, numbers)
+    def refresh(numbers: range) -> float:
+        return sum(count * _mean_refresh((m, n), sides, options, numbers) for count, m, n in plan.blocks)
 
-    full = [(count, d) for count, *shape in plan.blocks for d, side in zip(shape, sides, strict=True) if side == "full"]
     return Row(
         plan,
-        direction_flops=sum(count * direction_flops((m, n), sides) for count, m, n in plan.blocks),
-        refresh_flops=sum(count * mean((m, n), settled_refreshes()) for count, m, n in plan.blocks),
-        early_refresh_flops=sum(count * mean((m, n), early_refreshes()) for count, m, n in plan.blocks),
-        eigh_flops=sum(count * eigh_flops(d) for count, d in full) if METHODS[method].keeps_factor else 0,
+        direction_flops=sum(count * method.direction_flops((m, n), sides) for count, m, n in plan.blocks),
+        refresh_flops=refresh(settled_refreshes()),
+        early_refresh_flops=refresh(early_refreshes()),
+        eigh_flops=sum(
+            count * eigh_flops(d) for count, m, n in plan.blocks for d in method.decompositions((m, n), sides)
+        ),
     )
 
 
 @lru_cache(maxsize=4096)
-def _mean_refresh(method: str, shape: tuple[int, int], sides: Any, roots: RootOptions, numbers: range) -> float:
+def _mean_refresh(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, numbers: range) -> float:
     """FLOPs of a refresh of one block, a mean over some refreshes."""
-    pace = METHODS[method].substeps_at
-    total = sum(refresh_flops(method, shape, sides, roots, substeps=pace(k), number=k) for k in numbers)
+    method = METHODS[options.method]
+    total = sum(method.refresh_flops(shape, sides, options, method.refresh_at(k, 1)) for k in numbers)
     return total / len(numbers)
-
-
-def root_options(group: dict[str, Any]) -> RootOptions:
-    """The part of a group's options that a refresh needs."""
-    return RootOptions(
-        group["preconditioner_beta2"], group["damping"], group["init"], group["root_eps"], group["degree"]
-    )

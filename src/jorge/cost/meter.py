@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jorge.cohorts import Cohort
 from jorge.cost.weights import Weight
-from jorge.methods import EARLY_REFRESHES, METHODS
-from jorge.roots import DAMPING_PERIOD
+from jorge.methods import DAMPING_PERIOD, EARLY_REFRESHES, METHODS
+from jorge.optimizer import Jorge
+from jorge.options import FIELDS, Options
 
 #: Larger than any step that is looked at: while warming up, every step refreshes; with such an interval, none does.
 _ALWAYS = _NEVER = 10**9
@@ -43,7 +43,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         packet = func.overloadpacket
-        if func.is_view or packet.__name__.startswith(("empty", "new_empty", "_unsafe_view")):
+        if func.is_view or func.namespace == "profiler" or packet.__name__.startswith(("empty", "new_empty", "_unsafe_view")):
             return result
         self.launches += 1
         if packet in self._formulas:
@@ -108,21 +108,23 @@ class Rehearsal:
 
     Args:
         weights: the parameters.
-        group: the options of :class:`jorge.Jorge`.
+        options: of :class:`jorge.Jorge`.
     """
 
-    def __init__(self, weights: Sequence[Weight], group: dict[str, Any]) -> None:
-        self._group = group | {"matmul_precision": None, "fused": False}
-        params = [torch.empty_like(w.tensor).requires_grad_() for w in weights if w.tensor.numel()]
-        for p in params:
-            p.grad = torch.empty_like(p)
-        self._cohort = Cohort(0, self._group, params) if params else None
+    def __init__(self, weights: Sequence[Weight], options: Options) -> None:
+        self._options = options
+        self._params = [torch.empty_like(w.tensor).requires_grad_() for w in weights if w.tensor.numel()]
+        self._optimizer: Jorge | None = None
+        if self._params:
+            values = {name: getattr(options, name) for name in FIELDS} | {"matmul_precision": None, "fused": False}
+            self._optimizer = Jorge(self._params, **values)
+            self._count(1)  # makes the state
 
     def interval(self) -> tuple[StepCount, ...]:
         """The steps of one interval late in training; of the refreshes, the kind that is most frequent."""
-        interval: int = self._group["interval"]
+        interval = self._options.interval
         number = self._typical(settled_refreshes(), interval)
-        if self._group["stagger"] and interval > 1:
+        if self._options.stagger and interval > 1:
             steps = range(number * interval, number * interval + interval)
             return tuple(self._count(t, warmup_refreshes=0, interval=interval) for t in steps)
         refresh = self._count(number * interval + interval - 1, warmup_refreshes=0, interval=interval)
@@ -131,30 +133,30 @@ class Rehearsal:
 
     def early(self) -> tuple[StepCount, ...]:
         """The steps of the first ten refreshes."""
-        pace = METHODS[self._group["method"]].pace
-        paces = {k: pace(k, 1) for k in early_refreshes()}
-        numbers = {p: k for k, p in paces.items()}  # one of each kind, as they cost the same
-        interval = self._group["interval"]
-        counts = {p: self._count(k, warmup_refreshes=_ALWAYS, interval=interval) for p, k in numbers.items()}
-        return tuple(counts[p] for p in paces.values())
+        method = METHODS[self._options.method]
+        refreshes = {k: method.refresh_at(k, 1) for k in early_refreshes()}
+        numbers = {refresh: k for k, refresh in refreshes.items()}  # one of each kind, as they cost the same
+        interval = self._options.interval
+        counts = {r: self._count(k, warmup_refreshes=_ALWAYS, interval=interval) for r, k in numbers.items()}
+        return tuple(counts[refresh] for refresh in refreshes.values())
 
     def _typical(self, numbers: range, gap: int) -> int:
-        """The last refresh of the most frequent pace."""
-        pace = METHODS[self._group["method"]].pace
-        paces = [pace(k, gap) for k in numbers]
-        most = max(paces, key=paces.count)
-        return max(k for k, p in zip(numbers, paces, strict=True) if p == most)
+        """The last refresh of the most frequent kind."""
+        refreshes = [METHODS[self._options.method].refresh_at(k, gap) for k in numbers]
+        most = max(refreshes, key=refreshes.count)
+        return max(k for k, refresh in zip(numbers, refreshes, strict=True) if refresh == most)
 
-    def _count(self, steps: int, **schedule: int) -> StepCount:
-        """Count the step after so many, under a schedule."""
-        cohort = self._cohort
-        if cohort is None:
+    def _count(self, steps: int, **changes: int) -> StepCount:
+        """Count the step after so many, with some options changed."""
+        optimizer = self._optimizer
+        if optimizer is None:
             return StepCount(0, 0, 0)
-        cohort.set_steps(dict.fromkeys(cohort.params, steps))
-        with torch.no_grad(), Meter() as meter:
-            finite = cohort.finite()
-            assert finite is not None, "every parameter has a gradient"
-            cohort.step(self._group | schedule, finite)
+        optimizer.param_groups[0].update({"stagger": self._options.stagger, **changes})
+        for p in self._params:
+            p.grad = torch.empty_like(p)
+            optimizer.state[p]["step"] = steps
+        with Meter() as meter:
+            optimizer.step()
         return StepCount(meter.launches, meter.flops, meter.moved_bytes)
 
 

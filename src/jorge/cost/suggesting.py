@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from jorge.blocks import BlockSize
 from jorge.cost.estimating import BALANCE, baseline, checked, count_row, model_work, overhead, positive
 from jorge.cost.meter import UNCUT, Rehearsal, StepCount, mean_bytes, settled_refreshes
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
+from jorge.options import BlockSize, Options
 
 #: Largest first; "auto" cuts sides above 256 more finely than any other.
 BLOCK_SIZES: tuple[BlockSize, ...] = (1024, 512, 256, "auto")
@@ -113,29 +113,29 @@ def suggest(
     for block_size in block_sizes:
         counted: dict[Any, tuple[StepCount, ...]] = {}
         for interval in intervals:
-            group = checked({**options, "block_size": block_size, "interval": interval})
-            rows = [count_row(w, group) for w in weights]
+            chosen = checked({**options, "block_size": block_size, "interval": interval})
+            rows = [count_row(w, chosen) for w in weights]
             work = sum(row.flops_per_step(interval) + row.eigh_flops / interval for row in rows)
-            moved = mean_bytes(_steps(weights, group, counted))
-            extra = overhead(work, moved, baseline(weights, group["grafting"]), model, balance, model_speed)
+            moved = mean_bytes(_steps(weights, chosen, counted))
+            extra = overhead(work, moved, baseline(weights, chosen.grafting), model, balance, model_speed)
             assert extra is not None
             found.append(Candidate(block_size, interval, extra, sum(row.plan.state_bytes for row in rows)))
     order = {size: i for i, size in enumerate(block_sizes)}
     kept = sorted((c for c in found if c.overhead <= budget), key=lambda c: (c.interval, order[c.block_size]))
-    chosen = kept[0] if kept else min(found, key=lambda c: c.overhead)
-    same = [c for c in found if c.block_size == "auto" and c.interval == chosen.interval]
-    if same and (same[0].overhead, same[0].state_bytes) == (chosen.overhead, chosen.state_bytes):
-        chosen = same[0]
-    return Suggestion(budget, chosen, bool(kept), tuple(found))
+    best = kept[0] if kept else min(found, key=lambda c: c.overhead)
+    same = [c for c in found if c.block_size == "auto" and c.interval == best.interval]
+    if same and (same[0].overhead, same[0].state_bytes) == (best.overhead, best.state_bytes):
+        best = same[0]
+    return Suggestion(budget, best, bool(kept), tuple(found))
 
 
 def _steps(
-    weights: Sequence[Weight], group: dict[str, Any], counted: dict[Any, tuple[StepCount, ...]]
+    weights: Sequence[Weight], options: Options, counted: dict[Any, tuple[StepCount, ...]]
 ) -> Sequence[StepCount]:
-    """The steps of an interval; they depend on it only through the pace of the refreshes, so most are counted once."""
-    interval: int = group["interval"]
-    pace = tuple(METHODS[group["method"]].pace(k, interval) for k in settled_refreshes()) if interval > 1 else ()
-    if pace not in counted:
-        counted[pace] = Rehearsal(weights, group | {"stagger": False, "workspace": UNCUT}).interval()
-    plain, refresh = counted[pace][0], counted[pace][-1]
+    """The steps of an interval; it counts only through what its refreshes do, so most are counted once."""
+    interval, method = options.interval, METHODS[options.method]
+    kinds = tuple(method.refresh_at(k, interval) for k in settled_refreshes()) if interval > 1 else ()
+    if kinds not in counted:
+        counted[kinds] = Rehearsal(weights, options.replace(stagger=False, workspace=UNCUT)).interval()
+    plain, refresh = counted[kinds][0], counted[kinds][-1]
     return (plain,) * (interval - 1) + (refresh,)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jorge import options
+from jorge.validation import check_params
 
 #: State dicts do not say what is a buffer; these names are those of torch's own modules.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -71,7 +71,7 @@ def weights_of(source: Any) -> tuple[Weight, ...]:
             found[key] = Weight(str(name), _meta(str(name), value), id(value) in embeddings or _embeds(str(name)))
     if not found:
         raise ValueError("there are no parameters to optimize: is every layer frozen, or the iterator already used?")
-    options.check_params({"params": [(weight.name, weight.tensor) for weight in found.values()]}, [], 0)
+    check_params({"params": [(weight.name, weight.tensor) for weight in found.values()]}, [], 0)
     return tuple(found.values())
 
 

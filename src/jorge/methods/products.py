@@ -18,16 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Precision = Literal["float32", "tf32", "bfloat16"] | None
-
-#: Where the damping takes a product of its own it is applied at every so many-th refresh, for all of them. The number
-#: is odd, as gradients may be zero at every other refresh.
-DAMPING_PERIOD = 7
+from jorge.options import Precision
 
 _BLOCK = (-2, -1)
 
@@ -132,7 +128,7 @@ def choose(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
     return torch.where(mask.view(-1, *(1,) * (new.dim() - 1)), new, old)
 
 
-def trace(matrices: Tensor) -> Tensor:
+def diagonal_sum(matrices: Tensor) -> Tensor:
     """Trace of each block, `[count]`."""
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jorge import Jorge, cohorts
+from jorge import Jorge, arrange
+from jorge.arrange import ParamSpec
+from jorge.options import Options
 
 SHAPES = [(12, 20), (7,), (12, 20), (20, 12), (8, 8), (), (30, 6), (6,), (6,), (4, 3, 3, 3), (1, 9)]
 
@@ -77,8 +79,8 @@ def test_together_as_each_by_itself(options: dict[str, Any], lr: Any) -> None:
 
 
 @pytest.mark.parametrize("options", GRAFTS, ids=str)
-def test_many_buckets_as_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohorts, "_SMALL", 0)
+def test_many_work_sets_as_one(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     found = []
     for workspace in (None, 0.5):
         params = parameters(torch.float64)
@@ -86,8 +88,9 @@ def test_many_buckets_as_one(options: dict[str, Any], monkeypatch: pytest.Monkey
         for step in range(14):
             give(params, step, absent=True)
             optimizer.step()
-        (cohort,) = optimizer._cohorts
-        found.append((len(cohort.buckets), params, snapshot(optimizer)))
+        specs = [ParamSpec(tuple(p.shape), p.dtype, p.stride()) for p in params]
+        sets = arrange.arrange(specs, Options(lr=0.05, workspace=workspace, **options))
+        found.append((len(sets), params, snapshot(optimizer)))
     (one, params, states), (many, others, their) = found
     assert one == 1
     assert many > 3

@@ -1,4 +1,4 @@
-"""What a step does all at once, in buckets, in parts or compiled: the same numbers."""
+"""What a step does all at once, in work sets, in parts or compiled: the same numbers."""
 
 from itertools import pairwise
 from typing import Any
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from jorge import Jorge, cohorts
-from jorge.buckets import Bucket
-from jorge.bundles import Bundle, Constants
-from jorge.cohorts import Cohort
+from jorge import Jorge, arrange
+from jorge.arrange import ParamSpec, WorkSet
+from jorge.compiling import CompiledSteps
+from jorge.options import Options
+from jorge.store import Constants
 
 SHAPES = [(12, 20), (12, 20), (20, 12), (8, 8), (30, 6), (6,), (6,), (4, 3, 3, 3)]
 
@@ -30,9 +31,9 @@ def train(optimizer: Jorge, params: list[nn.Parameter], steps: int, absent: Any 
         optimizer.step()
 
 
-def cohort(optimizer: Jorge) -> Cohort:
-    (only,) = optimizer._cohorts
-    return only
+def work_sets(params: list[nn.Parameter], **options: Any) -> tuple[WorkSet, ...]:
+    specs = [ParamSpec(tuple(p.shape), p.dtype, p.stride()) for p in params]
+    return arrange.arrange(specs, Options(**{"lr": 0.05, **options}))
 
 
 def close(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
@@ -40,15 +41,15 @@ def close(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
 
 
 @pytest.mark.parametrize("method", ["whitening", "congruence", "binomial", "exact"])
-def test_buckets_do_not_change_the_numbers(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_sets_do_not_change_the_numbers(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     one, many = parameters(torch.float64), parameters(torch.float64)
     first = Jorge(one, lr=0.05, method=method, workspace=None)
     train(first, one, 12)
-    assert len(cohort(first).buckets) == 1
-    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    assert len(work_sets(one, method=method, workspace=None)) == 1
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     second = Jorge(many, lr=0.05, method=method, workspace=0.5)
     train(second, many, 12)
-    assert len(cohort(second).buckets) > 3
+    assert len(work_sets(many, method=method, workspace=0.5)) > 3
     assert close(one, many)
     for p, q in zip(one, many, strict=True):
         assert first.state[p].keys() == second.state[q].keys()
@@ -60,28 +61,15 @@ def test_buckets_do_not_change_the_numbers(method: Any, monkeypatch: pytest.Monk
             )
 
 
-def test_small_models_are_one_bucket() -> None:
-    params = parameters()
-    optimizer = Jorge(params, lr=0.05, workspace=0.01)
-    train(optimizer, params, 1)
-    assert len(cohort(optimizer).buckets) == 1
+def test_small_models_are_one_work_set() -> None:
+    assert len(work_sets(parameters(), workspace=0.01)) == 1
 
 
 def test_workspace_bounds_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     params = [nn.Parameter(torch.randn(16, 16)) for _ in range(20)]
-    optimizer = Jorge(params, lr=0.05, workspace=1.0)
     total = sum(p.numel() * 4 for p in params)
-    rooms: list[int] = []
-    make = Bucket.gather
-
-    def gather(bucket: Bucket, *args: Any, **options: Any) -> dict[Bundle, Tensor]:
-        works = make(bucket, *args, **options)
-        rooms.append(sum(work.numel() * 4 for work in works.values()))
-        return works
-
-    monkeypatch.setattr(Bucket, "gather", gather)
-    train(optimizer, params, 1)
+    rooms = [sum(group.nbytes for group in work.groups) for work in work_sets(params, workspace=1.0)]
     assert sum(rooms) == total
     assert max(rooms) <= total / 5
 
@@ -98,7 +86,7 @@ def test_transposed_shapes_share_a_stack_and_readers_do_not_see_it() -> None:
         together.step()
         for single in singles:
             single.step()
-    assert len(cohort(together).stacks) == 1
+    assert [stack.count for work in work_sets(params) for stack in work.stacks] == [2]
     for p, q, single in zip(params, alone, singles, strict=True):
         assert torch.allclose(p, q, atol=1e-5)
         for name in ("left.0", "right.0"):
@@ -180,7 +168,7 @@ def test_training_goes_on_to_the_bit_whatever_was_missed(stagger: bool) -> None:
     assert all(torch.equal(p, q) for p, q in zip(params, copied, strict=True))
 
 
-def test_absent_bundles_with_decay() -> None:
+def test_absent_parameters_with_decay() -> None:
     params = [nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(4).bfloat16())]
     before = [p.detach().clone() for p in params]
     train(Jorge(params, lr=0.1, weight_decay=0.1), params, 3, absent=lambda step, i: i > 0)
@@ -197,7 +185,7 @@ def test_constants_are_few_and_right() -> None:
 
 
 def test_a_step_does_not_hang_on_torchs_default_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bucket, "compiled", lambda self: self.step)
+    monkeypatch.setattr(CompiledSteps, "step", lambda self, number, plain: plain)
     ends = []
     for device, dtype in (("cpu", torch.float32), ("meta", torch.bfloat16)):
         params = parameters()
@@ -217,18 +205,29 @@ def test_a_step_does_not_hang_on_torchs_default_device_and_dtype(monkeypatch: py
 
 
 def test_workspace_and_fused_may_change_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cohorts, "_SMALL", 0)
+    """The state moves in memory, and training goes on."""
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
+    used: list[int] = []
+
+    def step(self: CompiledSteps, number: int, plain: Any) -> Any:
+        used.append(number)
+        return plain
+
+    monkeypatch.setattr(CompiledSteps, "step", step)
     params, plain = parameters(torch.float64), parameters(torch.float64)
-    optimizer = Jorge(params, lr=0.05, workspace=0.5)
-    train(optimizer, params, 4)
-    many = len(cohort(optimizer).buckets)
-    optimizer.param_groups[0]["workspace"] = None
-    train(optimizer, params, 4)
-    assert len(cohort(optimizer).buckets) == 1 < many
-    other = Jorge(plain, lr=0.05)
-    train(other, plain, 4)
-    train(other, plain, 4)
-    assert close(params, plain)
+    optimizer, other = Jorge(params, lr=0.05, workspace=0.5), Jorge(plain, lr=0.05)
+    sets = []
+    for change in ({}, {"workspace": None}, {"fused": True}, {"fused": False, "workspace": 0.5}):
+        optimizer.param_groups[0].update(change)
+        before = len(used)
+        for some, mine in ((optimizer, params), (other, plain)):
+            train(some, mine, 4)
+        options = {name: optimizer.param_groups[0][name] for name in ("workspace", "fused")}
+        sets.append((len(work_sets(params, **options)), len(used) - before))
+        assert close(params, plain)
+    assert [count for count, _ in sets[1:3]] == [1, 1]
+    assert sets[0][0] == sets[3][0] > 3
+    assert [compiled for _, compiled in sets] == [0, 0, 4, 0]
 
 
 @pytest.mark.parametrize(

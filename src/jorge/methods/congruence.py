@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from jorge.roots.products import (
+from jorge.methods.exact import Moments
+from jorge.methods.method import (
     DAMPING_PERIOD,
-    Precision,
-    congruent,
-    multiply,
-    multiply_add,
-    norm,
-    per_block,
-    square_sum,
+    EARLY_REFRESHES,
+    Counterpart,
+    Method,
+    Refresh,
+    Shape,
+    Sides,
+    State,
+    each_side,
+    each_side_flops,
 )
+from jorge.methods.products import choose, congruent, multiply, multiply_add, norm, per_block, square_sum
+from jorge.options import Options, Precision
+from jorge.trace import Trace
 
 #: Minimax of `(1+x)^(-1/8)` on [0, 6] as `1 + p1·x + p2·x²`; the Taylor polynomial on [0, 1] is clearly worse.
 CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP = (-0.077425, 0.007224), 6.0
@@ -22,7 +31,7 @@ CONGRUENCE_POLYNOMIAL, CONGRUENCE_CAP = (-0.077425, 0.007224), 6.0
 CONGRUENCE_LINE, CONGRUENCE_LINE_CAP = (-0.0709, 0.0), 2.0
 
 
-def congruence(
+def refresh_root(
     root: Tensor,
     grad: Tensor,
     *,
@@ -30,9 +39,10 @@ def congruence(
     damping: float,
     substeps: int,
     narrow: bool | None = None,
-    damped: float = 1.0,
+    damping_refreshes: int = 1,
     degree: int = 2,
     precision: Precision = None,
+    record: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Tensor:
     r"""One refresh of the symmetric recursion for the left side; for the right side pass `grad.mT`.
 
@@ -47,15 +57,16 @@ def congruence(
         substeps: the most steps in which the weight is given; what then remains is dropped.
         narrow: the form that multiplies no two m × m matrices, an exact rewrite but for the damping, which is then a
             step of its own; `None` chooses by operation count.
-        damped: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one. The wide
-            form always applies its own.
+        damping_refreshes: how many refreshes' damping the narrow form applies in this one; 0 leaves it to a later one.
+            The wide form always applies its own.
         degree: of the polynomial. With 1, λ_max is bounded by the Frobenius norm: X² is never built.
-        precision: of the products (:mod:`jorge.roots.products`).
+        precision: of the products (:mod:`jorge.methods.products`).
+        record: told of the weight that was given in all, and of what remains, `[count]` each.
 
     λ_max is bounded by the Schatten-4 norm `‖X²‖_F^(1/2)`, with X first divided by its trace against overflow.
     """
     if narrow is None:
-        narrow = congruence_takes_narrow(*grad.shape[-2:], substeps=substeps, damping=damping)
+        narrow = takes_narrow(*grad.shape[-2:], substeps=substeps, damping=damping)
     remaining = grad.new_full((grad.shape[0],), (1 - beta2) / beta2)
     noise = damping * square_sum(grad) / grad.shape[-2]
     given = torch.zeros_like(remaining)
@@ -65,8 +76,10 @@ def congruence(
         else:
             root, used = _wide(root, grad, remaining, noise.sqrt(), degree, precision)
         remaining, given = remaining - used, given + used
-    if narrow and damping and damped:
-        root = _damp(root, damped * given * noise, degree, precision)
+    if record is not None:
+        record(given, remaining)
+    if narrow and damping and damping_refreshes:
+        root = _damp(root, damping_refreshes * given * noise, degree, precision)
     return torch.mul(root, beta2**-0.25)
 
 
@@ -127,21 +140,22 @@ def _damp(root: Tensor, amount: Tensor, degree: int, precision: Precision) -> Te
     return congruent(root, eighth.mul_(p2 * amount**2).addcmul_(fourth, p1 * amount), precision)
 
 
-def congruence_start(grad: Tensor, eps: float) -> Tensor:
+def start_root(grad: Tensor, eps: float) -> Tensor:
     """`L_0 = (ε‖G‖²/m)^(-1/4) I`, `[count, m, m]`. ε = 1e-2: 1e-6 hurts where gradients are rank-deficient."""
     count, m, _ = grad.shape
     return torch.diag_embed(((eps * square_sum(grad) / m) ** -0.25).unsqueeze(-1).expand(count, m))
 
 
-def congruence_takes_narrow(m: int, n: int, *, substeps: int, damping: float) -> bool:
+@cache
+def takes_narrow(m: int, n: int, *, substeps: int, damping: float) -> bool:
     """Whether a side of m with the other of n is cheaper in the narrow form."""
     extra = _damping_flops(m) / DAMPING_PERIOD if damping else 0
     return substeps * _narrow_flops(m, n) + extra < substeps * _wide_flops(m, n)
 
 
-def congruence_flops(m: int, n: int, *, substeps: int, damping: float, damped: bool, degree: int = 2) -> int:
+def root_flops(m: int, n: int, *, substeps: int, damping: float, damped: bool, degree: int = 2) -> int:
     """Operations of a refresh of one side of m with the other of n; `damped` where the narrow form's damping is due."""
-    narrow = congruence_takes_narrow(m, n, substeps=substeps, damping=damping)
+    narrow = takes_narrow(m, n, substeps=substeps, damping=damping)
     step = _narrow_flops(m, n) if narrow else _wide_flops(m, n)
     step -= 2 * (n if narrow else m) ** 3 if degree == 1 else 0
     return substeps * step + (_damping_flops(m) if narrow and damping and damped else 0)
@@ -157,3 +171,73 @@ def _narrow_flops(m: int, n: int) -> int:
 
 def _damping_flops(m: int) -> int:
     return 10 * m**3
+
+
+class Congruence(Method):
+    """`method="congruence"`: Shampoo's fixed point and memory, by products."""
+
+    name = "congruence"
+    eps = 1e-2
+
+    def refresh_at(self, number: int, gap: int) -> Refresh:
+        """Four substeps in the first ten refreshes, two later; every seventh of these is damped apart."""
+        if number < EARLY_REFRESHES:
+            return Refresh(4)
+        return Refresh(2, 1.0, DAMPING_PERIOD if number % DAMPING_PERIOD == DAMPING_PERIOD - 1 else 0)
+
+    def refreshed(
+        self, state: State, grad: Tensor, largest: Tensor, options: Options, refresh: Refresh, trace: Trace | None
+    ) -> State:
+        """See :func:`refresh_root`."""
+        shares: dict[str, Tensor] = {}
+        capped: dict[str, Tensor] = {}
+
+        def full(side: str, root: Tensor, seen: Tensor) -> State:
+            def record(given: Tensor, remaining: Tensor) -> None:
+                shares[side], capped[side] = given / (1 + given), remaining > 0
+
+            root = choose(state["refreshes"] == 0, start_root(seen, options.root_eps or self.eps), root)
+            new = refresh_root(
+                root,
+                seen,
+                beta2=options.preconditioner_beta2,
+                damping=options.damping,
+                substeps=refresh.substeps,
+                damping_refreshes=refresh.damping,
+                degree=options.degree,
+                precision=options.precisions[0],
+                record=record if trace is not None else None,
+            )
+            return {side: new}
+
+        new = each_side(state, grad, options, full)
+        if trace is not None:
+            trace.refreshed(shares, capped)
+        return new
+
+    def refresh_flops(self, shape: Shape, sides: Sides, options: Options, refresh: Refresh) -> int:
+        """See :func:`root_flops`."""
+
+        def full(d: int, k: int) -> int:
+            return root_flops(
+                d,
+                k,
+                substeps=refresh.substeps,
+                damping=options.damping,
+                damped=refresh.damping > 0,
+                degree=options.degree,
+            )
+
+        return each_side_flops(shape, sides, full)
+
+    def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
+        """The root of Shampoo's moment with the method's own start and damping, by `eigh`."""
+        eps = options.root_eps or self.eps
+        share = 1 - options.preconditioner_beta2
+        return Moments(
+            shape,
+            device,
+            start=lambda gram: eps * gram.trace() / len(gram),
+            share=lambda given: share,
+            damping=options.damping,
+        )

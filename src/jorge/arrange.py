@@ -1,0 +1,249 @@
+"""What is worked on together: pure, from the shapes of parameters and their options, without a tensor.
+
+- A *shape group* holds parameters of one shape: what is elementwise is done on all of them at once.
+- A *stack* holds the equal blocks of all layers, whichever parameter they come from: a refresh is a few batched
+  products a stack, and their number does not grow with the depth of the network.
+- A *work set* holds the shape groups and stacks whose gradients, directions and updates are in memory at the same
+  time; their number bounds the temporary memory of a step.
+
+An arrangement follows from the parameters and options alone, not from what happened before, so a training that is
+resumed goes on as it would have.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from jorge.blocks import BlockGrid, Blocking, Side
+from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
+from jorge.options import DEFAULTS, Options
+from jorge.routing import compute_dtype, route
+
+#: Of the temporary memory that a step may take: the gradients of a work set, which are there up to four times
+#: (gathered, cut into blocks, preconditioned on one side and on both), and what a refresh takes.
+_WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
+#: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
+_PIECES = 24
+#: Temporary memory that is never worth more launches, in bytes.
+SMALLEST_WORKSPACE = 2**25
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """What is looked at of a parameter."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ShapeGroup:
+    """Parameters of one shape, dtype and memory format; what a step works on is `[count, *shape]`.
+
+    Args:
+        places: of its parameters among those that are arranged.
+        spec: of each.
+        blocking: how each is cut; `None` for vectors and scalars.
+    """
+
+    places: tuple[int, ...]
+    spec: ParamSpec
+    blocking: Blocking | None
+
+    @property
+    def compute(self) -> torch.dtype:
+        """The dtype of the arithmetic."""
+        return compute_dtype(self.spec.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor that a step works on."""
+        return len(self.places) * math.prod(self.spec.shape) * self.compute.itemsize
+
+
+@dataclass(frozen=True)
+class StackPart:
+    """The blocks of one grid of a shape group's parameters in a stack, parameter by parameter.
+
+    Args:
+        group: the shape group's number in the work set.
+        number: the grid's number in the blocking.
+        grid: of the blocks.
+        transposed: whether they lie in the stack transposed.
+        count: of blocks, over all parameters.
+    """
+
+    group: int
+    number: int
+    grid: BlockGrid
+    transposed: bool
+    count: int
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal blocks that lie in one tensor `[count, …]` for each part of their state.
+
+    Args:
+        shape: m × n of a block, as it lies here.
+        sides: kinds of its sides.
+        parts: whose blocks they are, in the order in which they lie here.
+        chunk: so many blocks are refreshed at a time, for the sake of memory.
+        span: where its refresh lies in that of all stacks, for a staggered schedule.
+        damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
+        whole: its blocks are the whole parameters of one shape group, as they are.
+    """
+
+    shape: tuple[int, int]
+    sides: tuple[Side, Side]
+    parts: tuple[StackPart, ...]
+    chunk: int
+    span: tuple[float, float]
+    damps_apart: bool
+    whole: bool
+
+    @property
+    def count(self) -> int:
+        """Number of blocks."""
+        return sum(part.count for part in self.parts)
+
+
+@dataclass(frozen=True)
+class WorkSet:
+    """Shape groups of one arithmetic dtype, vectors first, and the stacks of the others' blocks."""
+
+    vectors: tuple[ShapeGroup, ...]
+    matrices: tuple[ShapeGroup, ...]
+    stacks: tuple[Stack, ...]
+
+    @property
+    def groups(self) -> tuple[ShapeGroup, ...]:
+        """All shape groups."""
+        return self.vectors + self.matrices
+
+    @property
+    def compute(self) -> torch.dtype:
+        """The dtype of the arithmetic."""
+        return self.groups[0].compute
+
+
+def arrange(specs: Sequence[ParamSpec], options: Options) -> tuple[WorkSet, ...]:
+    """The work sets of parameters that share a param group and a device, in the order of their first parameters.
+
+    >>> spec = ParamSpec((4, 6), torch.float32, (6, 1))
+    >>> (work,) = arrange([spec, spec, ParamSpec((4,), torch.float32, (1,))], Options(lr=0.1))
+    >>> [group.places for group in work.groups], [(stack.shape, stack.count) for stack in work.stacks]
+    ([(2,), (0, 1)], [((4, 6), 2)])
+    """
+    total = sum(math.prod(spec.shape) * compute_dtype(spec.dtype).itemsize for spec in specs)
+    budget = max(SMALLEST_WORKSPACE, options.workspace * total) if options.workspace else math.inf
+    if options.fused:
+        budget = math.inf  # one graph a group and dtype; the compiler plans the memory
+    most = budget * _WORK_SET_SHARE
+    found = [_work_set(groups, options) for groups in _filled(_shape_groups(specs, options, most), most)]
+    stacks = [stack for work in found for stack in work.stacks]
+    temporary = max(budget * _REFRESH_SHARE, sum(_temporary(stack, w) for w in found for stack in w.stacks) / _PIECES)
+    work = sum(_flops(stack, options) for stack in stacks)
+    done = 0
+    placed: list[WorkSet] = []
+    for each in found:
+        mine = []
+        for stack in each.stacks:
+            flops = _flops(stack, options)
+            chunk = min(stack.count, max(1.0, temporary * stack.count / _temporary(stack, each)))
+            mine.append(replace(stack, chunk=int(chunk), span=(done / work, (done + flops) / work)))
+            done += flops
+        placed.append(replace(each, stacks=tuple(mine)))
+    return tuple(placed)
+
+
+def _shape_groups(specs: Sequence[ParamSpec], options: Options, most: float) -> Iterator[ShapeGroup]:
+    """Shape groups of at most `most` bytes, or of one parameter; those whose blocks are alike follow each other."""
+    alike: defaultdict[ParamSpec, list[int]] = defaultdict(list)
+    for place, spec in enumerate(specs):
+        alike[spec].append(place)
+    routed = [
+        (route(spec.shape, block_size=options.block_size, max_dim=options.max_dim).blocking, spec, places)
+        for spec, places in alike.items()
+    ]
+    routed.sort(key=lambda each: _order(each[0], each[1]))
+    for blocking, spec, places in routed:
+        one = math.prod(spec.shape) * compute_dtype(spec.dtype).itemsize
+        count = max(1, int(min(len(places), most // one)))
+        for start in range(0, len(places), count):
+            yield ShapeGroup(tuple(places[start : start + count]), spec, blocking)
+
+
+def _order(blocking: Blocking | None, spec: ParamSpec) -> tuple[int, list[int]]:
+    """Sorts what may share a work set next to each other: one arithmetic dtype, and blocks that are alike."""
+    return compute_dtype(spec.dtype).itemsize, sorted(blocking.grids[0].shape) if blocking else []
+
+
+def _filled(groups: Iterator[ShapeGroup], most: float) -> Iterator[list[ShapeGroup]]:
+    """Consecutive shape groups of one arithmetic dtype in lists of at most `most` bytes, or of one group."""
+    filled: list[ShapeGroup] = []
+    for group in groups:
+        full = sum(each.nbytes for each in filled) + group.nbytes > most
+        if filled and (full or group.compute != filled[0].compute):
+            yield filled
+            filled = []
+        filled.append(group)
+    if filled:
+        yield filled
+
+
+def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
+    vectors = tuple(group for group in groups if group.blocking is None)
+    matrices = tuple(group for group in groups if group.blocking is not None)
+    found: defaultdict[tuple[tuple[int, int], tuple[Side, Side]], list[StackPart]] = defaultdict(list)
+    for index, group in enumerate(matrices):
+        assert group.blocking is not None
+        for number, grid in enumerate(group.blocking.grids):
+            part = StackPart(index, number, grid, False, len(group.places) * grid.blocks)
+            found[grid.shape, group.blocking.sides].append(part)
+    for (shape, sides), parts in list(found.items()):
+        twin = (shape[::-1], sides[::-1])
+        # Left and right change places in the transposed twin, which takes these in.
+        if shape[0] > shape[1] and twin in found and METHODS[options.method].transposable:
+            found[twin] += [replace(part, transposed=True) for part in parts]
+            del found[shape, sides]
+    return WorkSet(vectors, matrices, tuple(_stack(*key, parts, matrices, options) for key, parts in found.items()))
+
+
+def _stack(
+    shape: tuple[int, int],
+    sides: tuple[Side, Side],
+    parts: Sequence[StackPart],
+    matrices: Sequence[ShapeGroup],
+    options: Options,
+) -> Stack:
+    blocking = matrices[parts[0].group].blocking
+    assert blocking is not None
+    whole = len(parts) == 1 and blocking.blocks == 1 and not parts[0].transposed
+    damped = _refresh_flops(shape, sides, options, DAMPING_PERIOD)
+    apart = damped != _refresh_flops(shape, sides, options, 0)
+    return Stack(shape, sides, tuple(parts), sum(part.count for part in parts), (0.0, 1.0), apart, whole)
+
+
+def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, damping: int) -> int:
+    """Operations of a plain refresh of a block under the method's default options."""
+    usual = Options(**{**DEFAULTS, "lr": 0.0, "method": options.method})
+    return METHODS[options.method].refresh_flops(shape, sides, usual, Refresh(damping=damping))
+
+
+def _flops(stack: Stack, options: Options) -> int:
+    """Operations of a plain refresh of a stack, 1 a block at least."""
+    return stack.count * max(1, _refresh_flops(stack.shape, stack.sides, options, 0))
+
+
+def _temporary(stack: Stack, work: WorkSet) -> int:
+    """Bytes that a refresh of all its blocks takes, about."""
+    m, n = (d if side == "full" else 0 for d, side in zip(stack.shape, stack.sides, strict=True))
+    each = 2 * stack.shape[0] * stack.shape[1] + m * m + n * n + 3 * max(m, n) ** 2
+    return each * work.compute.itemsize * stack.count

@@ -1,0 +1,218 @@
+"""What a method is: its state, its refresh, its direction, their costs, and what it ought to come to.
+
+A gradient `G` (m × n) is preconditioned as `L G R`. A *full* side is a symmetric matrix, `[count, d, d]`; a *diagonal*
+side is a vector, `[count, d]`. Every function takes stacks of equal blocks, `[count, m, n]`; none reads a value back to
+the host, branches on data, or draws a random number.
+
+To add a method, write a subclass of :class:`Method` in a file of its own and name it in
+:data:`jorge.methods.METHODS`; `tests/test_methods_conformance.py` says what it has to keep.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from jorge.blocks import Side
+from jorge.methods.products import apply, apply_right, choose, diagonal_sum, largest_entry, square_sum
+from jorge.options import Options, Precision
+from jorge.trace import Trace
+
+#: Tensors of a stack by name, each `[count, …]`. `refreshes` is there in every method: how many a block has had.
+State = dict[str, Tensor]
+Shape = tuple[int, int]
+Sides = tuple[Side, Side]
+
+#: So many refreshes follow each other fast and find the preconditioners far from their fixed point: each stands for
+#: itself alone, and there is nothing yet to be damped apart.
+EARLY_REFRESHES = 10
+#: Where the damping takes a product of its own it is applied at every so many-th refresh, for all of them. The number
+#: is odd, as gradients may be zero at every other refresh.
+DAMPING_PERIOD = 7
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """How much one refresh does. It follows from the step's number alone, so it is the same on every process.
+
+    Args:
+        substeps: how often its step is repeated.
+        weight: how many refreshes with this gradient it stands for; in a compiled step a 0-dim tensor, so that no
+            graph holds its value.
+        damping: how many refreshes' damping it applies, where that takes a product of its own; 0 leaves it to a later
+            one.
+    """
+
+    substeps: int = 1
+    weight: float | Tensor = 1.0
+    damping: int = 0
+
+
+class Counterpart(Protocol):
+    """What the preconditioners of one block ought to be, in float64, from the same gradients."""
+
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
+        """Take in a gradient, `[m, n]` of float64, finite and not zero; `shares` as :class:`jorge.trace.Refreshed`."""
+
+    def roots(self) -> tuple[Tensor, Tensor]:
+        """The two sides, `[m, m]` and `[n, n]`, up to a factor each."""
+
+
+class Method(ABC):
+    """A way to precondition. What is defined here is that of two-sided methods; a method may replace any of it."""
+
+    #: The option `method`.
+    name: str
+    #: The state of the transposed gradient is the state with left and right swapped, so that blocks of transposed
+    #: shapes may lie in one stack.
+    transposable = True
+    #: A full side is symmetric to the bit after a refresh.
+    symmetric = True
+    #: The host waits for a CUDA device in a refresh.
+    waits = False
+
+    # --- the state of a block -----------------------------------------------------------------------------------------
+
+    def layout(self, shape: Shape, sides: Sides) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what is kept for one block beside its counter `refreshes`."""
+        found: dict[str, tuple[int, ...]] = {}
+        for side, d, kind in zip(("left", "right"), shape, sides, strict=True):
+            found[side] = (d, d) if kind == "full" else (d,)
+            if kind == "diagonal":
+                found[f"{side}_moment"] = (d,)
+        return found
+
+    def start(self, state: Mapping[str, Tensor]) -> None:
+        """Turn zeros, a stack's state, into what it is before any gradient: preconditioners that change nothing."""
+        for side in ("left", "right"):
+            if state[side].dim() == 3:
+                state[side].diagonal(dim1=-2, dim2=-1).fill_(1)
+            else:
+                state[side].fill_(1)
+
+    # --- a refresh ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def refresh_at(self, number: int, gap: int) -> Refresh:
+        """The refresh after `number` earlier ones, `gap` steps from the next."""
+
+    @abstractmethod
+    def refreshed(
+        self, state: State, grad: Tensor, largest: Tensor, options: Options, refresh: Refresh, trace: Trace | None
+    ) -> State:
+        """What a refresh makes of the state, new tensors by name; `refreshes` is not among them.
+
+        Args:
+            state: in the dtype of `grad`.
+            grad: G, `[count, m, n]`. Where a block is zero or not finite what comes out is not used.
+            largest: its largest absolute entry, `[count]`.
+            options: of the param group.
+            refresh: how much is done.
+            trace: told of the weights, where there is one.
+        """
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def direction(self, state: State, grad: Tensor, precision: Precision = None) -> Tensor:
+        """`L G R`, `[count, m, n]` in the dtype of `grad`."""
+        return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype), precision)
+
+    # --- what they cost, as torch's counter sees it: two for a multiplication and an addition -------------------------
+
+    def direction_flops(self, shape: Shape, sides: Sides) -> int:
+        """Operations of the direction of one block; a diagonal side is no product and counts none."""
+        m, n = shape
+        return 2 * m * m * n * (sides[0] == "full") + 2 * m * n * n * (sides[1] == "full")
+
+    @abstractmethod
+    def refresh_flops(self, shape: Shape, sides: Sides, options: Options, refresh: Refresh) -> int:
+        """Operations of one refresh of one block."""
+
+    def decompositions(self, shape: Shape, sides: Sides) -> tuple[int, ...]:
+        """Sides of the matrices whose eigenvalues a refresh of one block takes, which that counter does not see."""
+        return ()
+
+    # --- what it ought to come to -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
+        """The same without the method's approximations, for one block with two full sides."""
+
+
+def refresh_stack(
+    method: Method, state: State, grad: Tensor, options: Options, refresh: Refresh, trace: Trace | None = None
+) -> None:
+    """Refresh the preconditioners of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
+
+    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
+    new preconditioners would not be finite (the binomial recursion can overflow).
+    """
+    largest = largest_entry(grad)
+    wide = {name: value.to(grad.dtype) for name, value in state.items()}
+    new = method.refreshed(wide, grad, largest, options, refresh, trace)
+    total = largest
+    for value in new.values():
+        # A symmetric root is a product `B + Bᵀ`: what is not finite in B reaches its diagonal.
+        on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
+        total = total + (diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
+    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
+    for name, value in new.items():
+        if state[name].dtype == value.dtype:
+            torch.where(usable.view(-1, *(1,) * (value.dim() - 1)), value, state[name], out=state[name])
+        else:
+            state[name].copy_(choose(usable, value, wide[name]))
+    state["refreshes"].add_(usable)
+
+
+# --- pieces that methods share ----------------------------------------------------------------------------------------
+
+
+def diagonal(moment: Tensor, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
+    """A diagonal left side: `v ← EMA of mean-square rows`, `d = v^(-1/2)` scaled to mean 1.
+
+    Args:
+        moment: v, `[count, m]`.
+        grad: the gradient as the other side preconditions it, `[count, m, n]`.
+        noise: `[count]`, the energy of white noise that is added to each row in expectation.
+        blend: `[count]`, the weight of the new moment.
+
+    Returns:
+        the side, `[count, m]`, and the new moment.
+    """
+    fresh = (torch.linalg.vector_norm(grad, dim=-1).square() + noise.unsqueeze(-1)) / grad.shape[-1]
+    moment = moment.lerp(fresh, blend.unsqueeze(-1))
+    side = torch.maximum(moment, 1e-12 * moment.mean(-1, keepdim=True)).rsqrt()  # without damping, dead rows are zero
+    return side / side.mean(-1, keepdim=True), moment
+
+
+def blend_of(refreshes: Tensor, beta2: float) -> Tensor:
+    """The weight of the newest gradient, `max(1 − β2, 1/(k+1))` after k refreshes, `[count]`."""
+    return (1 / (refreshes + 1)).clamp(min=1 - beta2)
+
+
+def each_side(state: State, grad: Tensor, options: Options, full: Callable[[str, Tensor, Tensor], State]) -> State:
+    """Refresh each side on its own: full ones by `full(side, root, gradient seen from that side)`."""
+    new: State = {}
+    for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
+        if state[side].dim() == 3:
+            new |= full(side, state[side], seen)
+        else:
+            noise = options.damping * seen.square().mean(dim=(-2, -1)) * square_sum(state[other])
+            whole = apply_right(seen, state[other], options.precisions[0])
+            blend = blend_of(state["refreshes"], options.preconditioner_beta2)
+            new[side], new[f"{side}_moment"] = diagonal(state[f"{side}_moment"], whole, noise, blend)
+    return new
+
+
+def each_side_flops(shape: Shape, sides: Sides, full: Callable[[int, int], int]) -> int:
+    """Operations of :func:`each_side`: `full(d, k)` for a full side of d whose gradients are d × k."""
+    (m, n), (left, right) = shape, sides
+    total = 0
+    for d, k, mine, other in ((m, n, left, right), (n, m, right, left)):
+        total += full(d, k) if mine == "full" else 2 * d * k * k * (other == "full")
+    return total

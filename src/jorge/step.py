@@ -1,0 +1,325 @@
+"""One step, for all parameters at once: what :mod:`jorge.reference` defines, in the same order.
+
+G ← the gradients                     zero where one on the device is not finite, and then nothing moves
+L, R ← refreshed by G                 at the steps that the schedule names
+D ← L G R                             the direction; a vector has none
+ℓ ← ‖the step of SGD or Adam‖         the graft: how far to go; a vector takes that step itself
+M ← μ M + (1−μ) D                     momentum; with Nesterov's, what is scaled looks ahead of M
+U ← ℓ · M / ‖M‖
+W ← W − lr·λ·W − lr·U
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jorge import grafting
+from jorge.arrange import Stack, WorkSet
+from jorge.blocks import gather, gather_into, scatter
+from jorge.exchange import Exchange
+from jorge.grafting import Mask
+from jorge.methods import METHODS, Refresh, State, refresh_stack
+from jorge.methods.products import precision_scope
+from jorge.options import Options
+from jorge.routing import compute_dtype
+from jorge.schedule import Schedule, pieces
+from jorge.store import GroupState, SetTensors
+from jorge.trace import Trace
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a step works on in a work set.
+
+    Args:
+        params: of each shape group, those that have a gradient.
+        grads: of each shape group, their gradients.
+        present: of each shape group, who has one.
+        masks: the same on the device, `[count, 1, …]`; `None` where all have one.
+        refreshes: of each stack, how much is done to which blocks: a slice, or their numbers on the device.
+        owners: of each stack, whose each block is, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
+    """
+
+    params: list[list[Tensor]] = field(default_factory=list)
+    grads: list[list[Tensor]] = field(default_factory=list)
+    present: list[list[bool]] = field(default_factory=list)
+    masks: list[Tensor | None] = field(default_factory=list)
+    refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
+    owners: list[list[tuple[Tensor, int, int]]] = field(default_factory=list)
+
+
+def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
+    """For each device a 0-dim boolean: whether all gradients there are finite, and no longer than 1.8e19."""
+    alike: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    for state in states:
+        for grad in state.grads:
+            if grad is not None:
+                alike[state.device, grad.dtype].append(grad)
+    flags: dict[torch.device, Tensor] = {}
+    for (device, dtype), grads in alike.items():
+        longest = torch.stack(torch._foreach_norm(grads, 2, dtype=compute_dtype(dtype))).amax()
+        flag = (longest - longest).eq(0)  # the difference is NaN where it is not finite
+        flags[device] = flags[device] & flag if device in flags else flag
+    return flags
+
+
+def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exchange, trace: Trace | None) -> None:
+    """One step of a param group's parameters on one device; none of them moves where `finite` is false.
+
+    What raises in a work set leaves its parameters, buffers and counters as they were, but for preconditioners that
+    may have been refreshed. The work sets before it have taken their step.
+    """
+    schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
+    numbers = options if state.compiled is None else state.compiled.options(options)
+    for number, work in enumerate(state.work_sets):
+        turn = _turn(state, work, schedule, options, exchange, trace)
+        if any(turn.grads):
+            run = _step if state.compiled is None else state.compiled.step(number, _step)
+            run(work, state.tensors(number), turn, finite, numbers, exchange, trace)
+            state.commit(work)
+
+
+def _turn(
+    state: GroupState, work: WorkSet, schedule: Schedule, options: Options, exchange: Exchange, trace: Trace | None
+) -> Turn:
+    """Who takes part, and what is refreshed: decided on the host, from counters alone."""
+    turn = Turn()
+    for group in work.groups:
+        grads = [state.grads[place] for place in group.places]
+        present = [grad is not None for grad in grads]
+        turn.params.append([state.params[i] for i, has in zip(group.places, present, strict=True) if has])
+        turn.grads.append([grad for grad in grads if grad is not None])
+        turn.present.append(present)
+        turn.masks.append(None if all(present) else state.mask(group, present))
+    for stack in work.stacks:
+        turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options, exchange)))
+        if trace is not None:
+            places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
+            turn.owners.append(
+                [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
+            )
+    return turn
+
+
+def _refreshes(
+    state: GroupState, work: WorkSet, stack: Stack, schedule: Schedule, options: Options, exchange: Exchange
+) -> Iterator[tuple[Refresh, slice | Tensor]]:
+    """What is refreshed of a stack here, so many blocks at a time as the arrangement says."""
+    for piece in pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method]):
+        refresh = piece.refresh if state.compiled is None else state.compiled.refresh(piece.refresh)
+        first, last = piece.within(*exchange.owned(stack))
+        for start in range(first, last, stack.chunk):
+            chunk = slice(start, min(last, start + stack.chunk))
+            yield refresh, chunk if piece.places is None else state.constants.get(piece.places)[chunk]
+
+
+def _step(
+    work: WorkSet,
+    tensors: SetTensors,
+    turn: Turn,
+    finite: Tensor,
+    options: Options,
+    exchange: Exchange,
+    trace: Trace | None,
+) -> None:
+    """The step of a work set. It reads nothing that changes from step to step but its arguments, to be compiled.
+
+    Args:
+        work: what is worked on.
+        tensors: its state.
+        turn: who takes part.
+        finite: 0-dim boolean.
+        options: of the param group; its numbers may be 0-dim tensors.
+        exchange: who refreshes what.
+        trace: told of what was seen.
+    """
+    vectors = len(work.vectors)
+    grads = _gradients(work, turn, finite, maximize=options.maximize)
+    mask = Mask(finite.to(work.compute), turn.masks)
+    directions = _directions(work, tensors.stacks, turn, grads[vectors:], options, exchange, trace)
+    updates, lengths = _graft(tensors, grads, vectors, mask, options)
+    _clear(updates, finite)
+    del grads
+    if lengths is not None:
+        moving = Mask(mask.taken, turn.masks[vectors:])
+        allowed = lengths
+        if options.grafting == "sgd" and options.graft_limit is not None:
+            history, moves = tensors.scalars["graft_length"], moving.each(directions)
+            allowed = grafting.limited(lengths, history, moves, options.graft_limit)
+        buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
+        moved, ratios = _momentum(directions, buffers, allowed, moving, options)
+        if trace is not None:
+            params = tuple(p for some in turn.params[vectors:] for p in some)
+            trace.stepped(params=params, finite=finite, lengths=lengths, limited=allowed < lengths, ratios=ratios)
+        updates += moved
+    _update(turn, updates, mask.taken, options)
+
+
+def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> list[Tensor]:
+    """G of each shape group, `[count, *shape]`, a copy; zero where there is none or not all are finite."""
+    grads: list[Tensor] = []
+    rooms: list[Tensor] = []
+    for group, present in zip(work.groups, turn.present, strict=True):
+        make = torch.empty if all(present) else torch.zeros
+        grads.append(make((len(present), *group.spec.shape), dtype=work.compute, device=finite.device))
+        rooms += [view for view, has in zip(grads[-1].unbind(0), present, strict=True) if has]
+    torch._foreach_copy_(rooms, [grad for some in turn.grads for grad in some])
+    if maximize:
+        torch._foreach_neg_(grads)
+    _clear(grads, finite)
+    return grads
+
+
+def _directions(
+    work: WorkSet,
+    states: Sequence[State],
+    turn: Turn,
+    grads: Sequence[Tensor],
+    options: Options,
+    exchange: Exchange,
+    trace: Trace | None,
+) -> list[Tensor]:
+    """D of each shape group of matrices, `[count, *shape]`, after the refreshes that are due."""
+    method = METHODS[options.method]
+    for_refresh, for_direction = options.precisions
+    directions: dict[int, Tensor] = {}
+    for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
+        blocks = _blocks(stack, work, grads)
+        with precision_scope(blocks.device, for_refresh):
+            for refresh, where in turn.refreshes[number]:
+                if trace is not None:
+                    trace.begin_refresh(turn.owners[number], where, refresh)
+                some = {name: tensor[where] for name, tensor in state.items()}
+                refresh_stack(method, some, blocks[where], options, refresh, trace)
+                if isinstance(where, Tensor):  # a copy, where a slice is a view
+                    for name, tensor in state.items():
+                        tensor.index_copy_(0, where, some[name])
+        exchange.collect(stack, state)
+        with precision_scope(blocks.device, for_direction):
+            found = method.direction(state, blocks, for_direction)
+        del blocks
+        if stack.whole:
+            directions[stack.parts[0].group] = found.view_as(grads[stack.parts[0].group])
+            continue
+        for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
+            if part.group not in directions:
+                directions[part.group] = torch.empty_like(grads[part.group])
+            scatter(mine.mT if part.transposed else mine, _matrices(directions, part.group, work), part.grid)
+    return [directions[group] for group in range(len(grads))]
+
+
+def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
+    """The gradients' blocks of a stack, `[count, m, n]`; a view where they are whole parameters."""
+    if stack.whole:
+        return grads[stack.parts[0].group].view(stack.count, *stack.shape)
+    if len(stack.parts) == 1:
+        (part,) = stack.parts
+        return gather(_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
+    blocks = grads[0].new_empty(stack.count, *stack.shape)
+    rooms = torch.split(blocks, [part.count for part in stack.parts])
+    for part, room in zip(stack.parts, rooms, strict=True):
+        gather_into(room, _matrices(grads, part.group, work), part.grid, transposed=part.transposed)
+    return blocks
+
+
+def _matrices(tensors: Any, group: int, work: WorkSet) -> Tensor:
+    """A shape group's tensor as `[count, M, N]`."""
+    blocking = work.matrices[group].blocking
+    assert blocking is not None
+    matrices: Tensor = tensors[group].view(-1, *blocking.matrix)
+    return matrices
+
+
+def _graft(
+    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, options: Options
+) -> tuple[list[Tensor], Tensor | None]:
+    """Advance the graft optimizer by G: U of the vectors, and ℓ of the matrices, `[total]`."""
+    buffers = tensors.buffers
+    correction = None
+    if options.grafting == "sgd":
+        momenta = [each["graft_momentum_buffer"] for each in buffers]
+        found = grafting.sgd(momenta, grads, mask, momentum=options.momentum, nesterov=options.nesterov)
+    else:
+        found, correction = grafting.adam(
+            [each["exp_avg"] for each in buffers],
+            [each["exp_avg_sq"] for each in buffers],
+            tensors.scalars["adam_step"],
+            grads,
+            mask,
+            betas=options.betas,
+            eps=options.eps,
+            beta2_decay=options.beta2_decay,
+            nesterov=options.nesterov,
+            matrices=[i >= vectors for i in range(len(grads))],  # vectors take Adam's own step
+        )
+    count = sum(len(grad) for grad in grads[:vectors])
+    updates: list[Tensor] = []
+    if vectors:
+        own = found[:vectors]
+        scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
+        updates = list(torch._foreach_mul(own, scales))
+    if len(found) == vectors:
+        return updates, None
+    lengths = grafting.norms(found[vectors:])
+    return updates, lengths if correction is None else lengths.mul_(correction[count:])
+
+
+def _momentum(
+    directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, moving: Mask, options: Options
+) -> tuple[list[Tensor], Tensor]:
+    """`M ← μM + (1−μ)D`, and U of the matrices: M at the lengths ℓ. The ratios ℓ/‖M‖ come with it, `[total]`.
+
+    With Nesterov momentum U looks ahead once more, as the graft's step does: it goes along `μM + (1−μ)D`. The memory of
+    the directions then holds it.
+    """
+    grafting.average(buffers, directions, moving, options.momentum)
+    if options.nesterov:
+        grafting.blend(directions, buffers, options.momentum)
+    aheads = directions if options.nesterov else buffers
+    ratios = grafting.ratios(aheads, lengths) * moving.each(aheads)
+    scales = grafting.per_parameter(ratios, aheads)
+    if not options.nesterov:
+        return list(torch._foreach_mul(buffers, scales)), ratios
+    torch._foreach_mul_(directions, scales)
+    return directions, ratios
+
+
+def _update(turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
+    """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""
+    rate, decay = grafting.scalar(options.lr, taken), options.weight_decay
+    scale = 1.0
+    if isinstance(rate, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
+        torch._foreach_mul_(list(updates), rate)
+    else:
+        scale = rate
+    params = [p for some in turn.params for p in some]
+    moved = [
+        update
+        for some, present in zip(updates, turn.present, strict=True)
+        for update, has in zip(some.unbind(0), present, strict=True)
+        if has
+    ]
+    wide = [p.to(taken.dtype) for p in params]  # the same tensors where they are of that dtype
+    if isinstance(decay, Tensor) or decay != 0:
+        torch._foreach_mul_(wide, 1 - taken * (rate * decay))
+    torch._foreach_add_(wide, moved, alpha=-scale)
+    lower = [(p, w) for p, w in zip(params, wide, strict=True) if p is not w]
+    for dtype in dict.fromkeys(p.dtype for p, _ in lower):  # on CUDA, torch before 2.11 mixes several up
+        alike = [(p, w) for p, w in lower if p.dtype == dtype]
+        torch._foreach_copy_([p for p, _ in alike], [w for _, w in alike])
+
+
+def _clear(tensors: Sequence[Tensor], finite: Tensor) -> None:
+    """Set to zero, in place, where `finite`, a 0-dim boolean, is false.
+
+    A product would keep NaN; on the bits it is exact, and on a CPU eight times as quick as filling by a mask.
+    """
+    if tensors:
+        bits = {4: torch.int32, 8: torch.int64}
+        torch._foreach_mul_([tensor.view(bits[tensor.itemsize]) for tensor in tensors], finite)

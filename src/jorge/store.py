@@ -1,0 +1,411 @@
+"""The owner of the state: every tensor of it is allocated here, and every counter is read and set here.
+
+`optimizer.state[p]` *is* the state. Its tensors are views into the stacks and shape groups of
+:mod:`jorge.arrange`; nothing else holds these, so what a caller lets go is freed. Before each step :meth:`Store.begin`
+looks whether the entries are as they were left. Where they are not — tensors were replaced or moved, entries cleared,
+options changed, parameters added or taken out — the state is arranged anew from what the entries hold now, or the call
+is refused before anything has changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jorge.arrange import ParamSpec, ShapeGroup, Stack, WorkSet, arrange
+from jorge.compiling import CompiledSteps
+from jorge.methods import METHODS, State
+from jorge.options import ARRANGING, LAYOUT, Group, Options
+from jorge.routing import layout, stored_dtype
+from jorge.validation import bad_gradient, check_state, check_step, name_of, names
+
+Entry = dict[str, Any]
+#: Where a tensor can be found: the place of a parameter, and the key of its view.
+_Address = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class SetTensors:
+    """The state of a work set.
+
+    Args:
+        buffers: of each shape group, by name, `[count, *shape]`.
+        scalars: by name, `[total, …]`: `adam_step` of all parameters, `graft_length` of the matrices.
+        stacks: the preconditioners of each stack.
+    """
+
+    buffers: list[dict[str, Tensor]]
+    scalars: dict[str, Tensor]
+    stacks: list[State]
+
+
+class Constants:
+    """Small constant tensors on a device by what is in them, the last few that were asked for.
+
+    They are copied there without waiting for the device.
+    """
+
+    def __init__(self, device: torch.device, most: int = 32) -> None:
+        self.device, self.most = device, most
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+
+    def get(self, values: tuple[Any, ...]) -> Tensor:
+        """`[len(values)]` on the device."""
+        if values in self._kept:
+            self._kept.move_to_end(values)
+            return self._kept[values]
+        made = torch.tensor(values, device="cpu")  # whatever torch's default device is
+        if self.device.type == "cuda":
+            made = made.pin_memory()
+        self._kept[values] = made = made.to(self.device, non_blocking=True)
+        if len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return made
+
+
+@dataclass
+class GroupState:
+    """The state of the parameters of one param group on one device, as it is arranged.
+
+    Args:
+        index: of the param group.
+        params: in the group's order; their number here is their *place*.
+        options: those that it was arranged by.
+        work_sets: what is worked on together.
+        grads, steps: of each place, what the step that has begun works on: its gradient, and its number from 1; `None`
+            where there is no gradient.
+    """
+
+    index: int
+    params: list[Tensor]
+    options: Options
+    work_sets: tuple[WorkSet, ...] = ()
+    entries: list[Entry] = field(default_factory=list)
+    grads: list[Tensor | None] = field(default_factory=list)
+    steps: list[int | None] = field(default_factory=list)
+    _addresses: list[Any] = field(default_factory=list)
+    _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
+    _seen: int = 0
+
+    def __post_init__(self) -> None:
+        self.device = self.params[0].device
+        self.specs = [_spec(p) for p in self.params]
+        self.work_sets = arrange(self.specs, self.options)
+        wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
+        self.constants = Constants(self.device)
+        self.compiled = CompiledSteps(self.device, wide) if self.options.fused else None
+
+    # --- the state's tensors ------------------------------------------------------------------------------------------
+
+    def allocate(self) -> list[Entry]:
+        """New tensors in their state before any gradient; for each place its views of them, by key."""
+        views: list[Entry] = [{} for _ in self.params]
+        self._addresses = []
+        for work in self.work_sets:
+            addresses, made = _allocated(work, self.options, self.device)
+            self._addresses.append(addresses)
+            for place, key, view in made:
+                views[place][key] = view
+        return views
+
+    def keep(self, entries: Sequence[Entry]) -> None:
+        """Remember the entries that hold the views, to see later whether they still do."""
+        self.entries = list(entries)
+        self._kept = [
+            tuple((k, weakref.ref(v), _pointer(v)) for k, v in entry.items() if k in self.keys(place))
+            for place, entry in enumerate(entries)
+        ]
+
+    def keys(self, place: int) -> Mapping[str, Any]:
+        """The keys of a parameter's tensors, with shape and dtype."""
+        spec = self.specs[place]
+        return layout(spec.shape, spec.dtype, self.options).tensors(spec.shape)
+
+    def tensors(self, number: int) -> SetTensors:
+        """Those of a work set, which the views in the entries are views of."""
+        buffers, scalars, stacks = self._addresses[number]
+
+        def whole(addresses: Mapping[str, _Address]) -> dict[str, Tensor]:
+            return {name: self.entries[place][key]._base for name, (place, key) in addresses.items()}
+
+        return SetTensors([whole(b) for b in buffers], whole(scalars), [whole(s) for s in stacks])
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def fits(self, options: Options) -> bool:
+        """Whether it is arranged as these options want it."""
+        mine = self.options
+        return mine is options or all(getattr(mine, n) == getattr(options, n) for n in LAYOUT + ARRANGING)
+
+    def begin(self) -> None:
+        """Forget the last step's gradients."""
+        self.grads, self.steps, self._seen = [None] * len(self.params), [None] * len(self.params), 0
+
+    def take(self, place: int, p: Tensor, grad: Tensor | None, entry: Entry | None) -> bool:
+        """Note a parameter's gradient and step; false where its entry is not as it was left."""
+        if entry is None or entry is not self.entries[place]:
+            return False
+        for key, kept, pointer in self._kept[place]:
+            view = kept()
+            if view is None or view is not entry.get(key):
+                return False
+            if pointer is not None and view.data_ptr() != pointer:  # `view.data` was set
+                return False
+        spec, step = self.specs[place], entry.get("step")
+        if p.shape != spec.shape or p.dtype != spec.dtype or p.device != self.device:
+            return False
+        if type(step) is not int or step < 0:
+            return False
+        self._seen += 1
+        if grad is not None:
+            self.grads[place], self.steps[place] = grad, step + 1
+        return True
+
+    def mask(self, group: ShapeGroup, present: Sequence[bool]) -> Tensor:
+        """Which parameters of a shape group have a gradient, on the device, `[count, 1, …]`."""
+        return self.constants.get(tuple(present)).view(-1, *(1,) * len(group.spec.shape))
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of its parameters were seen since :meth:`begin`."""
+        return self._seen == len(self.params)
+
+    def commit(self, work: WorkSet) -> None:
+        """Advance the counters of the parameters that a work set has moved."""
+        for group in work.groups:
+            for place in group.places:
+                step = self.steps[place]
+                if step is not None:
+                    self.entries[place]["step"] = step
+
+
+class Store:
+    """The state of an optimizer: what of it is arranged together, and where each parameter is."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[int, torch.device], GroupState] = {}
+        self._homes: dict[Tensor, tuple[GroupState, int]] = {}
+
+    def begin(
+        self, groups: Sequence[Group], options: Sequence[Options], state: MutableMapping[Any, Any]
+    ) -> list[GroupState]:
+        """Look at every parameter once, arrange the state anew where that is needed, and say who takes the step.
+
+        Args:
+            groups: the optimizer's.
+            options: of each.
+            state: `optimizer.state`.
+
+        Raises:
+            RuntimeError: a gradient or an entry of the state cannot be used; nothing has changed then.
+        """
+        if not self._look(groups, options, state):
+            self._arrange(groups, options, state)
+            settled = self._look(groups, options, state)
+            assert settled, "the state is not as it was just arranged"
+        return [each for each in self._groups.values() if any(step is not None for step in each.steps)]
+
+    def _look(self, groups: Sequence[Group], options: Sequence[Options], state: Mapping[Any, Any]) -> bool:
+        """Note gradients and steps; whether the state is as it was left and has all that the step needs."""
+        settled = True
+        for each in self._groups.values():
+            each.begin()
+            settled = settled and each.index < len(groups) and each.fits(options[each.index])
+        homes = self._homes
+        for index, group in enumerate(groups):
+            for place_in_group, p in enumerate(group["params"]):
+                grad, home = p.grad, homes.get(p)
+                if grad is not None and (
+                    grad.shape != p.shape
+                    or grad.device != p.device
+                    or grad.layout != torch.strided
+                    or grad.is_complex()
+                ):
+                    raise bad_gradient(p, grad, names(group, index)[place_in_group])
+                if home is not None:
+                    settled = home[0].index == index and home[0].take(home[1], p, grad, state.get(p)) and settled
+                elif (grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
+                    settled = False
+        return settled and all(each.complete for each in self._groups.values())
+
+    def _arrange(self, groups: Sequence[Group], options: Sequence[Options], state: MutableMapping[Any, Any]) -> None:
+        """Arrange what the entries hold, with new state for parameters that have their first gradient."""
+        wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
+        given: dict[Tensor, Entry] = {}
+        for index, group in enumerate(groups):
+            for p in group["params"]:
+                entry = state.get(p)
+                if entry is None and p.grad is None:
+                    continue
+                self._check_unchanged(p, entry, index, options[index], groups)
+                keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
+                if entry is not None and check_state(name_of(p, groups), entry, keys):
+                    given[p] = entry
+                if p in given or (p.grad is not None and keys):
+                    wanted[index, p.device].append(p)
+        arranged: dict[tuple[int, torch.device], GroupState] = {}
+        fresh: list[tuple[GroupState, list[Entry]]] = []
+        for key, params in wanted.items():
+            was = self._groups.get(key)
+            if was is not None and was.fits(options[key[0]]) and self._is_whole(was, params, state):
+                arranged[key] = was
+                continue
+            made = GroupState(key[0], params, options[key[0]])
+            views = made.allocate()
+            for p, view in zip(params, views, strict=True):
+                for name, tensor in view.items() if p in given else ():
+                    tensor.copy_(given[p][name])
+            arranged[key] = made
+            fresh.append((made, views))
+        # All that can fail is done: from here on entries change.
+        for made, views in fresh:
+            for p, view in zip(made.params, views, strict=True):
+                entry = state.get(p)
+                if entry is None:
+                    state[p] = entry = {}
+                entry.update(view, step=check_step("a parameter", entry.get("step", 0)))
+            made.keep([state[p] for p in made.params])
+        self._groups = arranged
+        self._homes = {p: (each, place) for each in arranged.values() for place, p in enumerate(each.params)}
+
+    def _is_whole(self, was: GroupState, params: Sequence[Tensor], state: Mapping[Any, Any]) -> bool:
+        """Whether a group's state is of just these parameters, and as it was left."""
+        if len(was.params) != len(params) or any(p is not q for p, q in zip(was.params, params, strict=True)):
+            return False
+        was.begin()
+        return all(was.take(place, p, p.grad, state.get(p)) for place, p in enumerate(params))
+
+    def _check_unchanged(
+        self, p: Tensor, entry: Entry | None, index: int, options: Options, groups: Sequence[Group]
+    ) -> None:
+        """Refuse a state whose parameter, or whose group's options, are no longer those that it was made for."""
+        home = self._homes.get(p)
+        if home is None or not _has_state(entry, home[0].options):
+            return
+        mine, place = home
+        spec = mine.specs[place]
+        if tuple(p.shape) != spec.shape or p.dtype != spec.dtype:
+            raise RuntimeError(
+                f"{name_of(p, groups)} is now {tuple(p.shape)} of {p.dtype}, its state is for {spec.shape} of "
+                f"{spec.dtype}: build a new optimizer, or delete optimizer.state[p]"
+            )
+        changed = [name for name in LAYOUT if getattr(mine.options, name) != getattr(options, name)]
+        if changed and mine.index == index:
+            raise RuntimeError(
+                f"{', '.join(changed)} of param group {index} changed after its state was made: set it back, or build "
+                "a new optimizer"
+            )
+        if changed:
+            raise RuntimeError(
+                f"{name_of(p, groups)} has a state that was made with other values of {', '.join(changed)} than those "
+                f"of param group {index}: give the group the same, or delete optimizer.state[p]"
+            )
+
+    def load(
+        self,
+        incoming: Mapping[Any, Any],
+        groups: Sequence[Group],
+        options: Sequence[Options],
+        state: MutableMapping[Any, Any],
+    ) -> None:
+        """Take over a checked state: into the tensors that are there where they fit, so that addresses stay."""
+        for key in [key for key in state if key not in incoming]:
+            del state[key]
+        for p, entry in incoming.items():
+            home = self._homes.get(p) if isinstance(p, Tensor) else None
+            held = state.get(p)
+            if home is None or held is None or not home[0].fits(options[home[0].index]):
+                state[p] = dict(entry) if isinstance(entry, dict) else entry
+                continue
+            mine, place = home
+            mine.begin()
+            if not mine.take(place, p, None, held):
+                state[p] = dict(entry)
+                continue
+            views = mine.keys(place)
+            for name in views:
+                held[name].copy_(entry[name])
+            for name in [name for name in held if name not in views]:
+                del held[name]
+            held.update((name, value) for name, value in entry.items() if name not in views)
+            held["step"] = check_step("a parameter", held["step"])
+        self._arrange(groups, options, state)
+
+
+def _spec(p: Tensor) -> ParamSpec:
+    return ParamSpec(tuple(p.shape), p.dtype, torch.empty_like(p, device="meta").stride())
+
+
+def _pointer(tensor: Tensor) -> int | None:
+    """Where a tensor lies, to see whether its `data` was set; `None` where that cannot be asked."""
+    return tensor.data_ptr() if type(tensor) is Tensor else None
+
+
+def _has_state(entry: Any, options: Options) -> bool:
+    """Whether an entry holds a state of ours: every parameter's has the graft's first buffer."""
+    return isinstance(entry, dict) and ("exp_avg" if options.grafting == "adam" else "graft_momentum_buffer") in entry
+
+
+def _allocated(work: WorkSet, options: Options, device: torch.device) -> tuple[Any, list[tuple[int, str, Tensor]]]:
+    """The tensors of a work set: the addresses to find them by, and their views by place and key."""
+    addresses: Any = ([], {}, [])
+    views: list[tuple[int, str, Tensor]] = []
+    layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
+    for group, kept in zip(work.groups, layouts, strict=True):
+        for name, dtype in kept.buffers.items():
+            buffer = _like(group, dtype, device)
+            views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
+        addresses[0].append({name: (group.places[0], name) for name in kept.buffers})
+    for name in dict.fromkeys(name for kept in layouts for name in kept.scalars):
+        having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
+        places = [place for group, _ in having for place in group.places]
+        shape, dtype = having[0][1].scalars[name]
+        whole = torch.zeros(len(places), *shape, dtype=dtype, device=device)
+        views += [(place, name, whole[i]) for i, place in enumerate(places)]
+        addresses[1][name] = (places[0], name)
+    for stack in work.stacks:
+        state = _stack_state(stack, work, options, device)
+        found, offset = list[tuple[int, str, Tensor]](), 0
+        for part in stack.parts:
+            for place in work.matrices[part.group].places:
+                for name, tensor in state.items():
+                    key = f"{_swapped(name) if part.transposed else name}.{part.number}"
+                    found.append((place, key, tensor[offset : offset + part.grid.blocks]))
+                offset += part.grid.blocks
+        # Of the first parameter there is one view of each tensor, in the order of the state.
+        addresses[2].append({name: (place, key) for name, (place, key, _) in zip(state, found, strict=False)})
+        views += found
+    return addresses, views
+
+
+def _like(group: ShapeGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros `[count, *shape]` whose every slice has the memory format of the group's parameters."""
+    shape, strides = group.spec.shape, group.spec.strides
+    size = 1
+    for d in shape:
+        size *= d
+    return torch.empty_strided((len(group.places), *shape), (size, *strides), dtype=dtype, device=device).zero_()
+
+
+def _stack_state(stack: Stack, work: WorkSet, options: Options, device: torch.device) -> State:
+    """A stack's state before any gradient."""
+    method = METHODS[options.method]
+    dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
+    state = {"refreshes": torch.zeros(stack.count, dtype=torch.float32, device=device)}
+    for name, shape in method.layout(stack.shape, stack.sides).items():
+        state[name] = torch.zeros(stack.count, *shape, dtype=dtype, device=device)
+    method.start(state)
+    return state
+
+
+def _swapped(name: str) -> str:
+    """The name of the other side's."""
+    side, _, rest = name.partition("_")
+    other = {"left": "right", "right": "left"}.get(side, side)
+    return f"{other}_{rest}" if rest else other

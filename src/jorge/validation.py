@@ -1,0 +1,205 @@
+"""What is refused, and in which words: parameters, gradients, states and saved states that cannot be worked with.
+
+Each message says which parameter it is about, what was wrong, and what to do.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jorge.options import Group, check, check_known
+
+#: What parameters may be; arithmetic is float32 for all but float64.
+_PARAM_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+#: Shape and dtype of the tensors of a parameter's state, by key.
+Wanted = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+
+def listed(params: Any) -> list[Any]:
+    """The `params` argument as a list; an error where there is nothing to optimize."""
+    if isinstance(params, Tensor):
+        raise TypeError("params is a single tensor: pass an iterable of tensors, [tensor], or model.parameters()")
+    found = list(params)
+    if not found:
+        raise ValueError(
+            "params is empty: nothing to optimize. Was model.parameters() already consumed, or is every layer frozen?"
+        )
+    return found
+
+
+def names(group: Group, index: int) -> list[str]:
+    """A name for each parameter of a group: its own where it was given, else its place."""
+    given = list(group.get("param_names") or ())
+    return given + [_place(index, i) for i in range(len(given), len(group["params"]))]
+
+
+def name_of(p: Tensor, groups: Sequence[Group]) -> str:
+    """A parameter's name, for a message."""
+    named = (
+        (q, name) for i, group in enumerate(groups) for q, name in zip(group["params"], names(group, i), strict=False)
+    )
+    return next((name for q, name in named if q is p), "a parameter of no group")
+
+
+def _place(group_index: int, index: int) -> str:
+    return f"parameter {index} of group {group_index}"
+
+
+def _named(entry: Any, group_index: int, index: int) -> tuple[str, Any]:
+    place = _place(group_index, index)
+    return (f"{entry[0]!r} ({place})", entry[1]) if isinstance(entry, tuple) else (place, entry)
+
+
+def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None:
+    """Refuse what cannot be optimized: wrong types and dtypes, sparse or sharded tensors, duplicates."""
+    if not isinstance(group, dict) or "params" not in group:
+        raise TypeError(f"a param group is a dict with the key 'params', got {type(group).__name__}")
+    if isinstance(group["params"], set):
+        raise TypeError("params is a set, whose order changes between runs: pass a list")
+    entries = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+    group["params"] = entries
+    seen: dict[int, str] = {id(p): "an earlier group" for p in others}
+    for i, entry in enumerate(entries):
+        name, p = _named(entry, group_index, i)
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{name} is a {type(p).__name__}, not a tensor: pass tensors, or (name, tensor) pairs")
+        if _is_sharded(p):
+            raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
+        if p.layout != torch.strided:
+            raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
+        if p.is_complex():
+            raise TypeError(f"{name} is complex ({p.dtype}): optimize torch.view_as_real(p) as a real parameter")
+        if p.dtype not in _PARAM_DTYPES:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PARAM_DTYPES)
+            raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters ({wanted}) can be optimized")
+        if not (p.is_leaf or p.retains_grad):
+            raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass those instead")
+        if id(p) in seen:
+            raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
+        seen[id(p)] = name
+
+
+def _is_sharded(p: Tensor) -> bool:
+    """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(p, module.DTensor)
+
+
+def bad_gradient(p: Tensor, grad: Tensor, name: str) -> RuntimeError:
+    """The error for a gradient that is not dense, real, or of its parameter's shape and device."""
+    if grad.layout != torch.strided:
+        return RuntimeError(
+            f"the gradient of {name} (shape {tuple(p.shape)}) is sparse ({grad.layout}): only dense gradients are "
+            "supported; build the embedding with sparse=False, or give it to torch.optim.SparseAdam"
+        )
+    return RuntimeError(
+        f"the gradient of {name} has shape {tuple(grad.shape)}, dtype {grad.dtype} and device {grad.device}, its "
+        f"parameter {tuple(p.shape)}, {p.dtype} and {p.device}: clear it with zero_grad() after changing a parameter"
+    )
+
+
+def check_state(name: str, entry: Any, wanted: Wanted) -> bool:
+    """Whether a parameter's entry of `optimizer.state` holds its state; an error where it holds a part or another.
+
+    What else it holds is its owner's.
+
+    Raises:
+        RuntimeError: keys are missing, a value is no tensor or of another shape, `step` is no count.
+    """
+    if entry is None:
+        return False
+    if not isinstance(entry, dict):
+        raise RuntimeError(f"optimizer.state of {name} is a {type(entry).__name__}: it is to be a dict, or deleted")
+    missing = [key for key in wanted if key not in entry]
+    if wanted and len(missing) == len(wanted):
+        check_step(name, entry.get("step", 0))
+        return False
+    if not wanted:
+        return False
+    if missing:
+        raise RuntimeError(
+            f"optimizer.state of {name} lacks {', '.join(missing)}: put what was taken away back, or clear "
+            "optimizer.state[p] to start that parameter anew"
+        )
+    for key, (shape, _) in wanted.items():
+        value = entry[key]
+        if not isinstance(value, Tensor) or value.is_complex() or tuple(value.shape) != shape:
+            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise RuntimeError(
+                f"{key} of {name} in optimizer.state is {found}, expected a real tensor of shape {shape}: put back "
+                "what was there, or clear optimizer.state[p] to start that parameter anew"
+            )
+    if "step" not in entry:
+        raise RuntimeError(f"optimizer.state of {name} lacks step: set it, or clear optimizer.state[p]")
+    check_step(name, entry["step"])
+    return True
+
+
+def check_step(name: str, value: Any) -> int:
+    """The number of steps that a state says it has seen.
+
+    Raises:
+        RuntimeError: it is no whole number of at least 0.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1 and value.device.type == "cpu":
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RuntimeError(f"step of {name} in optimizer.state must be a whole number of at least 0, got {value!r}")
+    return value
+
+
+def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    """Refuse a state dict whose param groups do not match."""
+    if len(saved["param_groups"]) != len(groups):
+        raise ValueError(
+            f"the saved state has {len(saved['param_groups'])} param groups, this optimizer {len(groups)}: "
+            "build it with the groups that it was saved with"
+        )
+    for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True)):
+        if len(theirs["params"]) != len(mine["params"]):
+            raise ValueError(
+                f"param group {index} was saved with {len(theirs['params'])} parameters and has "
+                f"{len(mine['params'])} here: build the optimizer with the parameters that it was saved with"
+            )
+        if "state_version" not in theirs:
+            raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
+        where = f"saved param group {index}"
+        check_known([key for key in theirs if key not in mine], where)
+        check({**mine, **theirs}, where)
+
+
+def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:
+    """Refuse a parameter's saved state that lacks what is wanted; what else it holds is its owner's."""
+    missing = sorted(key for key in [*wanted, "step"] if key not in saved)
+    other = sorted(key for key in saved if key not in wanted and _is_ours(key))
+    if missing or other:
+        keys = missing + other
+        raise ValueError(
+            f"the saved state of {name} does not fit: {', '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing on "
+            "one side. Was the parameter's shape or the method, grafting, block_size or max_dim another one?"
+        )
+    for key, (shape, _) in wanted.items():
+        found = tuple(saved[key].shape) if isinstance(saved[key], Tensor) else type(saved[key]).__name__
+        if found != shape:
+            raise ValueError(
+                f"the saved {key} of {name} has shape {found}, expected {shape}: "
+                "it belongs to a parameter of another shape, or was saved with another block_size"
+            )
+    try:
+        check_step(name, saved["step"])
+    except RuntimeError as error:
+        raise ValueError(f"the saved state does not fit: {error}") from None
+
+
+def _is_ours(key: Any) -> bool:
+    """Whether a key looks like one of a state of ours: `left.3`, `refreshes.0`."""
+    head, dot, number = str(key).rpartition(".")
+    return bool(dot) and number.isdecimal() and head.partition("_")[0] in ("left", "right", "refreshes")
