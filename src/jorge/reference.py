@@ -20,7 +20,7 @@ method="binomial", init="paper", interval=1, warmup_refreshes=0, graft_limit=Non
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,8 +31,6 @@ Polynomials = dict[int, tuple[float, float, float]]
 WHITENING: Polynomials = {2: (-0.185204, 0.030181, 3.0), 1: (-0.17055, 0.0, 1.0)}
 #: For `(1+x)^(-1/8)`: the minimax polynomial on [0, 6], and the line of least relative error on [0, 2].
 CONGRUENCE: Polynomials = {2: (-0.077425, 0.007224, 6.0), 1: (-0.0709, 0.0, 2.0)}
-#: ε of a method where `root_eps` is `None`. Congruence's is larger: 1e-6 hurts where gradients are rank-deficient.
-ROOT_EPS = {"binomial": 1e-6, "congruence": 1e-2, "exact": 1e-6}
 
 EARLY = 10  #         so many first refreshes find the roots far from their fixed point
 PERIOD = 7  #         damping that has a step of its own comes at every seventh refresh; odd, as gradients may alternate
@@ -60,14 +58,9 @@ class Options:
     damping: float = 1e-4
     degree: int = 2
     init: str = "auto"
-    root_eps: float | None = None  #               ε
+    root_eps: float | None = None  #               ε; None is the method's own
     stagger: bool = False
     maximize: bool = False
-
-    @property
-    def root_epsilon(self) -> float:
-        """ε, the method's own where none is given."""
-        return ROOT_EPS[self.method] if self.root_eps is None else self.root_eps
 
 
 @dataclass(frozen=True)
@@ -99,15 +92,6 @@ class State:
     steps: int = 0  #                       all steps with a gradient, finite or not: the schedule's t
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How a refresh is done: see :func:`pace`."""
-
-    substeps: int
-    weight: float
-    dampings: float
-
-
 def is_matrix(W: Tensor) -> bool:
     """Whether W has two sides above 1; a matrix with a side of 1 is a vector."""
     return W.dim() == 2 and min(W.shape) > 1
@@ -121,8 +105,7 @@ def init(W: Tensor, options: Options) -> State:
         return Side(torch.eye(d).to(W), torch.zeros((d, d) if full else (d,)).to(W), full)
 
     m, n = W.shape if is_matrix(W) else (1, 1)
-    zero = torch.zeros_like(W)
-    return State(side(m), side(n), M=zero, b=zero, m=zero, v=zero)
+    return State(side(m), side(n), *[torch.zeros_like(W)] * 4)
 
 
 def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
@@ -140,7 +123,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
     >>> state.steps, state.refreshes, [round(h, 4) for h in state.left.H.diagonal().tolist()]
     (1, 1, [0.7321, 1.2679])
     """
-    mu, lr, decay = options.momentum, options.lr, options.weight_decay
+    mu, lr = options.momentum, options.lr
     state.steps += 1  #                                       t ← t + 1, whatever the gradient is
     if not torch.isfinite(norm(G)):  #                        the guard: such a gradient changes nothing else
         return W
@@ -158,7 +141,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
             length = limited(length, state, options)
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny)
         U = A * ratio if torch.isfinite(ratio) else torch.zeros_like(A)  # U = ℓ A / ‖A‖
-    return W - lr * decay * W - lr * U  #                     W ← W − lr λ W − lr U
+    return W - lr * options.weight_decay * W - lr * U  #      W ← W − lr λ W − lr U
 
 
 # --- when the roots are refreshed, and how ---------------------------------------------------------------------------
@@ -174,23 +157,26 @@ def due(t: int, options: Options) -> tuple[int, int] | None:
     >>> [t for t in range(1, 26) if due(t, Options(lr=1, interval=10, warmup_refreshes=3))]
     [1, 2, 3, 5, 7, 9, 12, 15, 18, 22]
     """
-    number, last = -1, 0
+    number, last, warmup = -1, 0, options.warmup_refreshes
     while last < t:
         number += 1
-        warmup = options.warmup_refreshes
         gap = min(1 + number // warmup, options.interval) if warmup else options.interval
         last += gap
     at = last - gap + 1 if options.stagger else last
     return (number, gap) if t == at else None
 
 
-def pace(number: int, gap: int, method: str) -> Pace:
-    """How the refresh of this number (from 0) and gap is done.
+@dataclass(frozen=True)
+class Pace:
+    """How a refresh is done. Only whitening knows weights; the first refreshes weigh one and are not damped."""
 
-    `substeps`: how often its step is repeated. `weight`: how many refreshes it stands for: 0.6 a step of its gap, at
-    least 1 and at most 3. `dampings`: of how many refreshes it applies the damping, where that is a step of its own.
-    Only whitening knows weights; the first refreshes are repeated more, weigh one and are not damped.
-    """
+    substeps: int  #        how often its step is repeated
+    weight: float  #        how many refreshes it stands for: 0.6 a step of its gap, at least 1 and at most 3
+    dampings: int  #        of how many refreshes it applies the damping, where that is a step of its own
+
+
+def pace(number: int, gap: int, method: str) -> Pace:
+    """How the refresh of this number (from 0) and gap is done."""
     early = number < EARLY
     substeps, weight = 1, 1.0
     if method == "whitening":
@@ -223,14 +209,14 @@ def refresh(G: Tensor, state: State, options: Options) -> None:
 def renewed(side: Side, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Side:
     """One side after a refresh with `G`, where there were k before; `P` is its partner's root."""
     if not side.full:
-        return diagonal(side, G, P, k, how, options)
+        return diagonal(side.S, G, P, k, how, options)
+    if options.method == "exact":
+        return exact(side.S, G, k, options)
     if options.method == "whitening":
-        return Side(whitening(side.H, G, P, k, how, options), side.S, True)
+        return replace(side, H=whitening(side.H, G, P, k, how, options))
     if options.method == "congruence":
-        return Side(congruence(side.H, G, k, how, options), side.S, True)
-    if options.method == "binomial":
-        return Side(binomial(side.H, G, k, options), side.S, True)
-    return exact(side.S, G, k, options)
+        return replace(side, H=congruence(side.H, G, k, how, options))
+    return replace(side, H=binomial(side.H, G, k, options))
 
 
 def newness(k: int, weight: float, options: Options) -> float:
@@ -281,13 +267,14 @@ def congruence(H: Tensor, G: Tensor, k: int, how: Pace, options: Options) -> Ten
 
     `S_new^(-1/4)` is `β2^(-1/4) (H^(-4) + (1−β2)/β2 · GGᵀ)^(-1/4)`; with `X = H² GGᵀ H²` the bracket is
     `H^(-2) (I + (1−β2)/β2 · X) H^(-2)`, and `Q H Q` with `Q ≈ (I + wX)^(-1/8)` has its root where all commute. w is as
-    much of `(1−β2)/β2` as the polynomial covers; the substeps give the rest, and what then remains is dropped.
+    much of `(1−β2)/β2` as the polynomial covers; the substeps give the rest, and what then remains is dropped. ε is
+    large, as a small one hurts where gradients are rank-deficient.
     """
     d, n = G.shape
     p1, p2, cap = CONGRUENCE[options.degree]
     beta2, energy = options.preconditioner_beta2, G.square().sum()
     if k == 0:
-        H = (options.root_epsilon * energy / d) ** -0.25 * torch.eye(d).to(G)  # H_0 = (ε ‖G‖²/d)^(-1/4) I
+        H = ((options.root_eps or 1e-2) * energy / d) ** -0.25 * torch.eye(d).to(G)  # H_0 = (ε ‖G‖²/d)^(-1/4) I
     eta = options.damping * energy / d  #                           η = damping σ² n: white noise adds η H⁴ to X
     narrow = congruence_is_narrow(d, n, how.substeps, options)
     rest, given = G.new_tensor((1 - beta2) / beta2), G.new_tensor(0.0)
@@ -320,7 +307,7 @@ def binomial(H: Tensor, G: Tensor, k: int, options: Options) -> Tensor:
     d = len(G)
     eye = torch.eye(d).to(G)
     if k == 0:
-        scale = G.square().sum() / d if options.init == "auto" else G.new_tensor(options.root_epsilon)
+        scale = G.square().sum() / d if options.init == "auto" else G.new_tensor(options.root_eps or 1e-6)
         H = scale**-0.25 * eye  #                       H_0 = (‖G‖²/d)^(-1/4) I, the paper's ε^(-1/4) I
     X = H @ H @ H @ H @ G @ G.T  #                      X = H⁴ G Gᵀ
     nu = norm(X)  #                                     ν = ‖X‖_F
@@ -339,21 +326,21 @@ def exact(S: Tensor, G: Tensor, k: int, options: Options) -> Side:
     beta2 = options.preconditioner_beta2
     S = symmetrized(beta2 * S + (1 - beta2) * (G @ G.T))  # S ← β2 S + (1−β2) G Gᵀ
     unbiased = (S / (1 - beta2 ** (k + 1))).double()  #     Ŝ = S/(1 − β2^(k+1))
-    floor = options.root_epsilon * unbiased.trace() / len(S)
+    floor = (options.root_eps or 1e-6) * unbiased.trace() / len(S)
     values, vectors = torch.linalg.eigh(unbiased)  #        Ŝ = E diag(e) Eᵀ
     powers = torch.diag((values.clamp(min=0) + floor) ** -0.25)
     H = vectors @ powers @ vectors.T  #                     H = (Ŝ + ε tr(Ŝ)/d I)^(-1/4)
     return Side(symmetrized(H).to(G), S, True)
 
 
-def diagonal(side: Side, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Side:
+def diagonal(S: Tensor, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Side:
     """A side that is too long for a matrix, with every method: one number a row of the gradient that the other side
     preconditions. It applies its damping at every refresh.
     """
     a = newness(k, how.weight, options)
     eta = options.damping * G.square().mean() * (P @ P.T).trace()  #    η = damping σ² tr(P Pᵀ), for each row
     rows = ((G @ P).square().sum(1) + eta) / G.shape[1]  #              mean squares of the rows of G P
-    S = (1 - a) * side.S + a * rows  #                                  S ← (1−a) S + a rows
+    S = (1 - a) * S + a * rows  #                                       S ← (1−a) S + a rows
     h = torch.maximum(S, 1e-12 * S.mean()) ** -0.5  #                   without damping, a dead row is zero
     return Side(torch.diag(h / h.mean()), S, False)  #                  a mean diagonal of 1
 
@@ -417,12 +404,12 @@ def adam(G: Tensor, state: State, options: Options) -> Tensor:
     bias. `nesterov`: the average looks ahead as in NAdam (Dozat 2016), but with a constant β1.
     """
     (beta1, beta2), t = options.betas, state.taken
-    decays = is_matrix(G) and options.beta2_decay is not None
-    a = max(1 - beta2, t ** (options.beta2_decay or 0)) if decays else 1 - beta2  # a = 1−β2, or max(1−β2, t^decay)
-    state.m = beta1 * state.m + (1 - beta1) * G  #                                  m ← β1 m + (1−β1) G
-    state.v = (1 - a) * state.v + a * G.square()  #                                 v ← (1−a) v + a G²
-    first = state.m / (1 - beta1**t)  #                                             m/(1−β1^t)
-    second = state.v if decays else state.v / (1 - beta2**t)  #                     v, or v/(1−β2^t)
-    if is_matrix(G) and options.nesterov:  #                                        (β1 m + (1−β1) G)/(1−β1^(t+1))
+    decay = options.beta2_decay if is_matrix(G) else None
+    a = 1 - beta2 if decay is None else max(1 - beta2, t**decay)  #             a = 1−β2, or max(1−β2, t^decay)
+    state.m = beta1 * state.m + (1 - beta1) * G  #                              m ← β1 m + (1−β1) G
+    state.v = (1 - a) * state.v + a * G.square()  #                             v ← (1−a) v + a G²
+    first = state.m / (1 - beta1**t)  #                                         m/(1−β1^t)
+    second = state.v / (1 - beta2**t) if decay is None else state.v  #          v/(1−β2^t), or v
+    if is_matrix(G) and options.nesterov:  #                                    (β1 m + (1−β1) G)/(1−β1^(t+1))
         first = (beta1 * state.m + (1 - beta1) * G) / (1 - beta1 ** (t + 1))
-    return first / (second.sqrt() + options.eps)  #                                 U = first/(√second + eps)
+    return first / (second.sqrt() + options.eps)  #                             U = first/(√second + eps)
