@@ -105,19 +105,18 @@ def init(W: Tensor, options: Options) -> State:
         return Side(torch.eye(d).to(W), torch.zeros((d, d) if full else (d,)).to(W), full)
 
     m, n = W.shape if is_matrix(W) else (1, 1)
-    return State(side(m), side(n), *[torch.zeros_like(W)] * 4)
+    zero = torch.zeros_like(W)
+    return State(side(m), side(n), M=zero, b=zero, m=zero, v=zero)
 
 
 def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
     """One step on `W` with the gradient `G`: the new weights. It replaces the fields of `state`.
 
-    >>> options = Options(lr=0.1)
-    >>> W = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    SGD would step by 0.3 and 0.1 here. Jorge steps as far, and the roots have made both parts alike:
+
+    >>> options, W = Options(lr=0.1), torch.eye(2, dtype=torch.float64)
     >>> state = init(W, options)
     >>> W = step(W, torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64), state, options)
-
-    SGD would have stepped by 0.3 and 0.1. Jorge steps as far, and the roots have made both parts alike:
-
     >>> [[round(w, 4) for w in row] for row in W.tolist()]
     [[0.7764, 0.0], [0.0, 0.7764]]
     >>> state.steps, state.refreshes, [round(h, 4) for h in state.left.H.diagonal().tolist()]
@@ -134,11 +133,8 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
         refresh(G, state, options)  #                         L, R where the schedule says so
         D = state.left.H @ G @ state.right.H  #               D = L G R
         state.M = mu * state.M + (1 - mu) * D  #              M ← μM + (1−μ)D
-        ahead = mu * state.M + (1 - mu) * D  #                Nesterov: once more, with the new M
-        A = ahead if options.nesterov else state.M
-        length = float(norm(U))  #                            ℓ = ‖U‖, from the graft only its length is used
-        if options.grafting == "sgd":
-            length = limited(length, state, options)
+        A = mu * state.M + (1 - mu) * D if options.nesterov else state.M  # Nesterov: once more, with the new M
+        length = limited(U, state, options)  #                ℓ = ‖U‖: of the graft's update only the length is used
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny)
         U = A * ratio if torch.isfinite(ratio) else torch.zeros_like(A)  # U = ℓ A / ‖A‖
     return W - lr * options.weight_decay * W - lr * U  #      W ← W − lr λ W − lr U
@@ -162,8 +158,7 @@ def due(t: int, options: Options) -> tuple[int, int] | None:
         number += 1
         gap = min(1 + number // warmup, options.interval) if warmup else options.interval
         last += gap
-    at = last - gap + 1 if options.stagger else last
-    return (number, gap) if t == at else None
+    return (number, gap) if t == (last - gap + 1 if options.stagger else last) else None
 
 
 @dataclass(frozen=True)
@@ -178,12 +173,8 @@ class Pace:
 def pace(number: int, gap: int, method: str) -> Pace:
     """How the refresh of this number (from 0) and gap is done."""
     early = number < EARLY
-    substeps, weight = 1, 1.0
-    if method == "whitening":
-        substeps = max(1, 4 - number)  #                                4, 3, 2, 1, 1, …
-        weight = 1.0 if early else min(3.0, max(1.0, 0.6 * gap))
-    elif method == "congruence":
-        substeps = 4 if early else 2
+    substeps = {"whitening": max(1, 4 - number), "congruence": 4 if early else 2}.get(method, 1)
+    weight = min(3.0, max(1.0, 0.6 * gap)) if method == "whitening" and not early else 1.0
     return Pace(substeps, weight, PERIOD if not early and number % PERIOD == PERIOD - 1 else 0)
 
 
@@ -220,11 +211,11 @@ def renewed(side: Side, G: Tensor, P: Tensor, k: int, how: Pace, options: Option
 
 
 def newness(k: int, weight: float, options: Options) -> float:
-    """`a`, the share of the new in a running average after k refreshes: `max(1−β2, 1/(k+1))`, so that the first few
-    count alike, as in Adafactor (arXiv 1804.04235). With a weight w it is `1 − (1−a)^w`: as of w refreshes at once.
+    """`a`, the share of the new in a running average after k refreshes: all count alike until there are 1/(1−β2) of
+    them (Adafactor's rule, arXiv 1804.04235, with the exponent −1). A weight w is as of w refreshes at once.
     """
-    a = max(1 - options.preconditioner_beta2, 1 / (k + 1))
-    return float(1 - (1 - a) ** weight)
+    a = max(1 - options.preconditioner_beta2, 1 / (k + 1))  #   a = max(1−β2, 1/(k+1))
+    return float(1 - (1 - a) ** weight)  #                      a ← 1 − (1−a)^w
 
 
 # --- the four methods, for one side ----------------------------------------------------------------------------------
@@ -233,9 +224,9 @@ def newness(k: int, weight: float, options: Options) -> float:
 def whitening(H: Tensor, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Tensor:
     """The side whitens the gradient that both have preconditioned: the fixed point is `E[VVᵀ] = τI`.
 
-    White noise of variance `damping·σ²`, with σ² the mean square of G, would add `η HHᵀ` to `VVᵀ` in expectation.
-    τ counts that of one refresh at each. Where the other side is much shorter, the form that the optimizer then takes
-    ("narrow") makes a step of its own for it.
+    White noise of variance `damping·σ²`, with σ² the mean square of G, would add `η HHᵀ` to `VVᵀ` in expectation. τ
+    always counts that of one refresh. Where the partner is much shorter, the optimizer's cheaper form ("narrow") damps
+    by a step of its own. k = 0 has no memory: `c = ∞`.
     """
     d, n = G.shape
     p1, p2, cap = WHITENING[options.degree]
@@ -245,14 +236,13 @@ def whitening(H: Tensor, G: Tensor, P: Tensor, k: int, how: Pace, options: Optio
     tau = (X.trace() + eta * (H @ H.T).trace()) / d  #                  τ = tr(X + η H Hᵀ)/d
     a = newness(k, how.weight, options)
     c = a / (1 - a) if a < 1 else math.inf  #                           c = a/(1−a)
-    narrow = whitening_is_narrow(d, n)
-    if not narrow:
+    if not (narrow := whitening_is_narrow(d, n)):
         X = X + how.dampings * eta * (H @ H.T)  #                       X ← X + 7 η H Hᵀ at every seventh refresh
     w = torch.minimum(c / tau, cap / largest(X, options.degree))  #     w = min(c/τ, cap/λ)
     H = congruent(H, w * X, p1, p2)  #                                  H ← Q H Q, Q ≈ (I + wX)^(-1/4)
     if narrow:
-        share = torch.minimum(how.dampings * w * eta, cap / schatten4(H @ H))
-        H = congruent(H, share * (H @ H), p1, p2)  #                      H ← Q H Q, Q ≈ (I + 7wη H²)^(-1/4)
+        share = torch.minimum(how.dampings * w * eta, cap / largest(H @ H))
+        H = congruent(H, share * (H @ H), p1, p2)  #                    H ← Q H Q, Q ≈ (I + 7wη H²)^(-1/4)
     return H / H.diagonal().mean()  #                                   a mean diagonal of 1
 
 
@@ -288,7 +278,7 @@ def congruence(H: Tensor, G: Tensor, k: int, how: Pace, options: Options) -> Ten
         rest, given = rest - w, given + w
     if narrow:
         X = H @ H @ H @ H
-        share = torch.minimum(how.dampings * given * eta, cap / schatten4(X))
+        share = torch.minimum(how.dampings * given * eta, cap / largest(X))
         H = congruent(H, share * X, p1, p2)  #                      the damping of seven refreshes at every seventh
     return torch.mul(H, beta2**-0.25)  #                            H ← β2^(-1/4) H
 
@@ -304,10 +294,9 @@ def binomial(H: Tensor, G: Tensor, k: int, options: Options) -> Tensor:
 
     The last factor is its binomial series, with β2 from each gradient. Not symmetrised, as in the paper.
     """
-    d = len(G)
-    eye = torch.eye(d).to(G)
+    eye = torch.eye(len(G)).to(G)
     if k == 0:
-        scale = G.square().sum() / d if options.init == "auto" else G.new_tensor(options.root_eps or 1e-6)
+        scale = G.square().sum() / len(G) if options.init == "auto" else G.new_tensor(options.root_eps or 1e-6)
         H = scale**-0.25 * eye  #                       H_0 = (‖G‖²/d)^(-1/4) I, the paper's ε^(-1/4) I
     X = H @ H @ H @ H @ G @ G.T  #                      X = H⁴ G Gᵀ
     nu = norm(X)  #                                     ν = ‖X‖_F
@@ -323,12 +312,11 @@ def binomial(H: Tensor, G: Tensor, k: int, options: Options) -> Tensor:
 
 def exact(S: Tensor, G: Tensor, k: int, options: Options) -> Side:
     """Shampoo: the root of the running `GGᵀ`, from its eigenvalues, in float64."""
-    beta2 = options.preconditioner_beta2
+    beta2, eps = options.preconditioner_beta2, options.root_eps or 1e-6
     S = symmetrized(beta2 * S + (1 - beta2) * (G @ G.T))  # S ← β2 S + (1−β2) G Gᵀ
     unbiased = (S / (1 - beta2 ** (k + 1))).double()  #     Ŝ = S/(1 − β2^(k+1))
-    floor = (options.root_eps or 1e-6) * unbiased.trace() / len(S)
     values, vectors = torch.linalg.eigh(unbiased)  #        Ŝ = E diag(e) Eᵀ
-    powers = torch.diag((values.clamp(min=0) + floor) ** -0.25)
+    powers = torch.diag((values.clamp(min=0) + eps * unbiased.trace() / len(S)) ** -0.25)
     H = vectors @ powers @ vectors.T  #                     H = (Ŝ + ε tr(Ŝ)/d I)^(-1/4)
     return Side(symmetrized(H).to(G), S, True)
 
@@ -359,15 +347,12 @@ def symmetrized(A: Tensor) -> Tensor:
     return (A + A.T) / 2
 
 
-def largest(X: Tensor, degree: int) -> Tensor:
-    """λ, a bound on the largest eigenvalue of X; with degree 1 the Frobenius norm, so that X² is never needed."""
-    return schatten4(X) if degree == 2 else norm(X)
-
-
-def schatten4(X: Tensor) -> Tensor:
-    """`‖X²‖_F^(1/2) = (Σ eigenvalue⁴)^(1/4)`, of `X/tr(X)` against overflow."""
-    size = X.trace()
-    return size * norm((X / size) @ (X / size)).sqrt()
+def largest(X: Tensor, degree: int = 2) -> Tensor:
+    """λ, a bound on the largest eigenvalue: `‖X²‖_F^(1/2)`, which is `(Σ eigenvalue⁴)^(1/4)`; with degree 1 `‖X‖_F`, so
+    that X² is never needed. The trace is taken out of X² against overflow.
+    """
+    Y = X / X.trace()
+    return norm(X) if degree == 1 else X.trace() * norm(Y @ Y).sqrt()
 
 
 def norm(X: Tensor) -> Tensor:
@@ -385,14 +370,14 @@ def sgd(G: Tensor, state: State, options: Options) -> Tensor:
     return G + mu * state.b if options.nesterov else state.b  # U = b, or G + μb with Nesterov momentum
 
 
-def limited(length: float, state: State, options: Options) -> float:
-    """ℓ, or `graft_limit` times the average of the last ten or so where that is less. A length of 0 leaves no trace."""
-    total, count = state.lengths
-    if options.graft_limit is None:
+def limited(U: Tensor, state: State, options: Options) -> float:
+    """`ℓ = ‖U‖`, or `graft_limit` times the average of the last ten or so where that is less; Adam's has no limit."""
+    length, (total, count) = float(norm(U)), state.lengths
+    if options.graft_limit is None or options.grafting == "adam":
         return length
     if count > 0:
         length = min(length, options.graft_limit * total / count)
-    if length > 0:
+    if length > 0:  #                                           a length of 0 leaves no trace
         state.lengths = (KEPT * total + length, KEPT * count + 1)
     return length
 
