@@ -245,7 +245,6 @@ def test_options_are_the_optimizers() -> None:
         assert field.default == theirs[field.name].default or field.name == "lr"
 
 
-@pytest.mark.xfail(strict=True, reason="a stack looks at one substep to see whether its form damps apart")
 @pytest.mark.parametrize("shape", [(12, 9), (9, 12)])
 def test_congruence_is_damped_where_only_several_substeps_make_it_narrow(shape: tuple[int, int]) -> None:
     agree([shape], [gradients(shape, torch.float64)], Options(lr=0.1, method="congruence", damping=1e-2))

@@ -226,20 +226,21 @@ def _stack(
     blocking = matrices[parts[0].group].blocking
     assert blocking is not None
     whole = len(parts) == 1 and blocking.blocks == 1 and not parts[0].transposed
-    damped = _refresh_flops(shape, sides, options, DAMPING_PERIOD)
-    apart = damped != _refresh_flops(shape, sides, options, 0)
+    damped = METHODS[options.method].refresh_at(2 * DAMPING_PERIOD - 1, 1)  # in the form that the method's own take
+    undamped = replace(damped, damping=0)
+    apart = _refresh_flops(shape, sides, options, damped) != _refresh_flops(shape, sides, options, undamped)
     return Stack(shape, sides, tuple(parts), sum(part.count for part in parts), (0.0, 1.0), apart, whole)
 
 
-def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, damping: int) -> int:
-    """Operations of a plain refresh of a block under the method's default options."""
+def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:
+    """Operations of a refresh of a block under the method's default options."""
     usual = Options(**{**DEFAULTS, "lr": 0.0, "method": options.method})
-    return METHODS[options.method].refresh_flops(shape, sides, usual, Refresh(damping=damping))
+    return METHODS[options.method].refresh_flops(shape, sides, usual, refresh)
 
 
 def _flops(stack: Stack, options: Options) -> int:
     """Operations of a plain refresh of a stack, 1 a block at least."""
-    return stack.count * max(1, _refresh_flops(stack.shape, stack.sides, options, 0))
+    return stack.count * max(1, _refresh_flops(stack.shape, stack.sides, options, Refresh()))
 
 
 def _temporary(stack: Stack, work: WorkSet) -> int:
