@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jorge.methods import METHODS, Refresh, State, refresh_stack
+from jorge.methods import METHODS, Refresh, State
 from jorge.methods.binomial import refresh_root as binomial
 from jorge.methods.congruence import (
     CONGRUENCE_CAP,
@@ -28,6 +28,7 @@ from jorge.methods.whitening import (
     whiten,
 )
 from jorge.options import Options
+from jorge.step import refresh_blocks
 
 METHOD_NAMES = sorted(METHODS)
 SYMMETRIC = ["congruence", "exact", "whitening"]
@@ -46,7 +47,7 @@ def initial(method: str, count: int, shape: tuple[int, int], sides: Any, dtype: 
 
 
 def refresh(method: str, state: State, grad: Tensor, options: Options, kind: Refresh) -> None:
-    refresh_stack(METHODS[method], state, grad, options, kind)
+    refresh_blocks(METHODS[method], state, grad, slice(None), options, kind)
 
 
 def direction(state: State, grad: Tensor, precision: Any = None) -> Tensor:
@@ -219,7 +220,16 @@ def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.
         for i, grad in enumerate(grads):
             k = torch.full((1,), float(i), dtype=dtype)
             left, right, _ = whiten(
-                left, grad, right, k, beta2=0.95, damping=0.0, substeps=2, narrow=narrow, damping_refreshes=7, degree=degree
+                left,
+                grad,
+                right,
+                k,
+                beta2=0.95,
+                damping=0.0,
+                substeps=2,
+                narrow=narrow,
+                damping_refreshes=7,
+                degree=degree,
             )
             assert torch.equal(left, left.mT)
         forms.append((left, right))
@@ -242,11 +252,11 @@ def test_damping_of_the_narrow_form_is_that_of_the_wide_form(method: str, kind: 
         state = fresh(method, shape)
         options = Options(lr=0.1)
         for i, grad in enumerate(grads):
-            kind = METHODS[method].refresh_at(i, 1)
+            refreshing = METHODS[method].refresh_at(i, 1)
             if narrow:
-                refresh(method, state, grad[None], options, kind)
+                refresh(method, state, grad[None], options, refreshing)
             else:
-                _refresh_wide(method, state, grad[None], kind.substeps)
+                _refresh_wide(method, state, grad[None], refreshing.substeps)
         states[narrow] = state
     found, wanted = (direction(states[narrow], grads[-1][None]).flatten() for narrow in (True, False))
     assert torch.nn.functional.cosine_similarity(found, wanted, dim=0) > 0.995

@@ -1,4 +1,4 @@
-"""When roots are refreshed."""
+"""When preconditioners are refreshed."""
 
 from itertools import pairwise
 
@@ -12,26 +12,26 @@ SCHEDULES = st.builds(Schedule, st.integers(1, 12), st.integers(0, 8), st.boolea
 
 @given(SCHEDULES)
 def test_every_part_is_refreshed_once_a_gap(schedule: Schedule) -> None:
-    steps = iter(range(1, 200))
-    for step in steps:
-        gap = schedule.gap(step)
-        seen = [part for s in (step, *(next(steps) for _ in range(gap - 1))) if (part := schedule.part(s))]
-        if schedule.stagger:
-            assert seen == [(index, gap) for index in range(gap)]
-        else:
-            assert seen == [(0, 1)]
-        if step > 150:
-            break
+    seen = [due for step in range(1, 200) if (due := schedule.at(step))]
+    by_number: dict[int, list[tuple[int, int]]] = {}
+    for due in seen:
+        by_number.setdefault(due.number, []).append((due.part, due.parts))
+    for number in sorted(by_number)[:-1]:  # the last may not be over
+        parts = by_number[number]
+        gap = next(due.gap for due in seen if due.number == number)
+        assert parts == ([(index, gap) for index in range(gap)] if schedule.stagger else [(0, 1)])
 
 
 @given(SCHEDULES)
 def test_the_gap_grows_by_one_after_so_many_refreshes(schedule: Schedule) -> None:
-    refreshing = [step for step in range(1, 1000) if Schedule(schedule.interval, schedule.warmup_refreshes).part(step)]
-    gaps = [b - a for a, b in pairwise([0, *refreshing])]
+    plain = Schedule(schedule.interval, schedule.warmup_refreshes)
+    refreshing = [(step, due) for step in range(1, 1000) if (due := plain.at(step))]
+    gaps = [b - a for a, b in pairwise([0, *(step for step, _ in refreshing)])]
     warmup = schedule.warmup_refreshes
     grown = [gap for gap in range(1, schedule.interval) for _ in range(warmup)]
     assert gaps[: len(grown)] == grown[: len(gaps)]
     assert set(gaps[len(grown) :]) <= {schedule.interval}
+    assert [due.gap for _, due in refreshing] == gaps
 
 
 @given(SCHEDULES)
@@ -39,27 +39,27 @@ def test_earlier_refreshes_are_counted_for_every_block(schedule: Schedule) -> No
     blocks = 60  # each is in a part by its place among them
     counts = [0] * blocks
     for step in range(1, 300):
-        if (part := schedule.part(step)) is not None:
-            index, parts = part
-            for block in range(blocks * index // parts, blocks * (index + 1) // parts):
-                assert schedule.earlier(step) == counts[block]
+        if (due := schedule.at(step)) is not None:
+            for block in range(blocks * due.part // due.parts, blocks * (due.part + 1) // due.parts):
+                assert due.number == counts[block]
                 counts[block] += 1
 
 
 def test_the_default_grows_to_five() -> None:
     schedule = Schedule(5, 20)
-    due = [step for step in range(1, 300) if schedule.part(step)]
-    assert due[:20] == list(range(1, 21))
-    assert due[20:40] == list(range(22, 61, 2))
-    assert due[40:60] == list(range(63, 121, 3))
-    assert due[60:80] == list(range(124, 201, 4))
-    assert due[80:] == list(range(205, 300, 5))
-    assert [schedule.earlier(step) for step in due] == list(range(len(due)))
+    found = [(step, due.number) for step in range(1, 300) if (due := schedule.at(step))]
+    steps = [step for step, _ in found]
+    assert steps[:20] == list(range(1, 21))
+    assert steps[20:40] == list(range(22, 61, 2))
+    assert steps[40:60] == list(range(63, 121, 3))
+    assert steps[60:80] == list(range(124, 201, 4))
+    assert steps[80:] == list(range(205, 300, 5))
+    assert [number for _, number in found] == list(range(len(steps)))
 
 
 def test_without_a_warm_up_the_interval_holds_from_the_start() -> None:
-    assert [step for step in range(1, 20) if Schedule(6, 0).part(step)] == [6, 12, 18]
+    assert [step for step in range(1, 20) if Schedule(6, 0).at(step)] == [6, 12, 18]
 
 
 def test_the_zeroth_step_refreshes_nothing() -> None:
-    assert Schedule(1, 5).part(0) is None
+    assert Schedule(1, 5).at(0) is None

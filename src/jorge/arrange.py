@@ -22,7 +22,7 @@ import torch
 from jorge.blocks import BlockGrid, Blocking, Side
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import DEFAULTS, Options
-from jorge.routing import compute_dtype, route
+from jorge.routing import COMPUTE_DTYPES, route
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there up to four times
 #: (gathered, cut into blocks, preconditioned on one side and on both), and what a refresh takes.
@@ -57,14 +57,9 @@ class ShapeGroup:
     blocking: Blocking | None
 
     @property
-    def compute(self) -> torch.dtype:
-        """The dtype of the arithmetic."""
-        return compute_dtype(self.spec.dtype)
-
-    @property
     def nbytes(self) -> int:
         """Bytes of the tensor that a step works on."""
-        return len(self.places) * math.prod(self.spec.shape) * self.compute.itemsize
+        return len(self.places) * _nbytes(self.spec)
 
 
 @dataclass(frozen=True)
@@ -94,6 +89,8 @@ class Stack:
         shape: m × n of a block, as it lies here.
         sides: kinds of its sides.
         parts: whose blocks they are, in the order in which they lie here.
+        count: number of blocks.
+        owned: the blocks that are refreshed in this process (:mod:`jorge.exchange`), from a number to before another.
         chunk: so many blocks are refreshed at a time, for the sake of memory.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
         damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
@@ -103,45 +100,45 @@ class Stack:
     shape: tuple[int, int]
     sides: tuple[Side, Side]
     parts: tuple[StackPart, ...]
+    count: int
+    owned: tuple[int, int]
     chunk: int
     span: tuple[float, float]
     damps_apart: bool
     whole: bool
 
-    @property
-    def count(self) -> int:
-        """Number of blocks."""
-        return sum(part.count for part in self.parts)
-
 
 @dataclass(frozen=True)
 class WorkSet:
-    """Shape groups of one arithmetic dtype, vectors first, and the stacks of the others' blocks."""
+    """Shape groups whose tensors are in memory at the same time.
 
-    vectors: tuple[ShapeGroup, ...]
+    Args:
+        groups: those of vectors and scalars first, then those of matrices.
+        matrices: the latter alone.
+        stacks: of their blocks.
+        compute: the dtype of the arithmetic.
+    """
+
+    groups: tuple[ShapeGroup, ...]
     matrices: tuple[ShapeGroup, ...]
     stacks: tuple[Stack, ...]
+    compute: torch.dtype
 
-    @property
-    def groups(self) -> tuple[ShapeGroup, ...]:
-        """All shape groups."""
-        return self.vectors + self.matrices
 
-    @property
-    def compute(self) -> torch.dtype:
-        """The dtype of the arithmetic."""
-        return self.groups[0].compute
+def _nbytes(spec: ParamSpec) -> int:
+    """Bytes of a parameter in the dtype of the arithmetic."""
+    return math.prod(spec.shape) * COMPUTE_DTYPES[spec.dtype].itemsize
 
 
 def arrange(specs: Sequence[ParamSpec], options: Options) -> tuple[WorkSet, ...]:
-    """The work sets of parameters that share a param group and a device, in the order of their first parameters.
+    """The work sets of parameters that share a param group and a device.
 
     >>> spec = ParamSpec((4, 6), torch.float32, (6, 1))
     >>> (work,) = arrange([spec, spec, ParamSpec((4,), torch.float32, (1,))], Options(lr=0.1))
     >>> [group.places for group in work.groups], [(stack.shape, stack.count) for stack in work.stacks]
     ([(2,), (0, 1)], [((4, 6), 2)])
     """
-    total = sum(math.prod(spec.shape) * compute_dtype(spec.dtype).itemsize for spec in specs)
+    total = sum(map(_nbytes, specs))
     budget = max(SMALLEST_WORKSPACE, options.workspace * total) if options.workspace else math.inf
     if options.fused:
         budget = math.inf  # one graph a group and dtype; the compiler plans the memory
@@ -174,15 +171,14 @@ def _shape_groups(specs: Sequence[ParamSpec], options: Options, most: float) -> 
     ]
     routed.sort(key=lambda each: _order(each[0], each[1]))
     for blocking, spec, places in routed:
-        one = math.prod(spec.shape) * compute_dtype(spec.dtype).itemsize
-        count = max(1, int(min(len(places), most // one)))
+        count = max(1, int(min(len(places), most // _nbytes(spec))))
         for start in range(0, len(places), count):
             yield ShapeGroup(tuple(places[start : start + count]), spec, blocking)
 
 
 def _order(blocking: Blocking | None, spec: ParamSpec) -> tuple[int, list[int]]:
     """Sorts what may share a work set next to each other: one arithmetic dtype, and blocks that are alike."""
-    return compute_dtype(spec.dtype).itemsize, sorted(blocking.grids[0].shape) if blocking else []
+    return COMPUTE_DTYPES[spec.dtype].itemsize, sorted(blocking.grids[0].shape) if blocking else []
 
 
 def _filled(groups: Iterator[ShapeGroup], most: float) -> Iterator[list[ShapeGroup]]:
@@ -190,7 +186,7 @@ def _filled(groups: Iterator[ShapeGroup], most: float) -> Iterator[list[ShapeGro
     filled: list[ShapeGroup] = []
     for group in groups:
         full = sum(each.nbytes for each in filled) + group.nbytes > most
-        if filled and (full or group.compute != filled[0].compute):
+        if filled and (full or COMPUTE_DTYPES[group.spec.dtype] != COMPUTE_DTYPES[filled[0].spec.dtype]):
             yield filled
             filled = []
         filled.append(group)
@@ -213,7 +209,8 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
         if shape[0] > shape[1] and twin in found and METHODS[options.method].transposable:
             found[twin] += [replace(part, transposed=True) for part in parts]
             del found[shape, sides]
-    return WorkSet(vectors, matrices, tuple(_stack(*key, parts, matrices, options) for key, parts in found.items()))
+    stacks = tuple(_stack(*key, parts, matrices, options) for key, parts in found.items())
+    return WorkSet(vectors + matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
 
 
 def _stack(
@@ -229,7 +226,8 @@ def _stack(
     damped = METHODS[options.method].refresh_at(2 * DAMPING_PERIOD - 1, 1)  # in the form that the method's own take
     undamped = replace(damped, damping=0)
     apart = _refresh_flops(shape, sides, options, damped) != _refresh_flops(shape, sides, options, undamped)
-    return Stack(shape, sides, tuple(parts), sum(part.count for part in parts), (0.0, 1.0), apart, whole)
+    count = sum(part.count for part in parts)
+    return Stack(shape, sides, tuple(parts), count, (0, count), count, (0.0, 1.0), apart, whole)
 
 
 def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:

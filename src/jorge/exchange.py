@@ -9,13 +9,13 @@ from jorge.methods import State
 
 
 class Exchange(Protocol):
-    """What a step asks between the refresh of a stack and its directions."""
+    """What the store asks when it arranges the state, and a step between the refresh of a stack and its directions."""
 
     def owned(self, stack: Stack) -> tuple[int, int]:
         """The blocks of a stack that are refreshed here: from the first number to before the second."""
 
     def collect(self, stack: Stack, state: State) -> None:
-        """Bring what others have refreshed into the stack's state, in place."""
+        """Bring what others have refreshed into the stack's state, in place. Asked where not all blocks are owned."""
 
 
 class Alone:
@@ -26,4 +26,4 @@ class Alone:
         return 0, stack.count
 
     def collect(self, stack: Stack, state: State) -> None:
-        """Nothing."""
+        """Nothing: it is not asked."""

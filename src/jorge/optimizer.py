@@ -6,6 +6,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import zip_longest
+from operator import is_
 from typing import Any, overload
 
 import torch
@@ -15,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import options, transfer, validation
 from jorge.exchange import Alone, Exchange
-from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision, Watched
+from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.routing import layout
 from jorge.step import finite_on, take_step
@@ -117,7 +118,7 @@ class Jorge(torch.optim.Optimizer):
         defaults = {name: given[name] for name in options.FIELDS}
         options.check(defaults, "the constructor's arguments")
         self._store = Store()
-        self._watched: dict[int, Watched] = {}
+        self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(validation.listed(params), {**defaults, "state_version": options.STATE_VERSION})
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
@@ -265,15 +266,22 @@ class Jorge(torch.optim.Optimizer):
                 loss = closure()
         chosen = self._options()
         self._check_capture()
-        taking_part = self._store.begin(self.param_groups, chosen, self.state)
+        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state)
         finite = finite_on(taking_part)
         for each in taking_part:
             take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
         return loss
 
     def _options(self) -> list[Options]:
-        """Those of each param group, checked where they have changed."""
-        return [self._watched.setdefault(i, Watched()).read(group, i) for i, group in enumerate(self.param_groups)]
+        """Those of each param group, checked where they have changed since they were read."""
+        found = []
+        for index, group in enumerate(self.param_groups):
+            values, chosen = self._read.get(index, ([], None))
+            if chosen is None or not all(map(is_, map(group.get, options.FIELDS), values)):
+                chosen = options.read(group, index)
+                self._read[index] = (list(map(group.get, options.FIELDS)), chosen)
+            found.append(chosen)
+        return found
 
     def _check_capture(self) -> None:
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
@@ -337,10 +345,10 @@ class Jorge(torch.optim.Optimizer):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
                 if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
                     group.setdefault(name, mine.get(name, self.defaults[name]))
-        self._watched = {}
+        self._read = {}
         if "_store" not in self.__dict__:
             self._store = Store()
-        self._store.load(incoming, self.param_groups, self._options(), self.state)
+        self._store.load(incoming, self.param_groups, self._options(), self.exchange, self.state)
 
 
 def _owned(entry: Any) -> Any:

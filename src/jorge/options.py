@@ -13,7 +13,7 @@ import numbers
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -314,7 +314,7 @@ class Options:
         """Those of a param group, unchecked; what it lacks is as by default."""
         return cls(**{name: group[name] for name in FIELDS if name in group})
 
-    @property
+    @cached_property
     def precisions(self) -> tuple[Precision, Precision]:
         """Of the products of a refresh, and of the direction."""
         given = self.matmul_precision
@@ -380,29 +380,17 @@ def check_known(keys: Iterable[str], where: str) -> None:
             raise TypeError(f"{where}: unknown option {key!r}; {hint}")
 
 
-class Watched:
-    """The options of a param group that its owner may edit between steps; what changed is checked."""
+def read(group: Group, index: int) -> Options:
+    """The options of a param group that its owner may have edited. Tensors are not read, as that would wait.
 
-    def __init__(self) -> None:
-        self._seen: dict[str, Any] = {}
-        self._options: Options | None = None
-
-    def read(self, group: Group, index: int) -> Options:
-        """The group's options as they are now. Tensors are not read: that would wait for the device.
-
-        Raises:
-            ValueError: a changed value is out of range.
-        """
-        seen = self._seen
-        if self._options is not None and all(group.get(name) is seen.get(name) for name in FIELDS):
-            return self._options
-        where = f"param group {index}"
-        check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
-        if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-            raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
-        self._seen = {name: group[name] for name in FIELDS if name in group}
-        self._options = Options.of(group)
-        return self._options
+    Raises:
+        ValueError: a value is out of range.
+    """
+    where = f"param group {index}"
+    check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
+    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+        raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
+    return Options.of(group)
 
 
 @cache

@@ -50,14 +50,18 @@ def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Rou
     return Route("matrix", blocks, why)
 
 
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the step's arithmetic and buffers: float64 for float64 parameters, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+#: The dtype of the step's arithmetic and buffers, by that of the parameter.
+COMPUTE_DTYPES = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
 
 
 def stored_dtype(dtype: torch.dtype, options: Options) -> torch.dtype:
     """The dtype in which the preconditioners of a parameter are stored."""
-    return options.preconditioner_dtype or compute_dtype(dtype)
+    return options.preconditioner_dtype or COMPUTE_DTYPES[dtype]
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
     if decision.kind == "empty":
         return Layout({}, {}, ())
-    compute, blocks = compute_dtype(dtype), decision.blocking
+    compute, blocks = COMPUTE_DTYPES[dtype], decision.blocking
     buffers = buffer_dtypes(options.grafting, compute, options.preconditioner_dtype if blocks else None)
     scalars: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     if options.grafting == "adam":

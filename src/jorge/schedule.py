@@ -30,46 +30,41 @@ class Schedule:
     warmup_refreshes: int
     stagger: bool = False
 
-    def gap(self, step: int) -> int:
-        """Steps between the refreshes of a block about `step`, from 1.
+    def at(self, step: int) -> Due | None:
+        """What a step refreshes, and `None` where that is nothing.
 
-        >>> [Schedule(4, 2).gap(step) for step in (1, 2, 3, 6, 7, 12, 13, 1000)]
-        [1, 1, 2, 2, 3, 3, 4, 4]
-        """
-        if not self.warmup_refreshes:
-            return self.interval
-        # the gap g is over after the step r(1 + 2 + … + g)
-        grown = (1 + isqrt(1 + 8 * ((step - 1) // self.warmup_refreshes))) // 2
-        return min(grown, self.interval)
-
-    def part(self, step: int) -> tuple[int, int] | None:
-        """What the step refreshes: `(0, 1)` for all, `(j, gap)` for the j-th part, `None` for nothing.
-
-        >>> [step for step in range(1, 26) if Schedule(10, 3).part(step)]
+        >>> [step for step in range(1, 26) if Schedule(10, 3).at(step)]
         [1, 2, 3, 5, 7, 9, 12, 15, 18, 22]
-        >>> [Schedule(3, 1, stagger=True).part(step) for step in range(1, 8)]
+        >>> [(due.part, due.parts) for due in map(Schedule(3, 1, stagger=True).at, range(1, 8)) if due]
         [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 3)]
         """
         if step < 1:
             return None
-        gap, before = self._since(step)
+        warmup, gap, before = self.warmup_refreshes, self.interval, step - 1
+        if warmup:
+            # The gap g is over after the step r(1 + 2 + … + g).
+            gap = min((1 + isqrt(1 + 8 * ((step - 1) // warmup))) // 2, self.interval)
+            before -= warmup * (gap * (gap - 1) // 2)
+        number = warmup * (gap - 1) + before // gap
         if self.stagger:
-            return before % gap, gap
-        return (0, 1) if before % gap == gap - 1 else None
+            return Due(number, gap, before % gap, gap)
+        return Due(number, gap) if before % gap == gap - 1 else None
 
-    def earlier(self, step: int) -> int:
-        """How many refreshes a block that is due at `step` has had before.
 
-        >>> [Schedule(10, 3).earlier(step) for step in (1, 3, 5, 22)]
-        [0, 2, 3, 9]
-        """
-        gap, before = self._since(step)
-        return self.warmup_refreshes * (gap - 1) + before // gap
+@dataclass(frozen=True)
+class Due:
+    """A refresh that is due.
 
-    def _since(self, step: int) -> tuple[int, int]:
-        """The gap at a step, and the steps before it that had the same."""
-        gap = self.gap(step)
-        return gap, step - 1 - self.warmup_refreshes * (gap * (gap - 1) // 2)
+    Args:
+        number: how many refreshes a block that is due has had before.
+        gap: steps between its refreshes now.
+        part, parts: the blocks that are due are the `part`-th of so many equal parts; all of them by default.
+    """
+
+    number: int
+    gap: int
+    part: int = 0
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,20 +97,19 @@ def pieces(
     """
     mine = [steps[place] for part in stack.parts for place in groups[part.group].places]
     if mine.count(mine[0]) == len(mine):
-        step = mine[0]
-        part = None if step is None else schedule.part(step)
-        if step is None or part is None:
+        due = None if mine[0] is None else schedule.at(mine[0])
+        if due is None:
             return []
-        start, stop = _share(stack, *part)
-        return [Piece(_refresh(stack, step, schedule, method), start, stop)] if start < stop else []
+        start, stop = (0, stack.count) if due.parts == 1 else _share(stack, due)
+        return [Piece(_refresh(stack, due, method), start, stop)] if start < stop else []
     wanted: list[Refresh | None] = []
     for stack_part in stack.parts:
         for place in groups[stack_part.group].places:
             step = steps[place]
-            part = None if step is None else schedule.part(step)
-            for _ in range(stack_part.grid.blocks):
-                inside = step is not None and part is not None and len(wanted) in range(*_share(stack, *part))
-                wanted.append(_refresh(stack, step, schedule, method) if inside and step is not None else None)
+            due = None if step is None else schedule.at(step)
+            blocks = range(len(wanted), len(wanted) + stack_part.grid.blocks)
+            shared = range(*_share(stack, due)) if due is not None else ()
+            wanted += [_refresh(stack, due, method) if due is not None and i in shared else None for i in blocks]
     found: list[Piece] = []
     for refresh in dict.fromkeys(each for each in wanted if each is not None):
         chosen = [i for i, each in enumerate(wanted) if each == refresh]
@@ -126,15 +120,15 @@ def pieces(
     return found
 
 
-def _refresh(stack: Stack, step: int, schedule: Schedule, method: Method) -> Refresh:
-    refresh = method.refresh_at(schedule.earlier(step), schedule.gap(step))
+def _refresh(stack: Stack, due: Due, method: Method) -> Refresh:
+    refresh = method.refresh_at(due.number, due.gap)
     return refresh if stack.damps_apart else replace(refresh, damping=0)  # so that steps that do the same look the same
 
 
-def _share(stack: Stack, index: int, parts: int) -> tuple[int, int]:
-    """The blocks whose refresh begins in the `index`-th of `parts` equal shares of the work of all stacks."""
+def _share(stack: Stack, due: Due) -> tuple[int, int]:
+    """The blocks whose refresh begins in the part that is due of the work of all stacks."""
     begin, end = stack.span
     width = (end - begin) / stack.count
-    edges = (ceil((edge / parts - begin) / width - 1e-6) for edge in (index, index + 1))
+    edges = (ceil((edge / due.parts - begin) / width - 1e-6) for edge in (due.part, due.part + 1))
     start, stop = (min(stack.count, max(0, edge)) for edge in edges)
     return start, stop

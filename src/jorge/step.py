@@ -24,10 +24,10 @@ from jorge.arrange import Stack, WorkSet
 from jorge.blocks import gather, gather_into, scatter
 from jorge.exchange import Exchange
 from jorge.grafting import Mask
-from jorge.methods import METHODS, Refresh, State, refresh_stack
-from jorge.methods.products import precision_scope
+from jorge.methods import METHODS, Method, Refresh, State
+from jorge.methods.products import choose, diagonal_sum, largest_entry, precision_scope
 from jorge.options import Options
-from jorge.routing import compute_dtype
+from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Schedule, pieces
 from jorge.store import GroupState, SetTensors
 from jorge.trace import Trace
@@ -63,7 +63,7 @@ def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
                 alike[state.device, grad.dtype].append(grad)
     flags: dict[torch.device, Tensor] = {}
     for (device, dtype), grads in alike.items():
-        longest = torch.stack(torch._foreach_norm(grads, 2, dtype=compute_dtype(dtype))).amax()
+        longest = torch.stack(torch._foreach_norm(grads, 2, dtype=COMPUTE_DTYPES[dtype])).amax()
         flag = (longest - longest).eq(0)  # the difference is NaN where it is not finite
         flags[device] = flags[device] & flag if device in flags else flag
     return flags
@@ -78,16 +78,15 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
     for number, work in enumerate(state.work_sets):
-        turn = _turn(state, work, schedule, options, exchange, trace)
+        turn = _turn(state, work, schedule, options, trace)
         if any(turn.grads):
             run = _step if state.compiled is None else state.compiled.step(number, _step)
-            run(work, state.tensors(number), turn, finite, numbers, exchange, trace)
+            run(work, state.tensors[number], turn, finite, numbers, exchange, trace)
             state.commit(work)
+    state.let_go()
 
 
-def _turn(
-    state: GroupState, work: WorkSet, schedule: Schedule, options: Options, exchange: Exchange, trace: Trace | None
-) -> Turn:
+def _turn(state: GroupState, work: WorkSet, schedule: Schedule, options: Options, trace: Trace | None) -> Turn:
     """Who takes part, and what is refreshed: decided on the host, from counters alone."""
     turn = Turn()
     for group in work.groups:
@@ -98,7 +97,7 @@ def _turn(
         turn.present.append(present)
         turn.masks.append(None if all(present) else state.mask(group, present))
     for stack in work.stacks:
-        turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options, exchange)))
+        turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options)))
         if trace is not None:
             places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
             turn.owners.append(
@@ -108,12 +107,14 @@ def _turn(
 
 
 def _refreshes(
-    state: GroupState, work: WorkSet, stack: Stack, schedule: Schedule, options: Options, exchange: Exchange
+    state: GroupState, work: WorkSet, stack: Stack, schedule: Schedule, options: Options
 ) -> Iterator[tuple[Refresh, slice | Tensor]]:
     """What is refreshed of a stack here, so many blocks at a time as the arrangement says."""
     for piece in pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method]):
         refresh = piece.refresh if state.compiled is None else state.compiled.refresh(piece.refresh)
-        first, last = piece.within(*exchange.owned(stack))
+        first, last = piece.start, piece.stop
+        if stack.owned != (0, stack.count):
+            first, last = piece.within(*stack.owned)
         for start in range(first, last, stack.chunk):
             chunk = slice(start, min(last, start + stack.chunk))
             yield refresh, chunk if piece.places is None else state.constants.get(piece.places)[chunk]
@@ -139,24 +140,21 @@ def _step(
         exchange: who refreshes what.
         trace: told of what was seen.
     """
-    vectors = len(work.vectors)
+    vectors = len(work.groups) - len(work.matrices)
     grads = _gradients(work, turn, finite, maximize=options.maximize)
     mask = Mask(finite.to(work.compute), turn.masks)
     directions = _directions(work, tensors.stacks, turn, grads[vectors:], options, exchange, trace)
-    updates, lengths = _graft(tensors, grads, vectors, mask, options)
-    _clear(updates, finite)
+    moving = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
+    updates, lengths, limited = _graft(tensors, grads, vectors, mask, moving, options)
     del grads
+    if updates:
+        _clear(updates, finite)
     if lengths is not None:
-        moving = Mask(mask.taken, turn.masks[vectors:])
-        allowed = lengths
-        if options.grafting == "sgd" and options.graft_limit is not None:
-            history, moves = tensors.scalars["graft_length"], moving.each(directions)
-            allowed = grafting.limited(lengths, history, moves, options.graft_limit)
         buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
-        moved, ratios = _momentum(directions, buffers, allowed, moving, options)
+        moved, ratios = _momentum(directions, buffers, limited, moving, options)
         if trace is not None:
             params = tuple(p for some in turn.params[vectors:] for p in some)
-            trace.stepped(params=params, finite=finite, lengths=lengths, limited=allowed < lengths, ratios=ratios)
+            trace.stepped(params=params, finite=finite, lengths=lengths, limited=limited < lengths, ratios=ratios)
         updates += moved
     _update(turn, updates, mask.taken, options)
 
@@ -195,12 +193,9 @@ def _directions(
             for refresh, where in turn.refreshes[number]:
                 if trace is not None:
                     trace.begin_refresh(turn.owners[number], where, refresh)
-                some = {name: tensor[where] for name, tensor in state.items()}
-                refresh_stack(method, some, blocks[where], options, refresh, trace)
-                if isinstance(where, Tensor):  # a copy, where a slice is a view
-                    for name, tensor in state.items():
-                        tensor.index_copy_(0, where, some[name])
-        exchange.collect(stack, state)
+                refresh_blocks(method, state, blocks, where, options, refresh, trace)
+        if stack.owned != (0, stack.count):
+            exchange.collect(stack, state)
         with precision_scope(blocks.device, for_direction):
             found = method.direction(state, blocks, for_direction)
         del blocks
@@ -212,6 +207,42 @@ def _directions(
                 directions[part.group] = torch.empty_like(grads[part.group])
             scatter(mine.mT if part.transposed else mine, _matrices(directions, part.group, work), part.grid)
     return [directions[group] for group in range(len(grads))]
+
+
+def refresh_blocks(
+    method: Method,
+    state: State,
+    grads: Tensor,
+    where: slice | Tensor,
+    options: Options,
+    refresh: Refresh,
+    trace: Trace | None = None,
+) -> None:
+    """Refresh the preconditioners of some blocks of a stack in place from `grads`, `[count, m, n]`, in their dtype.
+
+    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
+    new preconditioners would not be finite (the binomial recursion can overflow).
+    """
+    grad = grads[where]
+    some = {name: tensor[where] for name, tensor in state.items()}
+    wide = {name: value.to(grad.dtype) for name, value in some.items()}
+    largest = largest_entry(grad)
+    new = method.refreshed(wide, grad, largest, options, refresh, trace)
+    total = largest
+    for value in new.values():
+        # A symmetric root is a product `B + Bᵀ`: what is not finite in B reaches its diagonal.
+        on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
+        total = total + (diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
+    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
+    for name, value in new.items():
+        if some[name].dtype == value.dtype:
+            torch.where(usable.view(-1, *(1,) * (value.dim() - 1)), value, some[name], out=some[name])
+        else:
+            some[name].copy_(choose(usable, value, wide[name]))
+    some["refreshes"].add_(usable)
+    if isinstance(where, Tensor):  # these are copies, where a slice gives views
+        for name, tensor in state.items():
+            tensor.index_copy_(0, where, some[name])
 
 
 def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
@@ -237,9 +268,9 @@ def _matrices(tensors: Any, group: int, work: WorkSet) -> Tensor:
 
 
 def _graft(
-    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, options: Options
-) -> tuple[list[Tensor], Tensor | None]:
-    """Advance the graft optimizer by G: U of the vectors, and ℓ of the matrices, `[total]`."""
+    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, moving: Mask, options: Options
+) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+    """Advance the graft optimizer by G: U of the vectors; ℓ of the matrices, `[total]`, without its limit and with."""
     buffers = tensors.buffers
     correction = None
     if options.grafting == "sgd":
@@ -264,10 +295,16 @@ def _graft(
         own = found[:vectors]
         scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
         updates = list(torch._foreach_mul(own, scales))
-    if len(found) == vectors:
-        return updates, None
-    lengths = grafting.norms(found[vectors:])
-    return updates, lengths if correction is None else lengths.mul_(correction[count:])
+    matrices = found[vectors:]
+    if not matrices:
+        return updates, None, None
+    lengths = grafting.norms(matrices)
+    if correction is not None:
+        lengths.mul_(correction[count:])
+    if options.grafting == "adam" or options.graft_limit is None:
+        return updates, lengths, lengths
+    history, moves = tensors.scalars["graft_length"], moving.each(matrices)
+    return updates, lengths, grafting.limited(lengths, history, moves, options.graft_limit)
 
 
 def _momentum(
@@ -292,9 +329,9 @@ def _momentum(
 
 def _update(turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
     """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""
-    rate, decay = grafting.scalar(options.lr, taken), options.weight_decay
-    scale = 1.0
+    rate, decay, scale = options.lr, options.weight_decay, 1.0
     if isinstance(rate, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
+        rate = grafting.scalar(rate, taken)
         torch._foreach_mul_(list(updates), rate)
     else:
         scale = rate
@@ -320,6 +357,5 @@ def _clear(tensors: Sequence[Tensor], finite: Tensor) -> None:
 
     A product would keep NaN; on the bits it is exact, and on a CPU eight times as quick as filling by a mask.
     """
-    if tensors:
-        bits = {4: torch.int32, 8: torch.int64}
-        torch._foreach_mul_([tensor.view(bits[tensor.itemsize]) for tensor in tensors], finite)
+    bits = {4: torch.int32, 8: torch.int64}
+    torch._foreach_mul_([tensor.view(bits[tensor.itemsize]) for tensor in tensors], finite)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from jorge.arrange import ParamSpec, ShapeGroup, Stack, WorkSet, arrange
 from jorge.compiling import CompiledSteps
+from jorge.exchange import Exchange
 from jorge.methods import METHODS, State
 from jorge.options import ARRANGING, LAYOUT, Group, Options
 from jorge.routing import layout, stored_dtype
@@ -77,6 +78,7 @@ class GroupState:
         index: of the param group.
         params: in the group's order; their number here is their *place*.
         options: those that it was arranged by.
+        exchange: who refreshes which blocks.
         work_sets: what is worked on together.
         grads, steps: of each place, what the step that has begun works on: its gradient, and its number from 1; `None`
             where there is no gradient.
@@ -85,21 +87,27 @@ class GroupState:
     index: int
     params: list[Tensor]
     options: Options
+    exchange: Exchange
     work_sets: tuple[WorkSet, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     grads: list[Tensor | None] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=list)
+    tensors: list[SetTensors] = field(default_factory=list)
     _addresses: list[Any] = field(default_factory=list)
     _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
     _seen: int = 0
+    taking_part: bool = False
 
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.specs = [_spec(p) for p in self.params]
-        self.work_sets = arrange(self.specs, self.options)
+        self.work_sets = tuple(self._owning(work) for work in arrange(self.specs, self.options))
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self.constants = Constants(self.device)
         self.compiled = CompiledSteps(self.device, wide) if self.options.fused else None
+
+    def _owning(self, work: WorkSet) -> WorkSet:
+        return replace(work, stacks=tuple(replace(each, owned=self.exchange.owned(each)) for each in work.stacks))
 
     # --- the state's tensors ------------------------------------------------------------------------------------------
 
@@ -127,25 +135,34 @@ class GroupState:
         spec = self.specs[place]
         return layout(spec.shape, spec.dtype, self.options).tensors(spec.shape)
 
-    def tensors(self, number: int) -> SetTensors:
-        """Those of a work set, which the views in the entries are views of."""
-        buffers, scalars, stacks = self._addresses[number]
+    def gather_tensors(self) -> None:
+        """Find the tensors that the views in the entries are views of: `tensors`, of each work set."""
 
         def whole(addresses: Mapping[str, _Address]) -> dict[str, Tensor]:
             return {name: self.entries[place][key]._base for name, (place, key) in addresses.items()}
 
-        return SetTensors([whole(b) for b in buffers], whole(scalars), [whole(s) for s in stacks])
+        self.tensors = [
+            SetTensors([whole(b) for b in buffers], whole(scalars), [whole(s) for s in stacks])
+            for buffers, scalars, stacks in self._addresses
+        ]
+
+    def let_go(self) -> None:
+        """Hold no tensor of the state or gradient any more: they are the entries' and the parameters'."""
+        self.tensors, self.grads = [], []
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def fits(self, options: Options) -> bool:
-        """Whether it is arranged as these options want it."""
+    def fits(self, options: Options, exchange: Exchange) -> bool:
+        """Whether it is arranged as these options want it, for these processes."""
         mine = self.options
-        return mine is options or all(getattr(mine, n) == getattr(options, n) for n in LAYOUT + ARRANGING)
+        if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in LAYOUT + ARRANGING):
+            return False
+        return self.exchange is exchange
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
         self.grads, self.steps, self._seen = [None] * len(self.params), [None] * len(self.params), 0
+        self.taking_part = False
 
     def take(self, place: int, p: Tensor, grad: Tensor | None, entry: Entry | None) -> bool:
         """Note a parameter's gradient and step; false where its entry is not as it was left."""
@@ -164,7 +181,7 @@ class GroupState:
             return False
         self._seen += 1
         if grad is not None:
-            self.grads[place], self.steps[place] = grad, step + 1
+            self.grads[place], self.steps[place], self.taking_part = grad, step + 1, True
         return True
 
     def mask(self, group: ShapeGroup, present: Sequence[bool]) -> Tensor:
@@ -193,30 +210,40 @@ class Store:
         self._homes: dict[Tensor, tuple[GroupState, int]] = {}
 
     def begin(
-        self, groups: Sequence[Group], options: Sequence[Options], state: MutableMapping[Any, Any]
+        self,
+        groups: Sequence[Group],
+        options: Sequence[Options],
+        exchange: Exchange,
+        state: MutableMapping[Any, Any],
     ) -> list[GroupState]:
         """Look at every parameter once, arrange the state anew where that is needed, and say who takes the step.
 
         Args:
             groups: the optimizer's.
             options: of each.
+            exchange: the optimizer's.
             state: `optimizer.state`.
 
         Raises:
             RuntimeError: a gradient or an entry of the state cannot be used; nothing has changed then.
         """
-        if not self._look(groups, options, state):
-            self._arrange(groups, options, state)
-            settled = self._look(groups, options, state)
+        if not self._look(groups, options, exchange, state):
+            self._arrange(groups, options, exchange, state)
+            settled = self._look(groups, options, exchange, state)
             assert settled, "the state is not as it was just arranged"
-        return [each for each in self._groups.values() if any(step is not None for step in each.steps)]
+        found = [each for each in self._groups.values() if each.taking_part]
+        for each in found:
+            each.gather_tensors()
+        return found
 
-    def _look(self, groups: Sequence[Group], options: Sequence[Options], state: Mapping[Any, Any]) -> bool:
+    def _look(
+        self, groups: Sequence[Group], options: Sequence[Options], exchange: Exchange, state: Mapping[Any, Any]
+    ) -> bool:
         """Note gradients and steps; whether the state is as it was left and has all that the step needs."""
         settled = True
         for each in self._groups.values():
             each.begin()
-            settled = settled and each.index < len(groups) and each.fits(options[each.index])
+            settled = settled and each.index < len(groups) and each.fits(options[each.index], exchange)
         homes = self._homes
         for index, group in enumerate(groups):
             for place_in_group, p in enumerate(group["params"]):
@@ -232,9 +259,17 @@ class Store:
                     settled = home[0].index == index and home[0].take(home[1], p, grad, state.get(p)) and settled
                 elif (grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
                     settled = False
-        return settled and all(each.complete for each in self._groups.values())
+        for each in self._groups.values():
+            settled = settled and each.complete
+        return settled
 
-    def _arrange(self, groups: Sequence[Group], options: Sequence[Options], state: MutableMapping[Any, Any]) -> None:
+    def _arrange(
+        self,
+        groups: Sequence[Group],
+        options: Sequence[Options],
+        exchange: Exchange,
+        state: MutableMapping[Any, Any],
+    ) -> None:
         """Arrange what the entries hold, with new state for parameters that have their first gradient."""
         wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         given: dict[Tensor, Entry] = {}
@@ -253,10 +288,10 @@ class Store:
         fresh: list[tuple[GroupState, list[Entry]]] = []
         for key, params in wanted.items():
             was = self._groups.get(key)
-            if was is not None and was.fits(options[key[0]]) and self._is_whole(was, params, state):
+            if was is not None and was.fits(options[key[0]], exchange) and self._is_whole(was, params, state):
                 arranged[key] = was
                 continue
-            made = GroupState(key[0], params, options[key[0]])
+            made = GroupState(key[0], params, options[key[0]], exchange)
             views = made.allocate()
             for p, view in zip(params, views, strict=True):
                 for name, tensor in view.items() if p in given else ():
@@ -312,6 +347,7 @@ class Store:
         incoming: Mapping[Any, Any],
         groups: Sequence[Group],
         options: Sequence[Options],
+        exchange: Exchange,
         state: MutableMapping[Any, Any],
     ) -> None:
         """Take over a checked state: into the tensors that are there where they fit, so that addresses stay."""
@@ -320,7 +356,7 @@ class Store:
         for p, entry in incoming.items():
             home = self._homes.get(p) if isinstance(p, Tensor) else None
             held = state.get(p)
-            if home is None or held is None or not home[0].fits(options[home[0].index]):
+            if home is None or held is None or not home[0].fits(options[home[0].index], exchange):
                 state[p] = dict(entry) if isinstance(entry, dict) else entry
                 continue
             mine, place = home
@@ -335,7 +371,7 @@ class Store:
                 del held[name]
             held.update((name, value) for name, value in entry.items() if name not in views)
             held["step"] = check_step("a parameter", held["step"])
-        self._arrange(groups, options, state)
+        self._arrange(groups, options, exchange, state)
 
 
 def _spec(p: Tensor) -> ParamSpec:

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from jorge.options import Group, check, check_known
-
-#: What parameters may be; arithmetic is float32 for all but float64.
-_PARAM_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from jorge.routing import COMPUTE_DTYPES
 
 #: Shape and dtype of the tensors of a parameter's state, by key.
 Wanted = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -75,8 +73,8 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
             raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
         if p.is_complex():
             raise TypeError(f"{name} is complex ({p.dtype}): optimize torch.view_as_real(p) as a real parameter")
-        if p.dtype not in _PARAM_DTYPES:
-            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PARAM_DTYPES)
+        if p.dtype not in COMPUTE_DTYPES:
+            wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in COMPUTE_DTYPES)
             raise TypeError(f"{name} has dtype {p.dtype}: only floating-point parameters ({wanted}) can be optimized")
         if not (p.is_leaf or p.retains_grad):
             raise ValueError(f"{name} is not a leaf: it was computed from other tensors; pass those instead")

@@ -22,7 +22,6 @@ from jorge.methods.method import (
     Shape,
     Sides,
     State,
-    refresh_stack,
 )
 from jorge.methods.whitening import Whitening
 
@@ -36,7 +35,6 @@ __all__ = [
     "Shape",
     "Sides",
     "State",
-    "refresh_stack",
 ]
 
 #: The methods by name.

@@ -13,14 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from jorge.blocks import Side
-from jorge.methods.products import apply, apply_right, choose, diagonal_sum, largest_entry, square_sum
-from jorge.options import Options, Precision
+from jorge.methods.products import apply_right, blend_of, square_sum, two_sided
+from jorge.options import Options
 from jorge.trace import Trace
 
 #: Tensors of a stack by name, each `[count, …]`. `refreshes` is there in every method: how many a block has had.
@@ -118,9 +118,8 @@ class Method(ABC):
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def direction(self, state: State, grad: Tensor, precision: Precision = None) -> Tensor:
-        """`L G R`, `[count, m, n]` in the dtype of `grad`."""
-        return apply(state["left"].to(grad.dtype), grad, state["right"].to(grad.dtype), precision)
+    #: `direction(state, grad, precision=None)`: the direction of `[count, m, n]` gradients, in their dtype.
+    direction: ClassVar[Callable[..., Tensor]] = staticmethod(two_sided)
 
     # --- what they cost, as torch's counter sees it: two for a multiplication and an addition -------------------------
 
@@ -139,34 +138,9 @@ class Method(ABC):
 
     # --- what it ought to come to -------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
-        """The same without the method's approximations, for one block with two full sides."""
-
-
-def refresh_stack(
-    method: Method, state: State, grad: Tensor, options: Options, refresh: Refresh, trace: Trace | None = None
-) -> None:
-    """Refresh the preconditioners of a stack in place from `grad`, `[count, m, n]`, in the dtype of `grad`.
-
-    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
-    new preconditioners would not be finite (the binomial recursion can overflow).
-    """
-    largest = largest_entry(grad)
-    wide = {name: value.to(grad.dtype) for name, value in state.items()}
-    new = method.refreshed(wide, grad, largest, options, refresh, trace)
-    total = largest
-    for value in new.values():
-        # A symmetric root is a product `B + Bᵀ`: what is not finite in B reaches its diagonal.
-        on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
-        total = total + (diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
-    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
-    for name, value in new.items():
-        if state[name].dtype == value.dtype:
-            torch.where(usable.view(-1, *(1,) * (value.dim() - 1)), value, state[name], out=state[name])
-        else:
-            state[name].copy_(choose(usable, value, wide[name]))
-    state["refreshes"].add_(usable)
+    def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart | None:
+        """The same without the method's approximations, for one block with two full sides; `None` where not known."""
+        return None
 
 
 # --- pieces that methods share ----------------------------------------------------------------------------------------
@@ -188,11 +162,6 @@ def diagonal(moment: Tensor, grad: Tensor, noise: Tensor, blend: Tensor) -> tupl
     moment = moment.lerp(fresh, blend.unsqueeze(-1))
     side = torch.maximum(moment, 1e-12 * moment.mean(-1, keepdim=True)).rsqrt()  # without damping, dead rows are zero
     return side / side.mean(-1, keepdim=True), moment
-
-
-def blend_of(refreshes: Tensor, beta2: float) -> Tensor:
-    """The weight of the newest gradient, `max(1 − β2, 1/(k+1))` after k refreshes, `[count]`."""
-    return (1 / (refreshes + 1)).clamp(min=1 - beta2)
 
 
 def each_side(state: State, grad: Tensor, options: Options, full: Callable[[str, Tensor, Tensor], State]) -> State:

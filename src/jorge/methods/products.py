@@ -16,7 +16,7 @@ float64 operands are multiplied in float64 whatever is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,19 +92,26 @@ def _rounded(operand: Tensor, precision: Precision) -> Tensor:
     return torch.where(torch.isfinite(operand), rounded, operand)
 
 
-def apply(left: Tensor, grad: Tensor, right: Tensor, precision: Precision = None) -> Tensor:
-    """`L G R` for each of `[count, m, n]` gradients; each side is `[count, d, d]` or, diagonal, `[count, d]`."""
-    return apply_right(apply_left(left, grad, precision), right, precision)
-
-
 def apply_left(left: Tensor, grad: Tensor, precision: Precision = None) -> Tensor:
-    """`L G`, a new `[count, m, n]`."""
+    """`L G`, a new `[count, m, n]`; L is `[count, m, m]` or, diagonal, `[count, m]`."""
     return multiply(left, grad, precision) if left.dim() == 3 else left.unsqueeze(-1) * grad
 
 
 def apply_right(grad: Tensor, right: Tensor, precision: Precision = None) -> Tensor:
-    """`G R`, a new `[count, m, n]`."""
+    """`G R`, a new `[count, m, n]`; R is `[count, n, n]` or, diagonal, `[count, n]`."""
     return multiply(grad, right, precision) if right.dim() == 3 else grad * right.unsqueeze(-2)
+
+
+def two_sided(state: Mapping[str, Tensor], grad: Tensor, precision: Precision = None) -> Tensor:
+    """The direction `L G R` from a stack's `left` and `right`, `[count, m, n]` in the dtype of `grad`."""
+    return apply_right(
+        apply_left(state["left"].to(grad.dtype), grad, precision), state["right"].to(grad.dtype), precision
+    )
+
+
+def blend_of(refreshes: Tensor, beta2: float) -> Tensor:
+    """The weight of the newest gradient, `max(1 − β2, 1/(k+1))` after k refreshes, `[count]`."""
+    return (1 / (refreshes + 1)).clamp(min=1 - beta2)
 
 
 def symmetrize(matrices: Tensor) -> Tensor:
@@ -136,6 +143,11 @@ def diagonal_sum(matrices: Tensor) -> Tensor:
 def mean_diagonal(matrices: Tensor) -> Tensor:
     """Mean of the diagonal of each block, `[count]`."""
     return matrices.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+def unit_diagonal(root: Tensor) -> Tensor:
+    """Scale to a mean diagonal of 1, in place."""
+    return root.div_(per_block(mean_diagonal(root)))
 
 
 def norm(tensor: Tensor) -> Tensor:

@@ -22,13 +22,12 @@ from jorge.methods.method import (
     Shape,
     Sides,
     State,
-    blend_of,
     diagonal,
-    refresh_stack,
 )
 from jorge.methods.products import (
     apply_left,
     apply_right,
+    blend_of,
     congruent,
     diagonal_sum,
     largest_entry,
@@ -38,6 +37,7 @@ from jorge.methods.products import (
     norm,
     per_block,
     square_sum,
+    unit_diagonal,
 )
 from jorge.options import Options, Precision
 from jorge.trace import Trace
@@ -46,8 +46,11 @@ from jorge.trace import Trace
 WHITENING_POLYNOMIAL, WHITENING_CAP = (-0.185204, 0.030181), 3.0
 #: The line of least relative error on [0, 1], 1.4 %.
 WHITENING_LINE, WHITENING_LINE_CAP = (-0.17055, 0.0), 1.0
+#: By degree: the coefficients of x and x², and the largest x.
+_SERIES = {2: (*WHITENING_POLYNOMIAL, WHITENING_CAP), 1: (*WHITENING_LINE, WHITENING_LINE_CAP)}
 
-#: Told of a substep: the side, the weight that it gives the newest gradient against all earlier ones, and the wanted.
+#: Told of a substep: the side, the largest weight of the newest gradient beside all earlier ones that its polynomial
+#: allows, and the weight that is asked for, `[count]` each.
 Record = Callable[[str, Tensor, Tensor], None]
 
 
@@ -70,12 +73,6 @@ class Substep:
     degree: int
     precision: Precision
     record: Record | None
-
-    def weight(self, side: str, mean: Tensor, limit: Tensor) -> Tensor:
-        """w, `[count, 1, 1]`: the memory's, or `limit`, what the polynomial covers."""
-        if self.record is not None:
-            self.record(side, torch.minimum(self.memory, limit * mean), self.memory)
-        return per_block(torch.minimum(self.memory / mean, limit))
 
 
 def whiten(
@@ -182,18 +179,18 @@ def _wide(side: str, root: Tensor, gram: Tensor, noise: Tensor, substep: Substep
     trace with the damping of one step: by that of several, what is to be damped most would weaken its own damping, and
     grow without bound.
     """
-    p1, p2, cap = _series(substep.degree)
+    p1, p2, cap = _SERIES[substep.degree]
     mean = torch.add(mean_diagonal(gram), substep.damping_trace, alpha=1 / root.shape[-1])
     x = gram
     if substep.damped_steps:
         x = multiply_add(gram, root * per_block(substep.damped_steps * noise), root, substep.precision, into=gram)
-    if substep.degree == 1:
-        change = x.mul_(p1 * substep.weight(side, mean, cap / norm(x)))
-    else:
-        x2 = multiply(x, x, substep.precision)
-        weight = substep.weight(side, mean, norm(x2).rsqrt() * cap)
-        change = x2.mul_(p2 * weight**2).addcmul_(x, p1 * weight)  # E = Q − I
-    return _unit_diagonal(congruent(root, change, substep.precision))
+    x2 = multiply(x, x, substep.precision) if substep.degree == 2 else None
+    limit = cap / norm(x) if x2 is None else norm(x2).rsqrt() * cap
+    weight = per_block(torch.minimum(substep.memory / mean, limit))
+    if substep.record is not None:
+        substep.record(side, limit * mean, substep.memory)
+    change = x.mul_(p1 * weight) if x2 is None else x2.mul_(p2 * weight**2).addcmul_(x, p1 * weight)  # E = Q − I
+    return unit_diagonal(congruent(root, change, substep.precision))
 
 
 def _narrow(side: str, root: Tensor, v: Tensor, gram: Tensor, noise: Tensor, substep: Substep) -> Tensor:
@@ -203,11 +200,13 @@ def _narrow(side: str, root: Tensor, v: Tensor, gram: Tensor, noise: Tensor, sub
     does cost such products, so that of several steps is applied at once, as a step of its own with
     `wX = damped_steps·w·noise·H²`, or as much of it as the polynomial covers.
     """
-    p1, p2, cap = _series(substep.degree)
+    p1, p2, cap = _SERIES[substep.degree]
     precision = substep.precision
     mean = (diagonal_sum(gram) + substep.damping_trace) / root.shape[-1]
     limit = cap / norm(gram) if substep.degree == 1 else norm(multiply(gram, gram, precision)).rsqrt() * cap
-    weight = substep.weight(side, mean, limit)
+    weight = per_block(torch.minimum(substep.memory / mean, limit))
+    if substep.record is not None:
+        substep.record(side, limit * mean, substep.memory)
     k = gram * (p2 * weight**2)
     k.diagonal(dim1=-2, dim2=-1).add_(p1 * weight.squeeze(-1))
     u = multiply(root, v, precision)
@@ -221,22 +220,12 @@ def _narrow(side: str, root: Tensor, v: Tensor, gram: Tensor, noise: Tensor, sub
         most = per_block(cap / norm(fourth).sqrt())
         amount = torch.minimum(substep.damped_steps * weight * per_block(noise), most)
         root = congruent(root, fourth.mul_(p2 * amount**2).addcmul_(square, p1 * amount), precision)
-    return _unit_diagonal(root)
+    return unit_diagonal(root)
 
 
 def _diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
     assert moment is not None, "a diagonal side carries its second moment"
     return diagonal(moment, grad, noise, blend)
-
-
-def _series(degree: int) -> tuple[float, float, float]:
-    """The coefficients of x and x², and the largest x."""
-    return (*WHITENING_POLYNOMIAL, WHITENING_CAP) if degree == 2 else (*WHITENING_LINE, WHITENING_LINE_CAP)
-
-
-def _unit_diagonal(root: Tensor) -> Tensor:
-    """Scale to a mean diagonal of 1, in place."""
-    return root.div_(per_block(mean_diagonal(root)))
 
 
 # --- operation counts: what torch's counter sees, two for a multiplication and an addition ---------------------------
@@ -311,9 +300,9 @@ class Whitening(Method):
         kept: dict[str, Tensor] = {}
         capped: dict[str, Tensor] = {}
 
-        def record(side: str, given: Tensor, wanted: Tensor) -> None:
-            short = (given < wanted) & torch.isfinite(wanted)  # the very first refresh asks for all that there is
-            kept[side] = kept.get(side, 1.0) / (1 + given)
+        def record(side: str, allowed: Tensor, wanted: Tensor) -> None:
+            short = (allowed < wanted) & torch.isfinite(wanted)  # the very first refresh asks for all that there is
+            kept[side] = kept.get(side, 1.0) / (1 + torch.minimum(allowed, wanted))
             capped[side] = capped[side] | short if side in capped else short
 
         left, right, moments = whiten(
@@ -334,8 +323,12 @@ class Whitening(Method):
         )
         if trace is not None:
             trace.refreshed({side: 1 - value for side, value in kept.items()}, capped)
-        new = {"left": left, "right": right, "left_moment": moments[0], "right_moment": moments[1]}
-        return {name: value for name, value in new.items() if value is not None}
+        new = {"left": left, "right": right}
+        if moments[0] is not None:
+            new["left_moment"] = moments[0]
+        if moments[1] is not None:
+            new["right_moment"] = moments[1]
+        return new
 
     def refresh_flops(self, shape: Shape, sides: Sides, options: Options, refresh: Refresh) -> int:
         """See :func:`whiten_flops`."""
@@ -359,7 +352,9 @@ class _Twin:
 
     def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        refresh_stack(self._method, self._state, grad[None], self._options, refresh)
+        block = grad[None]
+        self._state |= self._method.refreshed(self._state, block, largest_entry(block), self._options, refresh, None)
+        self._state["refreshes"] = self._state["refreshes"] + 1
 
     def roots(self) -> tuple[Tensor, Tensor]:
         """See :class:`~jorge.methods.method.Counterpart`."""

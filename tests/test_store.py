@@ -1,0 +1,440 @@
+"""`optimizer.state[p]` is the state: what is done to it is respected or refused aloud, and nothing is lost.
+
+Each change is looked at three ways: training that goes on, the same through a checkpoint, and a cold start.
+"""
+
+import copy
+import gc
+import weakref
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from jorge import Jorge, arrange, methods
+from jorge.methods import Method, State
+
+SHAPES = [(6, 4), (4, 6), (6, 4), (9, 30), (4,), (), (3, 2, 3, 3)]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"grafting": "adam", "nesterov": True, "beta2_decay": -0.8},
+    {"method": "exact", "preconditioner_dtype": torch.bfloat16},
+    {"stagger": True},
+]
+
+
+def parameters() -> list[nn.Parameter]:
+    torch.manual_seed(1)
+    return [nn.Parameter(torch.randn(shape)) for shape in SHAPES]
+
+
+def build(params: list[nn.Parameter], **options: Any) -> Jorge:
+    return Jorge(
+        [{"params": params[:3]}, {"params": params[3:]}],
+        lr=0.05,
+        **{"block_size": 8, "max_dim": 25, "warmup_refreshes": 3, "interval": 2, **options},
+    )
+
+
+def train(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], steps: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+
+def resumed(optimizer: Jorge, params: list[nn.Parameter], **options: Any) -> tuple[Jorge, list[nn.Parameter]]:
+    """A copy by way of a checkpoint."""
+    others = [nn.Parameter(p.detach().clone()) for p in params]
+    again = build(others, **options)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return again, others
+
+
+def same(some: list[nn.Parameter], others: list[nn.Parameter]) -> bool:
+    return all(torch.equal(p, q) for p, q in zip(some, others, strict=True))
+
+
+def tensors(optimizer: Jorge) -> list[tuple[dict[str, Any], str, Tensor]]:
+    return [(e, k, v) for e in optimizer.state.values() for k, v in e.items() if isinstance(v, Tensor)]
+
+
+def replaced(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    for entry, key, value in tensors(optimizer):
+        entry[key] = value.clone()
+
+
+def some_replaced(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    entry = optimizer.state[params[1]]
+    entry["left.0"] = entry["left.0"].clone()
+
+
+def moved(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    """As frameworks do: to the host and back, in float64 to make it another tensor there."""
+    for entry, key, value in tensors(optimizer):
+        entry[key] = value.to(torch.float64)
+
+
+def data_set(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    for _, _, value in tensors(optimizer):
+        value.data = value.data.clone()
+
+
+def rebuilt(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    """As Lightning does: each entry becomes another mapping."""
+    for p, entry in optimizer.state.items():
+        optimizer.state[p] = OrderedDict((k, v.clone() if isinstance(v, Tensor) else v) for k, v in entry.items())
+
+
+def state_replaced(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    optimizer.state = defaultdict(dict, {p: dict(entry) for p, entry in optimizer.state.items()})
+
+
+def own_keys(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    for p in params:
+        optimizer.state[p]["tag"] = 7
+        optimizer.state[p]["average"] = torch.ones(2)
+
+
+def regrouped(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    """The same parameters and options, in the groups the other way round and back."""
+    optimizer.param_groups.reverse()
+    optimizer.param_groups.reverse()
+    optimizer.param_groups[0]["params"] = list(optimizer.param_groups[0]["params"])
+
+
+Change = Callable[[Jorge, list[nn.Parameter]], None]
+KEEPING: list[Change] = [
+    replaced,
+    some_replaced,
+    moved,
+    data_set,
+    rebuilt,
+    state_replaced,
+    own_keys,
+    regrouped,
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("change", KEEPING, ids=lambda change: change.__name__)
+def test_what_keeps_the_values_keeps_the_training(change: Change, options: dict[str, Any]) -> None:
+    ends = {}
+    for name in ("undisturbed", "changed", "resumed", "cold"):
+        params = parameters()
+        optimizer = build(params, **options)
+        train(optimizer, params, 9, seed=2)
+        if name in ("changed", "resumed"):
+            change(optimizer, params)
+        if name == "resumed":
+            optimizer, params = resumed(optimizer, params, **options)
+        if name == "cold":
+            optimizer = build(params, **options)
+        train(optimizer, params, 9, seed=3)
+        ends[name] = params
+        assert all(optimizer.state[p]["step"] == (9 if name == "cold" else 18) for p in params)
+    assert same(ends["changed"], ends["undisturbed"])
+    assert same(ends["resumed"], ends["undisturbed"])
+    assert not same(ends["cold"], ends["undisturbed"])
+
+
+def cleared(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    optimizer.state.clear()
+
+
+def entries_cleared(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    for p in params:
+        optimizer.state[p].clear()
+
+
+def entries_deleted(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    for p in params:
+        del optimizer.state[p]
+
+
+def state_new(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    optimizer.state = defaultdict(dict)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("change", [cleared, entries_cleared, entries_deleted, state_new], ids=lambda c: c.__name__)
+def test_what_clears_the_state_is_a_cold_start(change: Change, options: dict[str, Any]) -> None:
+    ends = {}
+    for name in ("undisturbed", "changed", "resumed", "cold"):
+        params = parameters()
+        optimizer = build(params, **options)
+        train(optimizer, params, 9, seed=2)
+        if name in ("changed", "resumed"):
+            change(optimizer, params)
+        if name == "resumed":
+            optimizer, params = resumed(optimizer, params, **options)
+        if name == "cold":
+            optimizer = build(params, **options)
+        train(optimizer, params, 9, seed=3)
+        ends[name] = params
+    assert same(ends["changed"], ends["cold"])
+    assert same(ends["resumed"], ends["cold"])
+    assert not same(ends["cold"], ends["undisturbed"])
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_one_entry_that_is_cleared_starts_anew_and_the_others_go_on(options: dict[str, Any]) -> None:
+    """As if the parameter were trained alone from there on, whichever stack it shares."""
+    params = parameters()
+    optimizer = build(params, **options)
+    train(optimizer, params, 9, seed=2)
+    optimizer.state[params[0]].clear()
+    optimizer, params = resumed(optimizer, params, **options)
+    fresh = nn.Parameter(params[0].detach().clone())
+    alone = build([fresh, *parameters()[1:]], **options)
+    train(optimizer, params, 5, seed=3)
+    train(alone, [fresh, *alone.param_groups[0]["params"][1:], *alone.param_groups[1]["params"]], 5, seed=3)
+    assert [optimizer.state[p]["step"] for p in params[:2]] == [5, 14]
+    assert torch.allclose(params[0], fresh, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_the_callers_is_there_before_the_first_step_and_kept(options: dict[str, Any]) -> None:
+    params, plain = parameters(), parameters()
+    optimizer, other = build(params, **options), build(plain, **options)
+    own_keys(optimizer, params)
+    optimizer.state["tokens"] = 12  # type: ignore[index]  # not a parameter's
+    train(optimizer, params, 5, seed=2)
+    train(other, plain, 5, seed=2)
+    assert same(params, plain)
+    again, params = resumed(optimizer, params, **options)
+    for each in (optimizer, again):
+        assert each.state["tokens"] == 12  # type: ignore[index]
+        for entry in (e for p, e in each.state.items() if isinstance(p, Tensor)):
+            assert entry["tag"] == 7
+            assert torch.equal(entry["average"], torch.ones(2))
+    assert copy.deepcopy(optimizer).state.keys() >= {"tokens"}
+
+
+@pytest.mark.parametrize("number", [0, 4, 500])
+def test_a_step_that_is_set_by_hand_is_the_step(number: int) -> None:
+    """What is read there is what the schedule goes by, and it counts on from there."""
+    ends = {}
+    for name in ("undisturbed", "changed", "resumed"):
+        params = parameters()
+        optimizer = build(params)
+        train(optimizer, params, 9, seed=2)
+        if name != "undisturbed":
+            for p in params:
+                optimizer.state[p]["step"] = number
+        if name == "resumed":
+            optimizer, params = resumed(optimizer, params)
+        train(optimizer, params, 1, seed=3)
+        assert all(optimizer.state[p]["step"] == (10 if name == "undisturbed" else number + 1) for p in params)
+        train(optimizer, params, 7, seed=4)
+        ends[name] = params
+    assert same(ends["changed"], ends["resumed"])
+    assert not same(ends["changed"], ends["undisturbed"])
+    counts = [float(optimizer.state[params[0]]["refreshes.0"])]
+    for before in (500, 501):  # after three at each step, refreshes are at every second: 5, 7, …, 501, 503
+        optimizer.state[params[0]]["step"] = before
+        train(optimizer, params, 1, seed=5)
+        counts.append(float(optimizer.state[params[0]]["refreshes.0"]))
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 1]
+
+
+def test_what_is_changed_in_place_is_used() -> None:
+    params, plain = parameters(), parameters()
+    optimizer, other = build(params), build(plain)
+    train(optimizer, params, 3, seed=2)
+    train(other, plain, 3, seed=2)
+    optimizer.state[params[3]]["momentum_buffer"].mul_(-1)
+    train(optimizer, params, 1, seed=3)
+    train(other, plain, 1, seed=3)
+    assert [torch.equal(p, q) for p, q in zip(params, plain, strict=True)] == [i != 3 for i in range(len(params))]
+
+
+def test_what_is_replaced_is_freed_and_what_is_read_is_used() -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 3, seed=2)
+    storages = [weakref.ref(value._base) for _, _, value in tensors(optimizer) if value._base is not None]
+    assert len(storages) > 20
+    replaced(optimizer, params)
+    gc.collect()
+    assert not any(ref() is not None for ref in storages)
+    before = optimizer.state[params[0]]["momentum_buffer"]
+    train(optimizer, params, 1, seed=3)
+    after = optimizer.state[params[0]]["momentum_buffer"]
+    assert after is not before
+    kept = after.clone()
+    train(optimizer, params, 1, seed=3)
+    assert not torch.equal(kept, after)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda e: e.pop("left.0"), r"optimizer.state of w0 lacks left.0: put"),
+        (lambda e: e.update({"left.0": torch.eye(3)}), r"left.0 of w0 in optimizer.state is \(3, 3\), expected"),
+        (lambda e: e.update({"left.0": None}), "left.0 of w0 in optimizer.state is NoneType"),
+        (lambda e: e.update({"momentum_buffer": 0.0}), "momentum_buffer of w0 in optimizer.state is float"),
+        (lambda e: e.pop("step"), "w0 lacks step"),
+        (lambda e: e.update(step=-3), "step of w0 in optimizer.state must be a whole number of at least 0, got -3"),
+        (lambda e: e.update(step="7"), "step of w0 in optimizer.state must be"),
+        (lambda e: e.update(step=float("nan")), "step of w0 in optimizer.state must be"),
+        (lambda e: e.update(step=None), "step of w0 in optimizer.state must be"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name_and_changes_nothing(change: Any, says: str) -> None:
+    params = parameters()
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    train(optimizer, params, 3, seed=2)
+    kept = copy.deepcopy(optimizer.state_dict())
+    entry = optimizer.state[params[0]]
+    good = dict(entry)
+    change(entry)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuntimeError, match=says):
+        train(optimizer, params, 1, seed=3)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    entry.clear()
+    entry.update(good)
+    for old, new in zip(kept["state"].values(), optimizer.state_dict()["state"].values(), strict=True):
+        assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
+    train(optimizer, params, 1, seed=3)
+
+
+def test_an_entry_that_is_no_mapping_is_refused() -> None:
+    params = parameters()
+    optimizer = build(params)
+    optimizer.state[params[0]] = [1, 2]
+    with pytest.raises(RuntimeError, match=r"optimizer.state of parameter 0 of group 0 is a list"):
+        train(optimizer, params, 1, seed=2)
+
+
+def test_counts_that_frameworks_keep_as_floats_or_tensors_are_taken() -> None:
+    params, plain = parameters(), parameters()
+    optimizer, other = build(params), build(plain)
+    train(optimizer, params, 4, seed=2)
+    train(other, plain, 4, seed=2)
+    optimizer.state[params[0]]["step"] = torch.tensor(4.0)
+    optimizer.state[params[1]]["step"] = 4.0
+    train(optimizer, params, 4, seed=3)
+    train(other, plain, 4, seed=3)
+    assert same(params, plain)
+    assert optimizer.state[params[0]]["step"] == 8
+
+
+def test_a_parameter_of_another_group_keeps_its_state_or_is_refused() -> None:
+    params, plain = parameters(), parameters()
+    optimizer, other = build(params), build(plain)
+    train(optimizer, params, 5, seed=2)
+    train(other, plain, 5, seed=2)
+    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())
+    train(optimizer, params, 5, seed=3)
+    train(other, plain, 5, seed=3)
+    assert all(torch.allclose(p, q, atol=1e-6) for p, q in zip(params, plain, strict=True))
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "method": "exact"})
+    optimizer.param_groups[2]["params"].append(optimizer.param_groups[0]["params"].pop())
+    with pytest.raises(
+        RuntimeError, match=r"parameter 1 of group 2 has a state that was made with other values of method"
+    ):
+        train(optimizer, params, 1, seed=4)
+    del optimizer.state[params[1]]
+    train(optimizer, params, 1, seed=4)
+    assert "left_factor.0" in optimizer.state[params[1]]
+
+
+class UnluckyError(Exception):
+    pass
+
+
+def test_what_an_error_in_the_middle_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier work sets have taken their step; where it happens only preconditioners may have been refreshed."""
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
+    params, plain = ([nn.Parameter(torch.randn(16, 16) * 0.1) for _ in range(8)] for _ in range(2))
+    for p, q in zip(params, plain, strict=True):
+        q.data.copy_(p)
+    optimizer, other = Jorge(params, lr=0.05), Jorge(plain, lr=0.05)
+    train(optimizer, params, 3, seed=2)
+    train(other, plain, 4, seed=2)
+    before = [p.detach().clone() for p in params]
+    kept = [copy.deepcopy(optimizer.state[p]) for p in params]
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(4):
+        for p in params:
+            p.grad = torch.randn(p.shape, generator=generator)
+    calls = []
+    method = type(methods.METHODS["whitening"])
+    refreshed = method.refreshed
+
+    def unlucky(*args: Any) -> State:
+        calls.append(1)
+        if len(calls) == 3:
+            raise UnluckyError
+        return refreshed(*args)
+
+    monkeypatch.setattr(method, "refreshed", unlucky)
+    with pytest.raises(UnluckyError):
+        optimizer.step()
+    counts = [optimizer.state[p]["step"] for p in params]
+    assert 0 < counts.count(4) < len(params)
+    assert set(counts) == {3, 4}
+    for p, q, old, state, count in zip(params, plain, before, kept, counts, strict=True):
+        if count == 4:
+            assert torch.allclose(p, q, atol=1e-6)
+        else:
+            assert torch.equal(p, old)
+            now = optimizer.state[p]
+            assert all(
+                torch.equal(state[k], now[k]) for k in ("momentum_buffer", "graft_momentum_buffer", "graft_length")
+            )
+    monkeypatch.undo()
+    for p, count in zip(params, counts, strict=True):
+        p.grad = None if count == 4 else p.grad
+    optimizer.step()  # who has not moved takes the step
+    assert all(optimizer.state[p]["step"] == 4 for p in params)
+
+
+def test_an_error_before_anything_is_computed_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    optimizer = build(params, interval=1)
+    train(optimizer, params, 3, seed=2)
+    before, kept = [p.detach().clone() for p in params], copy.deepcopy(optimizer.state_dict()["state"])
+
+    def unlucky(self: Method, state: State, *_: Any) -> State:
+        raise UnluckyError
+
+    monkeypatch.setattr(methods.METHODS["whitening"].__class__, "refreshed", unlucky)
+    with pytest.raises(UnluckyError):
+        train(optimizer, params, 1, seed=3)
+    now = optimizer.state_dict()["state"]
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    for old, new in zip(kept.values(), now.values(), strict=True):
+        assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own
+def test_zero_redundancy_optimizer_saves_and_loads() -> None:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    dist.init_process_group("gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1)
+    try:
+        ends = {}
+        for name in ("undisturbed", "resumed", "cold"):
+            params = parameters()
+            optimizer = ZeroRedundancyOptimizer(params, optimizer_class=Jorge, lr=0.05)
+            train(optimizer, params, 7, seed=2)
+            if name != "undisturbed":
+                optimizer.consolidate_state_dict(0)
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = ZeroRedundancyOptimizer(params, optimizer_class=Jorge, lr=0.05)
+            if name == "resumed":
+                optimizer.load_state_dict(saved)
+            train(optimizer, params, 7, seed=3)
+            ends[name] = params
+    finally:
+        dist.destroy_process_group()
+    assert same(ends["resumed"], ends["undisturbed"])
+    assert not same(ends["cold"], ends["undisturbed"])
