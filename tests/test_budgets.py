@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.allocation import allocations
-from benchmarks.counting import operators
-from benchmarks.shapes import MODELS
 from jorge import Jorge, cohorts
+from jorge_lab.cost.allocation import allocations
+from jorge_lab.cost.counting import counted
+from jorge_lab.cost.shapes import MODELS
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -32,7 +32,7 @@ def counts(name: str, **options: Any) -> tuple[int, int]:
     optimizer.step()
     (cohort,) = optimizer._cohorts
     cohort.set_steps(dict.fromkeys(cohort.params, 999))
-    refresh, plain = (operators(optimizer.step, META).total for _ in range(2))
+    refresh, plain = (counted(optimizer.step, META).total for _ in range(2))
     return refresh, plain
 
 
@@ -54,7 +54,7 @@ def test_another_shape_costs_few_operators() -> None:
         for p in params:
             p.grad = torch.ones_like(p)
         optimizer.step()
-        plain.append(operators(optimizer.step, CPU).computing)
+        plain.append(counted(optimizer.step, CPU).launches)
     assert plain[0] <= 60
     assert plain[1] - plain[0] == 4 * 4  # a matrix's direction: twice multiplied; its length, and the graft's
 

@@ -1,1 +1,3 @@
-"""The comparison laboratory (extra `lab`): real tasks, first-order baselines, fair runs and a report."""
+"""The laboratory: Jorge beside other optimizers, on tasks that train in seconds or hours (docs/laboratory.md)."""
+
+__version__ = "0.1.0"

@@ -3,3 +3,7 @@
 
 class LabError(Exception):
     """The message says what is wrong and what to do; commands print it and end with status 2."""
+
+
+class UsageError(LabError):
+    """Something that the caller asked for cannot be done; the message says what to do."""

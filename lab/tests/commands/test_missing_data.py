@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("optuna", reason="needs optuna: pip install '.[lab]'")
-
-from jorge_lab.commands import ablate as ablate_command, compare as compare_command, tune as tune_command
-from jorge_lab.tasks.task import Data, DataMissingError
+from jorge_lab.commands.ablate import COMMAND as ABLATE
+from jorge_lab.commands.compare import COMMAND as COMPARE
+from jorge_lab.commands.tune import COMMAND as TUNE
 from jorge_lab.tasks import TASKS
+from jorge_lab.tasks.task import Data, DataMissingError
 from lab.tests.tiny import tiny
 
 COMMANDS = {
-    "compare": (compare_command, ["--optimizers", "sgd,jorge", "--seeds", "1"]),
-    "tune": (tune_command, ["--optimizers", "sgd", "--trials", "1"]),
-    "ablate": (ablate_command, ["--seeds", "1"]),
+    "compare": (COMPARE, ["--optimizers", "sgd,jorge", "--seeds", "1"]),
+    "tune": (TUNE, ["--optimizers", "sgd", "--trials", "1"]),
+    "ablate": (ABLATE, ["--seeds", "1"]),
 }
 
 
@@ -32,9 +32,9 @@ def _two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(command: str, tasks: list[str], folder: Path) -> int:
-    module, options = COMMANDS[command]
+    registered, options = COMMANDS[command]
     parser = argparse.ArgumentParser()
-    module.add(parser.add_subparsers())
+    registered.add(parser.add_subparsers())
     given = [command, *(["error"] if command == "ablate" else []), *tasks, *options, "--out", str(folder)]
     given += ["--tuned", str(folder / "tuned.json")] if command == "tune" else []
     args = parser.parse_args(given)

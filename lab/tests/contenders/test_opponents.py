@@ -13,11 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from jorge import Jorge
-from jorge_lab.contenders import CONTENDERS, Contender, Setting, UnsuitableError, contender, settings, state_bytes, tuned
-from jorge_lab.contenders.muon import hidden
+from jorge.cost.muon_partition import hidden
+from jorge.transfer import lr_factor
+from jorge_lab.contenders import (
+    CONTENDERS,
+    Contender,
+    Setting,
+    UnsuitableError,
+    contender,
+    settings,
+    state_bytes,
+    tuned,
+)
 from jorge_lab.contenders.parts import Parts
 from jorge_lab.runs.run import train
-from jorge.transfer import lr_factor
 from lab.tests.tiny import Images, Tokens, WithUnused, tiny
 
 #: Its package divides the gradients in place; putting them back would cost time that is counted against it.

@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import FrozenTrial, create_trial
 
 from jorge_lab.cost import import_time, iteration_overhead, launches, memory, stagger, step_time
-from jorge_lab.tuning import pruning, recipes
 from jorge_lab.cost.rivals import RIVALS
+from jorge_lab.tuning import pruning, recipes
 from jorge_lab.tuning.search import REPORTS
 
 pytestmark = pytest.mark.slow

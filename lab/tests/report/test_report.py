@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jorge_lab.commands.report import COMMAND
 from jorge_lab.report import page as report
-from jorge_lab.commands import report as report_command
-from jorge_lab.statistics.curves import POINTS, curve
 from jorge_lab.report.grid import by_setting, by_task
 from jorge_lab.report.markdown import overview_markdown, tasks_markdown
 from jorge_lab.report.parts import answer, parts
 from jorge_lab.report.styles import styles
+from jorge_lab.statistics.curves import POINTS, curve
 from jorge_lab.statistics.summary import summarize
 from lab.tests.factory import TWO_TASKS, comparison, falling, record
 from lab.tests.statistics.test_summary import BROKEN, JORGE, SGD
@@ -116,7 +116,7 @@ def test_tables_by_setting_and_by_task() -> None:
 def test_curves_are_thinned_and_show_the_median() -> None:
     runs = [record("sgd", seed, [loss * (1 + seed) for loss in falling(0.001, 0, 3000)]) for seed in range(3)]
     (row,) = summarize(runs)
-    found = curve(row, styles(["sgd"])["sgd"], runs)
+    found = curve(row, runs)
     assert found is not None
     assert len(found.loss) == len(found.seconds) == len(found.low) == POINTS
     assert (found.steps[0], found.steps[-1]) == (150, 3000)
@@ -128,7 +128,7 @@ def test_curves_are_thinned_and_show_the_median() -> None:
 def test_a_curve_ends_where_most_runs_have_diverged() -> None:
     runs = [record("sgd", seed, [2.0] * length, steps=100) for seed, length in enumerate((100, 50, 30))]
     (row,) = summarize(runs)
-    found = curve(row, styles(["sgd"])["sgd"], runs)
+    found = curve(row, runs)
     assert found is not None
     assert found.steps[-1] == 50
     assert np.isfinite(found.high).all()
@@ -144,7 +144,7 @@ def test_many_optimizers_look_different_in_colour_and_dash() -> None:
 
 def command(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
-    report_command.add(parser.add_subparsers())
+    COMMAND.add(parser.add_subparsers())
     args = parser.parse_args(["report", *map(str, arguments)])
     status: int = args.run(args)
     return status

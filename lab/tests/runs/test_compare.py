@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_lab.runs import jobs
 from jorge_lab.commands.arguments import optimizers_named
 from jorge_lab.contenders import CONTENDERS
+from jorge_lab.runs import jobs
 from jorge_lab.runs.run import first_loss
-from jorge_lab.tasks.task import DataMissingError
 from jorge_lab.tasks import TASKS
+from jorge_lab.tasks.task import DataMissingError
 
 COMMAND = [sys.executable, "-m", "jorge", "compare"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160"}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jorge_lab.runs.records import RecordsError, machines, merge, read, sections
+from jorge_lab.runs.records import machines, merge, read, sections
+from jorge_lab.runs.store import RecordsError
 from lab.tests.factory import record
 
 

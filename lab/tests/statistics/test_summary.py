@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from jorge_lab.statistics.summary import cells, first_step_below, smooth, summarize, targets, write_csv
+from jorge_lab.report.columns import cells
+from jorge_lab.statistics.reaching import first_step_below, smooth, targets
+from jorge_lab.statistics.summary import summarize, write_csv
 from lab.tests.factory import record
 
 SGD = [record("sgd", seed, [10 - i + seed for i in range(10)], optimizer_ms=1) for seed in (0, 1)]

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from jorge_lab.commands import ablate as ablate_command
-from jorge_lab.studies.ablation_page import page
-from jorge_lab.studies.ablations import ABLATIONS, jobs_of, records_of, share
-from jorge_lab.runs.compare import append_record
-from jorge_lab.runs.jobs import find_contender, find_task
+from jorge.schedule import Schedule
+from jorge_lab.commands.ablate import COMMAND
 from jorge_lab.contenders import settings
+from jorge_lab.contenders.finding import find_contender
+from jorge_lab.runs.compare import open_records
 from jorge_lab.runs.records import measured
 from jorge_lab.runs.run import key
+from jorge_lab.studies.ablation_page import page
+from jorge_lab.studies.ablations import ABLATIONS, jobs_of, records_of, share
+from jorge_lab.tasks.finding import find_task
 from jorge_lab.tasks.task import Task
-from jorge.schedule import Schedule
 from lab.tests.factory import comparison, record
 from lab.tests.tiny import Images, Tokens, tiny
 
@@ -29,7 +30,7 @@ CPU = torch.device("cpu")
 
 def ablate(*arguments: object) -> int:
     parser = argparse.ArgumentParser()
-    ablate_command.add(parser.add_subparsers())
+    COMMAND.add(parser.add_subparsers())
     args = parser.parse_args(["ablate", *map(str, arguments)])
     status: int = args.run(args)
     return status
@@ -152,7 +153,7 @@ def test_where_and_when() -> None:
 
 
 def test_runs_in_common_are_shared_on_the_same_machine_only(tmp_path: Path) -> None:
-    from jorge_lab.runs.run import environment
+    from jorge_lab.runs.environment import environment
 
     task = find_task("mnist", "smoke")
     jobs = jobs_of(ABLATIONS["damping"], [task], ["mnist"], "smoke", 1, 30)
@@ -164,11 +165,10 @@ def test_runs_in_common_are_shared_on_the_same_machine_only(tmp_path: Path) -> N
         run["key"] = key(task, find_contender(name), "transferred", 0, 30)
         run["settings"] = job.settings() | other
         run["environment"] = environment(CPU)
-        (tmp_path / folder).mkdir(exist_ok=True)
-        append_record(tmp_path / folder / "runs.jsonl", run)
+        open_records(tmp_path / folder).add(run)
         return run
 
-    mine = tmp_path / "damping"
+    mine = open_records(tmp_path / "damping")
     written("jorge", "interval")
     written("jorge", "method", lr=3.0)
     written("adamw", "elsewhere")
@@ -176,7 +176,7 @@ def test_runs_in_common_are_shared_on_the_same_machine_only(tmp_path: Path) -> N
     path.write_text(path.read_text().replace('"threads":1', '"threads":64'))
     assert share(jobs, mine, CPU) == 1
     assert share(jobs, mine, CPU) == 0
-    (found,) = records_of(jobs, mine / "runs.jsonl")
+    (found,) = records_of(jobs, mine)
     assert found["optimizer"] == "jorge"
     assert found["settings"]["lr"] != 3.0
 

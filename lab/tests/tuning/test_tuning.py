@@ -10,17 +10,15 @@ from operator import itemgetter
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("optuna", reason="needs optuna: pip install '.[lab]'")
-
 from optuna.trial import TrialState
 
-from jorge_lab.commands import compare as compare_command, tune as tune_command
+from jorge_lab.commands.compare import COMMAND as COMPARE
+from jorge_lab.commands.tune import COMMAND as TUNE
 from jorge_lab.contenders import CONTENDERS, Contender, UnsuitableError, tuned
 from jorge_lab.runs.records import read
 from jorge_lab.tasks.task import Task
-from jorge_lab.tuning.tuned_file import write_tuned
 from jorge_lab.tuning.search import FACTOR, FROM_ZERO, open_storage, open_study, tune
+from jorge_lab.tuning.tuned_file import write_tuned
 from lab.tests.tiny import tiny
 
 TASK = tiny(steps=20)
@@ -99,7 +97,7 @@ def test_comparisons_read_the_file_that_they_are_told(
     monkeypatch.setenv(tuned.VARIABLE, "")  # put back afterwards
     (tmp_path / "mine.json").write_text('{"mnist": {"smoke": {"adamw": {"options": {"lr": 0.0625}}}}}')
     parser = argparse.ArgumentParser()
-    compare_command.add(parser.add_subparsers())
+    COMPARE.add(parser.add_subparsers())
     given = ["compare", "mnist", "--size", "smoke", "--steps", "2", "--optimizers", "adamw@tuned", "--out"]
     args = parser.parse_args([*given, str(tmp_path), "--tuned", str(tmp_path / "mine.json")])
     assert args.run(args) == 0
@@ -189,10 +187,10 @@ def test_a_database_holds_trials_too(tmp_path: Path) -> None:
 
 CODE = """
 import argparse, sys
-from jorge_lab.commands import compare as compare_command, tune as tune_command
+from jorge_lab.commands.tune import COMMAND
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    tune_command.add(parser.add_subparsers(required=True))
+    COMMAND.add(parser.add_subparsers(required=True))
     args = parser.parse_args(["tune", *sys.argv[1:]])
     sys.exit(args.run(args))
 """
@@ -221,7 +219,7 @@ def test_workers_share_the_trials(tmp_path: Path) -> None:
 
 PARENT = """
 import multiprocessing, time
-from jorge_lab.runs.jobs import end_with_parent
+from jorge_lab.runs.workers import end_with_parent
 
 def child(said):
     end_with_parent()
@@ -265,7 +263,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
 )
 def test_mistakes_are_told(arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    tune_command.add(parser.add_subparsers())
+    TUNE.add(parser.add_subparsers())
     given = arguments if "--out" in arguments else [*arguments, "--out", str(tmp_path)]
     args = parser.parse_args(["tune", *given])
     assert args.run(args) == 2

@@ -212,7 +212,7 @@ def estimate(
         others.adamw(weights),
         shampoo(weights, group),
         others.soap(weights, interval=group["interval"]),
-        others.muon(weights, max_dim=group["max_dim"]),
+        others.muon(weights),
     ]
     base = baseline(weights, group["grafting"])
     extra = [overhead(r.work, r.bytes_per_step, base, flops, balance, model_speed) for r in found]

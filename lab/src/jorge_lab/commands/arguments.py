@@ -1,4 +1,4 @@
-"""What the commands share of their arguments: kinds of values, and what several of them take."""
+"""What the commands share of their arguments: what several of them take, and what it stands for."""
 
 from __future__ import annotations
 
@@ -6,38 +6,15 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jorge.cli import at_least
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A kind of argument: a whole number of at least `least`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
-        return value
-
-    return parse
-
-
-def above_zero(text: str) -> float:
-    """A kind of argument: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
 
 
 def names(text: str) -> list[str]:
@@ -67,6 +44,54 @@ def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
     )
 
 
+def add_optimizers(parser: argparse.ArgumentParser, explained: str) -> None:
+    """Add the optimizers; `explained` is what may stand for them."""
+    parser.add_argument(
+        "--optimizers", default="jorge,sgd,adamw,shampoo", metavar="A,B,…", help=f"{explained} (default: %(default)s)"
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, default: str = "runs", explained: str = "") -> None:
+    """Add the folder that is written to."""
+    said = f"{explained}; default: %(default)s" if explained else "default: %(default)s"
+    parser.add_argument("--out", type=Path, default=Path(default), metavar="DIR", help=said)
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add the targets."""
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="[TASK=]LOSS",
+        help="smoothed training loss to reach (default: the best of the task's first-order baseline)",
+    )
+
+
+def given_targets(given: Sequence[str], records: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """`[TASK=]LOSS` as losses by task.
+
+    Raises:
+        ValueError: it is no number, or the task is not in the records; the message says so.
+    """
+    tasks = list(dict.fromkeys(str(record["task"]) for record in records))
+    targets = {}
+    for text in given:
+        name, _, value = text.rpartition("=")
+        try:
+            loss = float(value)
+        except ValueError:
+            loss = math.nan
+        if not math.isfinite(loss):
+            raise ValueError(f"--target takes a loss or TASK=LOSS, got {text!r}")
+        if name and name not in tasks:
+            raise ValueError(f"--target {text!r}: {name!r} is not among the tasks recorded, {', '.join(tasks)}")
+        if not name and len(tasks) > 1:
+            raise ValueError(f"--target {text!r}: with several tasks, write TASK={text}")
+        targets[name or tasks[0]] = loss
+    return targets
+
+
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Add what a command runs on."""
     parser.add_argument("--threads", type=at_least(1), default=1, metavar="N", help="CPU threads of a run (default: 1)")
@@ -90,17 +115,9 @@ def optimizers_named(text: str) -> list[str]:
 
 def console() -> Console:
     """Where commands write; a pipe, which has no width, gets tables in full."""
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError as error:
-        raise SystemExit(said_missing(error)) from None
+    from rich.console import Console
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else 320)
-
-
-def said_missing(error: ModuleNotFoundError) -> str:
-    """What to say where the packages of the laboratory are not installed."""
-    extra = "this command needs the extra packages of the laboratory: pip install '.[lab]' in Jorge's folder"
-    return f"jorge: {error.name} is not installed; {extra}"
 
 
 def device_named(name: str) -> torch.device:

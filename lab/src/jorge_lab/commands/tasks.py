@@ -1,29 +1,21 @@
-"""`jorge tasks`: what there is to compare on."""
+"""`jorge tasks`: what there is to compare on, and with whom."""
 
 from __future__ import annotations
 
 import argparse
 
-from jorge_lab.commands.arguments import said_missing
+from jorge_lab.commands.frame import Command
 
 
-def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Register the command."""
-    parser = commands.add_parser(
-        "tasks",
-        help="list the tasks and optimizers of the laboratory",
-        description="List the tasks that jorge compare knows, with the origin of their data, and the optimizers.",
-    )
-    parser.set_defaults(run=run)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """It has none."""
 
 
 def run(args: argparse.Namespace) -> int:
     """List; the exit status."""
-    try:
-        from jorge_lab.contenders import CONTENDERS
-        from jorge_lab.tasks import TASKS
-    except ModuleNotFoundError as error:
-        raise SystemExit(said_missing(error)) from None
+    from jorge_lab.contenders import CONTENDERS
+    from jorge_lab.tasks import TASKS
+
     for name, build in TASKS.items():
         task = build("small")
         print(
@@ -33,3 +25,12 @@ def run(args: argparse.Namespace) -> int:
     for name, contender in CONTENDERS.items():
         print(f"{name}: {contender.label}{'' if contender.missing() is None else f' ({contender.missing()})'}")
     return 0
+
+
+COMMAND = Command(
+    "tasks",
+    "list the tasks and optimizers of the laboratory",
+    "List the tasks that jorge compare knows, with the origin of their data, and the optimizers.",
+    arguments,
+    run,
+)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from jorge.transfer import lr_factor
 from jorge_lab.contenders.tuned import tuned_options
 from jorge_lab.tasks.task import Task
-from jorge.transfer import lr_factor
 
 #: From the task's first-order recipe by a stated rule; that, with what `jorge tune` found; the package's own defaults.
 Setting = Literal["transferred", "tuned", "default"]
@@ -70,7 +70,7 @@ class Contender:
             return None
         return (
             f"{self.name} comes from a package that is not installed: pip install '{self.requires}', "
-            "or all of them: pip install '.[opponents]' in Jorge's folder"
+            "or all of them: pip install 'jorge-lab[opponents]', in a checkout './lab[opponents]'"
         )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from jorge import Jorge
+from jorge.transfer import recipe_from_adamw, recipe_from_sgd
 from jorge_lab.contenders.contender import Built, Contender, Options, arguments, by_setting, scheduled
 from jorge_lab.contenders.first_order import plain
 from jorge_lab.tasks.task import Task
-from jorge.transfer import recipe_from_adamw, recipe_from_sgd
 
 
 def _transferred(task: Task, grafting: str | None) -> Options:

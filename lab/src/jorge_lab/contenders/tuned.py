@@ -11,7 +11,7 @@ from typing import Any
 from jorge_lab.tasks.task import Task
 
 #: What comes with the package.
-TUNED = Path(str(files("jorge_lab") / "tuned.json"))
+TUNED = Path(str(files("jorge_lab.contenders") / "tuned.json"))
 #: Names another file instead; worker processes inherit it.
 VARIABLE = "JORGE_TUNED"
 

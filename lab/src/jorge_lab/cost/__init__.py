@@ -1,1 +1,1 @@
-"""Scripts that print every figure of the documentation."""
+"""What a step of Jorge costs in time, memory and launches, beside other optimizers (docs/benchmarks.md)."""

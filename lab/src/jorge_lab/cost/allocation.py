@@ -1,17 +1,16 @@
-"""How much memory a call needs at its peak and leaves allocated, and how much an optimizer's state weighs."""
+"""How much memory a call needs at its peak and leaves allocated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 #: The name under which a call appears in the profile.
-_MARK = "jorge.benchmarks.allocation"
+_MARK = "jorge_lab.cost.allocation"
 
 
 @dataclass(frozen=True)
@@ -71,30 +70,3 @@ def _segments(changes: Iterable[int | None]) -> list[Allocation]:
             held += nbytes
             peak = max(peak, held)
     return found
-
-
-def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors in a state, which may be nested, or objects that a package keeps there."""
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        yield value
-        return
-    children: Iterable[Any] = ()
-    if isinstance(value, dict):
-        children = value.values()
-    elif isinstance(value, (list, tuple, set)):
-        children = value
-    elif hasattr(value, "__dict__") and not isinstance(value, type) and not callable(value):
-        children = vars(value).values()
-    for child in children:
-        yield from _tensors(child, seen)
-
-
-def state_bytes(state: Any, params: Iterable[Tensor]) -> int:
-    """Bytes of all tensors in an optimizer's state, each memory counted once, and none of the parameters'."""
-    params = list(params)
-    own = {t.untyped_storage().data_ptr() for p in params for t in (p, p.grad) if t is not None}
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(dict(state), set())}
-    return sum(nbytes for pointer, nbytes in storages.items() if pointer not in own)

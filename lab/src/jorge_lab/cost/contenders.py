@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge_lab.cost.rivals import PERIOD, RIVALS, Stepper
-from jorge_lab.cost.shapes import Named
 from jorge import Jorge
 from jorge.roots import DAMPING_PERIOD
+from jorge_lab.cost.rivals import PERIOD, RIVALS
+from jorge_lab.cost.shapes import Named
 
 #: The same for all, and so small that the weights hardly move: one set of parameters serves all contenders.
 LEARNING_RATE = 1e-6
@@ -37,7 +37,7 @@ class Contender:
     """An optimizer with the gradients that it gets at each step, where they are to be always the same."""
 
     name: str
-    optimizer: Stepper
+    optimizer: torch.optim.Optimizer
     period: int
     gradients: list[tuple[torch.nn.Parameter, Tensor | None]] = field(default_factory=list)
 

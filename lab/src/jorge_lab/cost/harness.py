@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from jorge_lab.runs.run import environment, processor
+from jorge.cost.counter import Meter
+from jorge_lab.runs.environment import environment, processor
 
 #: Rounds that every case takes part in, however slow it is.
 FEWEST_ROUNDS = 2
@@ -122,10 +122,11 @@ def gemm_rate(device: torch.device, *, sides: Sequence[int] = (512, 1024, 2048),
 
 
 def flops(call: Callable[[], object]) -> int:
-    """FLOPs of the matrix products in a call, by torch's counter, which counts no decompositions and no `a·b`."""
-    with FlopCounterMode(display=False) as counter:
+    """FLOPs of the matrix products in a call, which are those of no decompositions and of no `a·b`."""
+    meter = Meter()
+    with meter:
         call()
-    return int(counter.get_total_flops())
+    return meter.flops
 
 
 def interleave(

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jorge.roots import DAMPING_PERIOD
 from jorge_lab.cost import harness
 from jorge_lab.cost.contenders import Contender, Missing, build, check, settle
 from jorge_lab.cost.harness import Spread
-from jorge_lab.cost.resnet import ResNet18
+from jorge_lab.cost.networks import ResNet18, SmallGPT, SmallViT
 from jorge_lab.cost.rivals import PERIOD
-from jorge_lab.cost.networks import SmallGPT, SmallViT
-from jorge.roots import DAMPING_PERIOD
 
 #: Names of contenders; after a slash, Jorge's interval.
 OPTIMIZERS = ["sgd", "adamw", "muon-float32", "muon-bfloat16", "jorge", "jorge/1"]

@@ -17,7 +17,7 @@ import torch
 
 from jorge_lab.cost import harness, shapes
 from jorge_lab.cost.contenders import Contender, Missing, build, check, typical_steps
-from jorge_lab.cost.counting import gpu_waits, kernel_launches, operators
+from jorge_lab.cost.counting import counted, gpu_waits, kernel_launches
 
 OPTIMIZERS = [
     *("sgd", "adamw", "muon-float32", "jorge", "jorge-1024", "jorge-exact"),
@@ -36,10 +36,10 @@ def _extremes(values: Sequence[int | None]) -> list[int] | None:
 def count(contender: Contender, device: torch.device) -> dict[str, Any]:
     """Operators, views included and not, and kernel launches: with a refresh and without."""
     contender.step()
-    counters = [operators(step, device) for step in typical_steps(contender)]
+    meters = [counted(step, device) for step in typical_steps(contender)]
     return {
-        "operators": _extremes([counter.computing for counter in counters]),
-        "with_views": _extremes([counter.total for counter in counters]),
+        "operators": _extremes([meter.launches for meter in meters]),
+        "with_views": _extremes([meter.total for meter in meters]),
         "kernels": _extremes([kernel_launches(step, device) for step in typical_steps(contender)]),
     }
 
@@ -60,7 +60,7 @@ def _waits(name: str, device: torch.device) -> dict[str, int | None]:
     contender = build(name, shapes.parameters("tiny", device))
     again = build(name, shapes.parameters("tiny", device))
     return {
-        "waits": operators(lambda: contender.steps(WAITING_STEPS), device).waits,
+        "waits": counted(lambda: contender.steps(WAITING_STEPS), device).waits,
         "gpu_waits": gpu_waits(lambda: again.steps(WAITING_STEPS), device),
     }
 

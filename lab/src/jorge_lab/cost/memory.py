@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from jorge_lab.contenders import state_bytes
 from jorge_lab.cost import harness, shapes
-from jorge_lab.cost.allocation import allocations, state_bytes
+from jorge_lab.cost.allocation import allocations
 from jorge_lab.cost.contenders import Contender, Missing, build, check, typical_steps
 
 OPTIMIZERS = [
@@ -54,7 +55,7 @@ def measure(name: str, named: shapes.Named, device: torch.device) -> Row:
     (contender,) = built
     peaks = [allocation.peak for allocation in settled]
     found = {
-        "state": state_bytes(contender.optimizer.state, [p for _, p in named]),
+        "state": state_bytes(contender.optimizer),
         "held": first.held,
         "peak_refresh": max(peaks),
         "peak_plain": min(peaks),

@@ -1,24 +1,23 @@
 """Muon for parameters of any shape, in two precisions: the opponent that needs no package.
 
-`torch.optim.Muon` takes matrices alone and multiplies in bfloat16. Kernels are handed to it as 2-D views here, and
-vectors, embeddings and classifiers to AdamW, as its authors advise. :class:`Muon32` does the same update in float32:
+`torch.optim.Muon` takes matrices alone and multiplies in bfloat16. Kernels are handed to it as 2-D views here, and what
+it leaves to AdamW (:mod:`jorge.cost.muon_partition`) to that one. :class:`Muon32` does the same update in float32:
 on a machine without bfloat16 units the emulated products would make a comparison worthless.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from jorge.cost.muon_partition import is_hidden
+from jorge_lab.contenders.parts import Parts, as_matrix
 from jorge_lab.cost.shapes import Named
 
-#: What Muon's authors leave to AdamW although it is a matrix.
-NOT_HIDDEN = re.compile(r"(^|\.)(wte|wpe|cls|pos|embed\w*|head|fc)($|\.)")
 #: Coefficients, steps and ε of torch.optim.Muon.
 COEFFICIENTS, NEWTON_SCHULZ_STEPS, EPS = (3.4445, -4.7750, 2.0315), 5, 1e-7
 
@@ -56,30 +55,16 @@ class Muon32(torch.optim.Optimizer):
                 p.add_(update, alpha=-lr * math.sqrt(max(1, p.shape[0] / p.shape[1])))
 
 
-class MuonWithAdamW:
+def with_adamw(named: Named, muon: type[torch.optim.Optimizer], lr: float) -> Parts:
     """A Muon for the hidden weights, as matrices that share their memory, and AdamW for the rest."""
-
-    def __init__(self, named: Named, muon: type[torch.optim.Optimizer], lr: float) -> None:
-        hidden = [p for name, p in named if p.dim() >= 2 and not NOT_HIDDEN.search(name)]
-        chosen = {id(p) for p in hidden}
-        self.pairs = [(p, nn.Parameter(p.detach().view(p.shape[0], -1))) for p in hidden]
-        self.parts: list[torch.optim.Optimizer] = []
-        if hidden:
-            kind: Any = muon
-            self.parts.append(kind([flat for _, flat in self.pairs], lr=lr, weight_decay=0.0))
-        rest = [p for _, p in named if id(p) not in chosen]
-        if rest:
-            self.parts.append(torch.optim.AdamW(rest, lr=lr))
-
-    @property
-    def state(self) -> dict[Any, Any]:
-        """The state of both."""
-        return {p: state for part in self.parts for p, state in part.state.items()}
-
-    def step(self) -> None:
-        """Take one step with both."""
-        for p, flat in self.pairs:
-            assert p.grad is not None
-            flat.grad = p.grad.view_as(flat)
-        for part in self.parts:
-            part.step()
+    hidden = [p for name, p in named if is_hidden(name, p.dim())]
+    chosen = {id(p) for p in hidden}
+    views = [(p, as_matrix(p)) for p in hidden]
+    parts: list[torch.optim.Optimizer] = []
+    if views:
+        kind: Any = muon
+        parts.append(kind([matrix for _, matrix in views], lr=lr, weight_decay=0.0))
+    rest = [p for _, p in named if id(p) not in chosen]
+    if rest:
+        parts.append(torch.optim.AdamW(rest, lr=lr))
+    return Parts(parts, views)

@@ -1,12 +1,34 @@
-"""A small ViT and a small GPT, of any width: torch's own layers, with norms first."""
+"""Networks to measure whole iterations on: ResNet-18 for small pictures, a small ViT and a small GPT, of any width."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from jorge_lab.tasks.nets.residual import stage, stem
+
 #: Width of an attention head.
 HEAD = 32
+
+
+class ResNet18(nn.Module):
+    """The usual one for CIFAR: a 3 × 3 stem, no pooling after it, four stages of two blocks, up to `8·width` channels.
+
+    Args:
+        width: channels of the first stage.
+        classes: of the pictures.
+    """
+
+    def __init__(self, width: int = 64, classes: int = 10) -> None:
+        super().__init__()
+        deeper = (stage(width << i, width << (i + 1), 2, stride=2) for i in range(3))
+        self.features = nn.Sequential(stem(3, width, 1), stage(width, width, 2), *deeper)
+        self.head = nn.Linear(8 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of `[batch, 3, 32, 32]` images."""
+        logits: Tensor = self.head(self.features(images).mean(dim=(2, 3)))
+        return logits
 
 
 def _layers(depth: int, width: int) -> nn.ModuleList:

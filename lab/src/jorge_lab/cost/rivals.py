@@ -11,28 +11,15 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from jorge_lab.cost.muon import Muon32, MuonWithAdamW
+from jorge_lab.cost.muon import Muon32, with_adamw
 from jorge_lab.cost.shapes import Named
 
 #: Steps between two refreshes of those that have them.
 PERIOD = 10
-
-
-class Stepper(Protocol):
-    """What a benchmark needs of an optimizer."""
-
-    @property
-    def state(self) -> Any:
-        """State by parameter."""
-        ...
-
-    def step(self) -> Any:
-        """Take one step."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +29,7 @@ class Rival:
     `package` is the module to import and the requirement to install it by; `None` for what torch has.
     """
 
-    build: Callable[[Named, float], Stepper]
+    build: Callable[[Named, float], torch.optim.Optimizer]
     period: int = 1
     package: tuple[str, str] | None = None
 
@@ -59,11 +46,11 @@ def _tensors(named: Named) -> list[torch.nn.Parameter]:
 
 
 def _packaged(module: str, requirement: str, name: str, **options: Any) -> Rival:
-    def build(named: Named, lr: float) -> Stepper:
+    def build(named: Named, lr: float) -> torch.optim.Optimizer:
         found = importlib.import_module(module)
         if module == "heavyball":
             importlib.import_module("heavyball.utils").compile_mode = None  # type: ignore[attr-defined]
-        made: Stepper = getattr(found, name)(_tensors(named), lr=lr, weight_decay=0.0, **options)
+        made: torch.optim.Optimizer = getattr(found, name)(_tensors(named), lr=lr, weight_decay=0.0, **options)
         return made
 
     return Rival(build, PERIOD, (module, requirement))
@@ -80,8 +67,8 @@ def _pytorch_optimizer(name: str, **options: Any) -> Rival:
 RIVALS: dict[str, Rival] = {
     "sgd": Rival(lambda named, lr: torch.optim.SGD(_tensors(named), lr=lr, momentum=0.9)),
     "adamw": Rival(lambda named, lr: torch.optim.AdamW(_tensors(named), lr=lr)),
-    "muon-float32": Rival(lambda named, lr: MuonWithAdamW(named, Muon32, lr)),
-    "muon-bfloat16": Rival(lambda named, lr: MuonWithAdamW(named, torch.optim.Muon, lr)),
+    "muon-float32": Rival(lambda named, lr: with_adamw(named, Muon32, lr)),
+    "muon-bfloat16": Rival(lambda named, lr: with_adamw(named, torch.optim.Muon, lr)),
     "soap-pytorch_optimizer": _pytorch_optimizer("SOAP", precondition_frequency=PERIOD),
     "soap-heavyball": _heavyball("SOAP", precondition_frequency=PERIOD),
     "shampoo-pytorch_optimizer": _pytorch_optimizer(

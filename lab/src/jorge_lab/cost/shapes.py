@@ -1,6 +1,6 @@
 """The parameters of well-known networks as plain lists of names and shapes, so that no model library is needed.
 
-The sums are those of the usual implementations, biases and norm vectors included; `tests/benchmarks` has the counts.
+The sums are those of the usual implementations, biases and norm vectors included; `lab/tests/cost` has the counts.
 Weights stand as `[out, in, …]`, as in `torch.nn`.
 """
 

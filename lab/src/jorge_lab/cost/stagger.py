@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from jorge import Jorge
 from jorge_lab.cost import harness, shapes
 from jorge_lab.cost.contenders import LEARNING_RATE, Contender, settle
-from jorge import Jorge
 
 COLUMNS = ["`stagger`", "median, ms", "mean, ms", "p99, ms", "p99 ÷ median"]
 INTERVAL = 10

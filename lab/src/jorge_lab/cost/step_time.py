@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
+from jorge.roots import DAMPING_PERIOD
 from jorge_lab.cost import harness, shapes
 from jorge_lab.cost.contenders import NEVER, Contender, Missing, build, check, never_refresh, settle
 from jorge_lab.cost.harness import Spread
 from jorge_lab.cost.rivals import PERIOD
-from jorge.roots import DAMPING_PERIOD
 
 EVERYTHING = [
     *("sgd", "adamw", "muon-float32", "muon-bfloat16"),

@@ -36,6 +36,11 @@ def columns(row: Row) -> list[Column]:
     return [*results(row), *costs()]
 
 
+def cells(row: Row) -> dict[str, str]:
+    """The row as it is shown, by column heading."""
+    return {column.heading: column.show(row) for column in columns(row)}
+
+
 def names() -> list[Column]:
     """Who it is."""
     return [

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from jorge_lab.report.columns import UNIT_NAMES
+from jorge_lab.report.styles import INK, MARKERS, OTHER_MARKER, Style
 from jorge_lab.statistics.curves import AXES, Axis, Curve, logarithmic
 from jorge_lab.statistics.profiles import Profile
-from jorge_lab.report.styles import INK, MARKERS, OTHER_MARKER, Style
 
 #: The text's colour on white paper.
 _ON_WHITE = "#222222"
@@ -31,10 +31,10 @@ def dashes(style: Style) -> str | tuple[int, tuple[int, ...]]:
     return (0, tuple(max(1, length // 2) for length in style.dashes)) if style.dashes else "solid"
 
 
-def _draw(axes: Axes, curves: Sequence[Curve], axis: Axis, target: float | None) -> None:
+def _draw(axes: Axes, curves: Sequence[Curve], axis: Axis, target: float | None, styles: Mapping[str, Style]) -> None:
     for curve in curves:
         x = curve.steps if axis == "steps" else curve.seconds
-        style = curve.style
+        style = styles[curve.row.optimizer]
         marker = MARKERS.get(curve.row.setting, OTHER_MARKER)[1]
         axes.plot(
             x,
@@ -115,14 +115,14 @@ def svg(figure: Figure, description: str) -> str:
     return f'{opening} role="img" aria-label="{escape(description)}">{rest}'
 
 
-def picture(curves: Sequence[Curve], target: float | None, title: str) -> str:
+def picture(curves: Sequence[Curve], target: float | None, title: str, styles: Mapping[str, Style]) -> str:
     """Loss against steps and against seconds; its ink is :data:`jorge_lab.report.styles.INK`."""
     height = 3.6 + 0.2 * (1 + len(curves)) / 4
     figure = Figure(figsize=(10.4, height), layout="constrained")
     figure.patch.set_alpha(0)
     panels = figure.subplots(1, 2)
     for panel, axis in zip(panels, AXES, strict=True):
-        _draw(panel, curves, axis, target)
+        _draw(panel, curves, axis, target, styles)
     legend(figure, panels[:1])
     return svg(figure, f"Training loss against steps and seconds: {title}")
 

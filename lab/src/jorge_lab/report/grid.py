@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import inf
 
 from jorge_lab.report.columns import Column, amount, names, to_target
-from jorge_lab.statistics.paired import Verdict
 from jorge_lab.report.parts import Part
-from jorge_lab.statistics.reaching import Unit
 from jorge_lab.runs.records import SETTINGS
+from jorge_lab.statistics.paired import Verdict
+from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.row import Row
 
 

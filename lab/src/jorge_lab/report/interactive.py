@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from jorge_lab.report.styles import INK, MARKERS, OTHER_MARKER, Style
 from jorge_lab.statistics.curves import Curve, logarithmic
-from jorge_lab.report.styles import INK, MARKERS, OTHER_MARKER
 
 
-def plot(curves: Sequence[Curve], target: float | None) -> dict[str, Any]:
+def plot(curves: Sequence[Curve], target: float | None, styles: Mapping[str, Style]) -> dict[str, Any]:
     """A section's curves as plain data, from which the page draws one plot against steps and one against seconds.
 
     A colour of None stands for the text's, which differs by scheme; `low` and `high` are None for a single seed.
     """
-    return {"curves": [_curve(c) for c in curves], "logarithmic": logarithmic(curves), "target": target}
+    return {
+        "curves": [_curve(c, styles[c.row.optimizer]) for c in curves],
+        "logarithmic": logarithmic(curves),
+        "target": target,
+    }
 
 
-def _curve(curve: Curve) -> dict[str, Any]:
-    style = curve.style
+def _curve(curve: Curve, style: Style) -> dict[str, Any]:
     return {
         "name": curve.row.name,
         "colour": None if style.colour == INK else style.colour,

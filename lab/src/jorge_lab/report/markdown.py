@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from jorge_lab.report.columns import UNIT_NAMES, costs, names, results
 from jorge_lab.report.grid import Cell, Table, by_setting, by_task, plain
 from jorge_lab.report.overview import sentences, units
-from jorge_lab.statistics.paired import RULE
 from jorge_lab.report.parts import Part, answer, parts, target_text, warning
-from jorge_lab.runs.records import Record, task_info
+from jorge_lab.runs.records import task_info
+from jorge_lab.runs.store import Record
+from jorge_lab.statistics.paired import RULE
 
 
 def overview_markdown(records: Iterable[Record], targets: Mapping[str, float] | None = None) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jorge_lab.report.columns import UNIT_NAMES
-from jorge_lab.statistics.paired import Verdict
 from jorge_lab.report.parts import Part, first
+from jorge_lab.statistics.paired import Verdict
 from jorge_lab.statistics.reaching import UNITS, Unit
 from jorge_lab.statistics.row import Row
 from jorge_lab.statistics.summary import REFERENCE

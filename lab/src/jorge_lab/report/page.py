@@ -11,17 +11,18 @@ import jinja2
 
 from jorge_lab.report import interactive, markdown
 from jorge_lab.report.columns import UNIT_NAMES, costs, names, results
-from jorge_lab.statistics.curves import STILL_POINTS, curves
 from jorge_lab.report.figures import on_page, on_white, picture, profile_picture
 from jorge_lab.report.grid import by_setting, by_task, plain
 from jorge_lab.report.overview import sentences, units
-from jorge_lab.statistics.paired import RULE
 from jorge_lab.report.parts import Part, answer, parts, target_text, warning
-from jorge_lab.statistics.profiles import Profile, profiles
-from jorge_lab.runs.records import Record, measured, setting, task_info
-from jorge_lab.statistics.row import Row
 from jorge_lab.report.styles import Style, styles
 from jorge_lab.report.styles import on_page as colour_on_page
+from jorge_lab.runs.records import measured, setting, task_info
+from jorge_lab.runs.store import Record
+from jorge_lab.statistics.curves import STILL_POINTS, curves
+from jorge_lab.statistics.paired import RULE
+from jorge_lab.statistics.profiles import Profile, profiles
+from jorge_lab.statistics.row import Row
 from jorge_lab.statistics.summary import write_csv
 
 
@@ -47,7 +48,7 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
     folder.mkdir(parents=True, exist_ok=True)
     rows = profiles_of(found)
     pictures = _pictures(found, rows, look)
-    loader = jinja2.PackageLoader("jorge_lab", "templates")
+    loader = jinja2.PackageLoader("jorge_lab.report", "templates")
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.get_template("report.html").render(
         sections=[_view(part, look, pictures[part.section.picture]) for part in found],
@@ -100,14 +101,14 @@ def _pictures(found: Sequence[Part], rows: Sequence[Sequence[Profile]], look: Ma
     """File name → SVG: a picture a section, and the profiles if there are any."""
     drawn = {}
     for part in found:
-        thin = curves(part.section.records, part.rows, look, STILL_POINTS)
-        drawn[part.section.picture] = picture(thin, part.rows[0].target, part.section.title)
+        thin = curves(part.section.records, part.rows, STILL_POINTS)
+        drawn[part.section.picture] = picture(thin, part.rows[0].target, part.section.title, look)
     return drawn | ({"profile.svg": profile_picture(rows, look)} if rows else {})
 
 
 def _view(part: Part, look: Mapping[str, Style], svg: str) -> dict[str, Any]:
     section, rows = part.section, part.rows
-    found = curves(section.records, rows, look)
+    found = curves(section.records, rows)
     return {
         "name": section.name,
         "title": section.title,
@@ -118,7 +119,7 @@ def _view(part: Part, look: Mapping[str, Style], svg: str) -> dict[str, Any]:
         "warning": warning(part),
         "answer": answer(part),
         "picture": on_page(svg),
-        "plot": interactive.plot(found, rows[0].target),
+        "plot": interactive.plot(found, rows[0].target, look),
         "by_setting": by_setting(rows),
         "results": plain(rows, results(rows[0])),
         "costs": plain(rows, [*names(), *costs()]),

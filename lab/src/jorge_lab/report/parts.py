@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jorge_lab.report.columns import UNIT_NAMES
+from jorge_lab.runs.records import Section, machines, sections
+from jorge_lab.runs.store import Record
 from jorge_lab.statistics.paired import against
 from jorge_lab.statistics.reaching import Unit
-from jorge_lab.runs.records import Record, Section, machines, sections
 from jorge_lab.statistics.row import Row
 from jorge_lab.statistics.summary import summarize
 

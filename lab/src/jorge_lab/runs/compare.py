@@ -1,115 +1,67 @@
-"""`jorge compare`: train each optimizer on each task with each seed, keep what is finished, and report."""
+"""The runs of a comparison that are not done yet: which they are, and all of them done."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import shlex
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from jorge_lab.report import page as report
-from jorge_lab.runs.jobs import Job, UsageError, find_task, is_stale, prepare_worker, with_data, work, worker_environment
 from jorge_lab.contenders import UnsuitableError
-from jorge_lab.runs.progress import Counter, progress
-from jorge_lab.runs.records import read_file
-from jorge_lab.statistics.row import Row
-from jorge_lab.runs.run import Record
-from jorge_lab.statistics.summary import cells
+from jorge_lab.errors import UsageError
+from jorge_lab.runs.jobs import Job, is_stale
+from jorge_lab.runs.records import usable
+from jorge_lab.runs.runner import do
+from jorge_lab.runs.store import Record, Store
 
-#: Columns of a terminal from which the table is a row an optimizer.
-_WIDE = 240
-
-
-def open_folder(folder: Path) -> Path:
-    """Make the output folder and see that it can be written; the path of the records in it."""
-    path = folder / "runs.jsonl"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8"):
-            pass
-    except OSError as error:
-        raise UsageError(f"cannot write to --out {folder}: {error.strerror}. name another folder") from None
-    return path
+#: The file of the records in an output folder.
+FILE = "runs.jsonl"
 
 
-def append_record(path: Path, record: Record) -> None:
-    """Add a line, on the disk before the next run starts; a line that was cut off is ended first."""
-    with path.open("ab+") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write((json.dumps(record, separators=(",", ":")) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+def open_records(folder: Path) -> Store:
+    """The records of a comparison in an output folder.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    return Store.open(folder, FILE)
 
 
-def compare(
-    jobs: Sequence[Job],
-    folder: Path,
-    targets: Mapping[str, float],
-    device: torch.device,
-    console: Console,
-    workers: int = 1,
-) -> int:
-    """Run the jobs that are not done, then report on all of them; the exit status.
-
-    0: all are done. 1: a run failed, and the others were done. 130: stopped by the keyboard.
+def train_all(
+    jobs: Sequence[Job], store: Store, device: torch.device, console: Console, workers: int = 1
+) -> tuple[list[Record], int]:
+    """Do the jobs that are not done; the records of all that are, in order, and the exit status of the runner.
 
     Raises:
         UsageError: nothing can be run: no optimizer suits, or no data is installed.
     """
-    path = open_folder(folder)
     jobs, settings = _suitable(jobs, console)
     twins = _twins(jobs, settings)
     done: dict[Job, Record] = {}
-    for record in read_file(path):
+    for record in filter(usable, store.read()):
         for job in jobs:
             if job.optimizer == record["optimizer"] and job.matches(record, settings[job]):
                 done[job] = record
     stale = [job for job, record in done.items() if is_stale(job.task, job.size, record, device)]
     for name in dict.fromkeys(job.task for job in stale):
-        console.print(f"{name} has another network, loss or data than the runs in {path}: they are trained again")
+        console.print(f"{name} has another network, loss or data than the runs in {store.path}: they are trained again")
     done = {job: record for job, record in done.items() if job not in stale}
     for others in twins.values():
         if known := next((done[other] for other in others if other in done), None):
-            _share(known, [other for other in others if other not in done], done, path)
+            for other in others:
+                if other not in done:
+                    done[other] = other.renamed(known)
+                    store.add(done[other])
+
+    def kept(job: Job, record: Record) -> dict[Job, Record]:
+        return {job: record} | {twin: twin.renamed(record) for twin in twins[job][1:]}
+
     left = [job for job in jobs if job not in done and job in twins]
-    if done:
-        console.print(f"{len(done)} of {len(jobs)} runs are in {path} already and are not trained again")
-    failed, stopped = 0, False
-    try:
-        tell = partial(console.print, soft_wrap=True)
-        there = with_data(((job.task, job.size) for job in left), tell, needed=not done)
-        left = [job for job in left if (job.task, job.size) in there]
-        finished = _side_by_side(left, device, console, workers) if workers > 1 else _in_turn(left, device, console)
-        for job, outcome in finished:
-            if isinstance(outcome, Exception):
-                failed += 1
-                console.print(f"{job.title}: failed, the others go on. {type(outcome).__name__}: {outcome}")
-                continue
-            done[job] = outcome  # first: what is interrupted here is in the report, too
-            append_record(path, outcome)
-            _share(outcome, twins[job][1:], done, path)
-            if outcome["diverged_at"]:
-                console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
-    except KeyboardInterrupt:
-        stopped = True
-        console.print(f"\nstopped: {len(done)} of {len(jobs)} runs are kept in {path}; the same command goes on")
-    if done:
-        _report([done[job] for job in jobs if job in done], folder, targets, console)
-    return 130 if stopped else int(failed > 0)
+    status = do(left, done, len(jobs), store, device, console, workers, kept)
+    return [done[job] for job in jobs if job in done], status
 
 
 def _twins(jobs: Sequence[Job], settings: Mapping[Job, dict[str, object]]) -> dict[Job, list[Job]]:
@@ -119,12 +71,6 @@ def _twins(jobs: Sequence[Job], settings: Mapping[Job, dict[str, object]]) -> di
         same = replace(job, setting="transferred"), json.dumps(settings[job], sort_keys=True)
         found.setdefault(same, []).append(job)
     return {same[0]: same for same in found.values()}
-
-
-def _share(record: Record, jobs: Iterable[Job], done: dict[Job, Record], path: Path) -> None:
-    for job in jobs:
-        done[job] = job.renamed(record)
-        append_record(path, done[job])
 
 
 def _suitable(jobs: Iterable[Job], console: Console) -> tuple[list[Job], dict[Job, dict[str, object]]]:
@@ -151,63 +97,3 @@ def _suitable(jobs: Iterable[Job], console: Console) -> tuple[list[Job], dict[Jo
     if not kept:
         raise UsageError("nothing is left to run")
     return list(kept), kept
-
-
-def _in_turn(jobs: Sequence[Job], device: torch.device, console: Console) -> Iterator[tuple[Job, Record | Exception]]:
-    """One run after the other in this process, shown step by step."""
-    with progress(console, len(jobs)) as watch:
-        for job in jobs:
-            with watch(job.title, job.steps, find_task(job.task, job.size).metric[0]) as step:
-                try:
-                    outcome: Record | Exception = job.run(device, step)
-                except Exception as error:  # an opponent's fault must not cost what is still to be run
-                    outcome = error
-            yield job, outcome
-
-
-def _side_by_side(
-    jobs: Sequence[Job], device: torch.device, console: Console, workers: int
-) -> Iterator[tuple[Job, Record | Exception]]:
-    """Some runs at a time, each in a process; as they finish."""
-    threads = torch.get_num_threads()
-    worker_environment(threads)
-    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
-    pool = ProcessPoolExecutor(workers, context, prepare_worker, (threads,))
-    counter = Counter(console, len(jobs))
-    futures: dict[Future[Record], Job] = {}
-    try:
-        for job in jobs:
-            futures[pool.submit(work, job, str(device))] = job
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            counter.finished(futures[future].title)
-            yield futures[future], future.result() if error is None else error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
-
-
-def _report(records: Sequence[Record], folder: Path, targets: Mapping[str, float], console: Console) -> None:
-    for title, rows, answer in report.tables(records, targets):
-        console.print()
-        console.print(_table(title, rows, across=console.width >= _WIDE))
-        console.print(answer)
-    page = report.write(records, folder, "jorge " + shlex.join(sys.argv[1:]), targets)
-    console.print(f"\nreport: {page}\ntable:  {folder / 'summary.csv'}", soft_wrap=True)
-
-
-def _table(title: str, rows: Sequence[Row], *, across: bool) -> Table:
-    """A row an optimizer, or on a narrow terminal a column an optimizer."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    shown = [cells(row) for row in rows]
-    lines = [list(shown[0]), *(list(row.values()) for row in shown)]
-    if not across:
-        lines = [list(line) for line in zip(*lines, strict=True)]
-    for i, heading in enumerate(lines[0]):
-        table.add_column(heading, justify="left" if i == 0 else "right")
-    for line in lines[1:]:
-        table.add_row(*line)
-    return table

@@ -1,30 +1,23 @@
 """Records of runs as a report reads them: from files, merged, put into sections; no task or optimizer is imported.
 
-A record is what one run wrote down (`jorge_lab.runs.run`). What older records lack has a fallback here and nowhere else.
+A record is what one run wrote down (`jorge_lab.runs.run`). What older records lack has a fallback here and nowhere
+else.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jorge_lab.errors import LabError
-
-Record = dict[str, Any]
+from jorge_lab.runs.store import Record, RecordsError, read_lines
 
 #: In the order in which tables show them.
 SETTINGS = ("transferred", "tuned", "default")
 _SUFFIXES = (".jsonl", ".jsonl.gz")
-
-
-class RecordsError(LabError):
-    """There are no records where they were looked for; the message says what is wrong with the place."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +69,18 @@ def task_info(record: Record) -> dict[str, Any]:
     return unknown | known
 
 
-def usable(record: object) -> bool:
+def usable(record: Record) -> bool:
     """Whether a line of a file is a record of a run."""
-    return isinstance(record, dict) and {"task", "optimizer", "seed", "steps", "losses", "seconds"} <= record.keys()
+    return {"task", "optimizer", "seed", "steps", "losses", "seconds"} <= record.keys()
 
 
 def read_file(path: Path) -> list[Record]:
-    """The records of a `.jsonl` or `.jsonl.gz` file; lines that were cut off, and what is no record, are left out.
+    """The records of runs in a `.jsonl` or `.jsonl.gz` file; what is no such record is left out.
 
     Raises:
         RecordsError: the file cannot be read.
     """
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise RecordsError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if usable(record):
-            records.append(record)
-    return records
+    return [record for record in read_lines(path) if usable(record)]
 
 
 def read(places: Iterable[Path]) -> list[Record]:

@@ -7,21 +7,17 @@ sets up state, is also reported apart.
 
 from __future__ import annotations
 
-import datetime as dt
 import math
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-import jorge
 from jorge_lab.contenders import Contender, Setting, settings, state_bytes
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.store import Record
 from jorge_lab.tasks.task import Data, Task
-
-Record = dict[str, Any]
 
 #: Version of the records' layout; a change of meaning raises it, and records of another version are trained again.
 RECORD_VERSION = 2
@@ -44,29 +40,6 @@ def _clock(device: torch.device) -> float:
 def key(task: Task, contender: Contender, setting: Setting, seed: int, steps: int) -> list[Any]:
     """What identifies a run: one with the same key, and the same settings in its record, is not trained again."""
     return [RECORD_VERSION, task.name, task.size, contender.name, setting, seed, steps, task.batch_size]
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Machine, versions and date of a run."""
-    return {
-        "jorge": jorge.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "threads": torch.get_num_threads(),
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-    }
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor() or platform.machine()
 
 
 def describe(task: Task, contender: Contender, setting: Setting, steps: int) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from jorge_lab.runs.records import setting
+from jorge_lab.runs.store import Record
 from jorge_lab.statistics.reaching import smooth
-from jorge_lab.runs.records import Record, setting
 from jorge_lab.statistics.row import Row
-from jorge_lab.report.styles import Style
 
 Axis = Literal["steps", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "seconds")
@@ -25,7 +25,6 @@ class Curve:
     """One row's curve: arrays of one length, with the seeds' least and greatest loss as a band around the median."""
 
     row: Row
-    style: Style
     steps: np.ndarray
     seconds: np.ndarray
     loss: np.ndarray
@@ -34,7 +33,7 @@ class Curve:
     seeds: int
 
 
-def curve(row: Row, style: Style, records: Sequence[Record], points: int = POINTS) -> Curve | None:
+def curve(row: Row, records: Sequence[Record], points: int = POINTS) -> Curve | None:
     """The curve of a row's records; None where no run has two smoothed losses.
 
     A run that diverged counts from there on as infinitely high: the curve ends where the median diverges.
@@ -55,7 +54,6 @@ def curve(row: Row, style: Style, records: Sequence[Record], points: int = POINT
     shown = values[:, chosen]
     return Curve(
         row=row,
-        style=style,
         steps=window + chosen,
         seconds=np.nanmedian(clock[:, chosen], axis=0),
         loss=median[chosen],
@@ -65,12 +63,10 @@ def curve(row: Row, style: Style, records: Sequence[Record], points: int = POINT
     )
 
 
-def curves(
-    records: Sequence[Record], rows: Sequence[Row], styles: Mapping[str, Style], points: int = POINTS
-) -> list[Curve]:
+def curves(records: Sequence[Record], rows: Sequence[Row], points: int = POINTS) -> list[Curve]:
     """The curves of a section, a row each."""
     mine = {row.key: [r for r in records if (r["optimizer"], setting(r)) == row.key] for row in rows}
-    found = (curve(row, styles[row.optimizer], mine[row.key], points) for row in rows)
+    found = (curve(row, mine[row.key], points) for row in rows)
     return [c for c in found if c is not None]
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from jorge_lab.runs.records import Record, setting, task_info
+from jorge_lab.runs.records import setting, task_info
+from jorge_lab.runs.store import Record
 
 Unit = Literal["steps", "seconds", "cpu_seconds"]
 UNITS: tuple[Unit, ...] = ("steps", "seconds", "cpu_seconds")

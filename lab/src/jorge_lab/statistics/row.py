@@ -13,19 +13,19 @@ from jorge_lab.statistics.reaching import Reach
 class Row:
     """One optimizer with one setting on one task, over its seeds.
 
-    Losses are smoothed (:func:`jorge_lab.statistics.reaching.smooth`). `target` is the mean over seeds where it is the baseline's
-    best loss, which differs by seed; `tested` counts the seeds that have one. Amounts to the target are medians over
-    these seeds, a seed that does not reach it counting as infinitely late: None where the median is, or where there is
-    no target. `_low` and `_high` are the least and the most of the seeds that reach it. `step_ratio` is the steps over
-    the baseline's, `speedup` and `cpu_speedup` the baseline's seconds over this optimizer's.
+    Losses are smoothed (:func:`jorge_lab.statistics.reaching.smooth`). `target` is the mean over seeds where it is the
+    baseline's best loss, which differs by seed; `tested` counts the seeds that have one. Amounts to the target are
+    medians over these seeds, a seed that does not reach it counting as infinitely late: None where the median is, or
+    where there is no target. `_low` and `_high` are the least and the most of the seeds that reach it. `step_ratio` is
+    the steps over the baseline's, `speedup` and `cpu_speedup` the baseline's seconds over this optimizer's.
 
     `model_ms` is the median of a step's batch, forward and backward pass, `optimizer_ms` the mean of `optimizer.step`,
     since many optimizers work harder at every k-th step; both leave out the first step, which is `first_step_ms`.
     `step_ms` is their sum and `optimizer_share` the optimizer's part of it. `seconds` and `cpu_seconds` are those of
     the whole training.
 
-    `verdicts` compares with the reference, another row (:data:`jorge_lab.statistics.paired.RULE`): by unit, "ahead" if this
-    optimizer is. `best` names the fields in which no row is shown to be ahead of this one.
+    `verdicts` compares with the reference, another row (:data:`jorge_lab.statistics.paired.RULE`): by unit, "ahead" if
+    this optimizer is. `best` names the fields in which no row is shown to be ahead of this one.
     """
 
     task: str

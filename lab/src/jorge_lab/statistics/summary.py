@@ -10,13 +10,20 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from jorge_lab.report.columns import columns
+from jorge_lab.runs.records import SETTINGS, label, setting, task_info
+from jorge_lab.runs.store import Record
 from jorge_lab.statistics.paired import LEAST, Verdict, against, ratios, verdict
-from jorge_lab.statistics.reaching import UNITS, Reach, Unit, baseline, baseline_losses, first_step_below, reaches, smooth, targets
-from jorge_lab.runs.records import SETTINGS, Record, label, setting, task_info
+from jorge_lab.statistics.reaching import (
+    UNITS,
+    Reach,
+    Unit,
+    baseline,
+    baseline_losses,
+    reaches,
+    smooth,
+    targets,
+)
 from jorge_lab.statistics.row import Row
-
-__all__ = ["Row", "cells", "first_step_below", "smooth", "summarize", "targets", "write_csv"]
 
 #: The row that the others are compared with.
 REFERENCE = ("jorge", "transferred")
@@ -224,8 +231,3 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
         for row in rows:
             verdicts = [row.verdicts.get(unit) for unit in UNITS]
             writer.writerow([*(getattr(row, name) for name in plain), *verdicts, " ".join(sorted(row.best))])
-
-
-def cells(row: Row) -> dict[str, str]:
-    """The row as it is shown, by column heading."""
-    return {column.heading: column.show(row) for column in columns(row)}

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from jorge_lab.studies.ablations import Ablation
 from jorge_lab.report.columns import Column, columns, number
 from jorge_lab.report.grid import over_baseline, plain
 from jorge_lab.report.markdown import table
-from jorge_lab.statistics.paired import RULE
 from jorge_lab.report.parts import Part, parts, target_text, warning
+from jorge_lab.runs.records import measured, task_info
+from jorge_lab.runs.store import Record
+from jorge_lab.statistics.paired import RULE
 from jorge_lab.statistics.reaching import Unit
-from jorge_lab.runs.records import Record, measured, task_info
 from jorge_lab.statistics.row import Row
+from jorge_lab.studies.ablations import Ablation
 
 
 def opening(name: str, question: str, command: str, records: Iterable[Mapping[str, Any]]) -> list[str]:

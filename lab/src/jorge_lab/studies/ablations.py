@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from jorge_lab.runs.compare import append_record, open_folder
-from jorge_lab.runs.jobs import Job, jobs_for
-from jorge_lab.runs.records import Record, read_file
-from jorge_lab.runs.run import environment
-from jorge_lab.tasks.task import Size, Task
 from jorge.transfer import BETA2_DECAY
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.jobs import Job, jobs_for
+from jorge_lab.runs.records import read_file
+from jorge_lab.runs.store import Record, Store
+from jorge_lab.tasks.task import Size, Task
 
 
 @dataclass(frozen=True)
@@ -164,30 +163,27 @@ def jobs_of(
     return sorted(found, key=lambda job: job.seed)
 
 
-def records_of(jobs: Sequence[Job], path: Path) -> list[Record]:
-    """The records of these very runs in a file, in the order of the jobs; a run that is not there has none."""
-    records = read_file(path)
+def records_of(jobs: Sequence[Job], store: Store) -> list[Record]:
+    """The records of these very runs, in the order of the jobs; a run that is not there has none."""
+    records = read_file(store.path)
     return [mine[-1] for job in jobs if (mine := _of(job, records))]
 
 
-def share(jobs: Sequence[Job], folder: Path, device: torch.device) -> int:
-    """Copy into an ablation's folder what its siblings have trained of the same runs; how many were copied.
+def share(jobs: Sequence[Job], store: Store, device: torch.device) -> int:
+    """Copy into an ablation's records what its siblings have trained of the same runs; how many were copied.
 
-    All ablations have the baseline and Jorge by default in common. Runs on another machine, with other threads or
-    versions are not shared: the seconds of a table stay comparable.
-
-    Raises:
-        UsageError: the folder cannot be written.
+    Siblings are the records in folders beside its own. All ablations have the baseline and Jorge by default in common.
+    Runs on another machine, with other threads or versions are not shared: the seconds of a table stay comparable.
     """
-    path = open_folder(folder)
+    path = store.path
     there = read_file(path)
     here = _undated(environment(device))
-    siblings = [other for other in sorted(folder.parent.glob(f"*/{path.name}")) if other != path]
+    siblings = [other for other in sorted(path.parent.parent.glob(f"*/{path.name}")) if other != path]
     others = [r for sibling in siblings for r in read_file(sibling) if _undated(r.get("environment", {})) == here]
     copied = 0
     for job in jobs:
         if not _of(job, there) and (mine := _of(job, others)):
-            append_record(path, mine[-1])
+            store.add(mine[-1])
             copied += 1
     return copied
 

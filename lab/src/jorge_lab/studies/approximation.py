@@ -32,14 +32,15 @@ from torch import Tensor
 
 from jorge import Jorge
 from jorge.blocks import gather
-from jorge_lab.runs.jobs import find_contender
-from jorge_lab.studies.oracles import Oracle, Pair
-from jorge_lab.runs.records import Record
-from jorge_lab.runs.run import Watcher, environment, settings_on
-from jorge_lab.tasks.task import Data, Task
 from jorge.methods import METHODS, RootOptions
 from jorge.routing import route
 from jorge.schedule import Schedule
+from jorge_lab.contenders.finding import find_contender
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.run import Watcher, settings_on
+from jorge_lab.runs.store import Record
+from jorge_lab.studies.oracles import Oracle, Pair
+from jorge_lab.tasks.task import Data, Task
 
 #: The methods, by the names of the optimizers that have them.
 OPTIMIZERS = ("jorge", "jorge-congruence", "jorge-binomial", "shampoo")

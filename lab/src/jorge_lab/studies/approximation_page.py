@@ -9,11 +9,12 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
+from jorge_lab.report.figures import dashes, decorate, legend, on_white, svg
+from jorge_lab.report.styles import COLOURS, DASHES, Style
+from jorge_lab.runs.records import picture_file
+from jorge_lab.runs.store import Record
 from jorge_lab.studies.ablation_page import opening
 from jorge_lab.studies.approximation import OPTIMIZERS, POINTS, SINGULAR
-from jorge_lab.report.figures import dashes, decorate, legend, on_white, svg
-from jorge_lab.runs.records import Record, picture_file
-from jorge_lab.report.styles import COLOURS, DASHES, Style
 
 QUESTION = (
     "How near are the roots to the exact ones during training, how many refreshes do they remember, how symmetric are "

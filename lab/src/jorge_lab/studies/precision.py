@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from jorge_lab.runs.run import environment
 from jorge.methods import METHODS, RootOptions, direction, initial_state, refresh
 from jorge.roots import Precision
+from jorge_lab.runs.environment import environment
 
 SHAPE, REFRESHES = (96, 64), 300
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")

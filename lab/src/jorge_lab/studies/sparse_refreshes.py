@@ -17,12 +17,14 @@ from unittest.mock import patch
 import torch
 
 from jorge import methods
-from jorge_lab.contenders import CONTENDERS
-from jorge_lab.runs.run import Record, environment, train
-from jorge_lab.statistics.summary import summarize
-from jorge_lab.tasks.task import Task
-from jorge_lab.tasks import TASKS
 from jorge.methods import METHODS
+from jorge_lab.contenders import CONTENDERS
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.run import train
+from jorge_lab.runs.store import Record
+from jorge_lab.statistics.summary import summarize
+from jorge_lab.tasks import TASKS
+from jorge_lab.tasks.task import Task
 
 #: Steps of a refresh and its weight.
 VARIANTS = ((2, 1.0), (1, 1.0), (1, 2.0), (1, 3.0), (1, 4.0))

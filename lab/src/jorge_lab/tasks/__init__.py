@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jorge_lab.tasks.task import Size, Task
 from jorge_lab.tasks import autoencoder, brain, fashion, mnist, mnist1d, python, scenes, shakespeare, vit
+from jorge_lab.tasks.task import Size, Task
 
 TASKS: dict[str, Callable[[Size], Task]] = {
     "mnist": mnist.task,

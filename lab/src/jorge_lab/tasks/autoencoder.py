@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jorge_lab.tasks.data import mnist
 from jorge_lab.tasks.task import Batch, FirstOrder, Size, Task
-from jorge_lab.tasks import mnist
 
 _CLASSIC = (784, 1000, 500, 250, 30)
 _WIDTHS: dict[Size, tuple[int, ...]] = {"smoke": (784, 250, 100, 30), "small": _CLASSIC, "full": _CLASSIC}

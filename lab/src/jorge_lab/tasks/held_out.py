@@ -3,7 +3,8 @@
     jorge compare jorge_lab.tasks.held_out:lstm jorge_lab.tasks.held_out:vae --optimizers jorge,sgd,adamw --seeds 3
 
 They were committed before the first comparison on them, one seed with the usual learning rates (1e-3 or 2e-3 for Adam,
-0.1 for SGD). These are now the best of a small grid for the first-order baseline alone: `python -m jorge_lab.tuning.recipes`.
+0.1 for SGD). These are now the best of a small grid for the first-order baseline alone:
+`python -m jorge_lab.tuning.recipes`.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import torch.nn.functional as F
 from skimage import data as photographs
 from torch import Tensor, nn
 
-from jorge_lab.tasks.task import Size
-from jorge_lab.tasks import fashion, mnist, shakespeare
+from jorge_lab.tasks.data import fashion, mnist, shakespeare
 from jorge_lab.tasks.nets import transformer
 from jorge_lab.tasks.nets.residual import stem
+from jorge_lab.tasks.task import Size
 
 
 class CharacterLSTM(nn.Module):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from jorge_lab.tasks.own_data import TaskError, read
-from jorge_lab.tasks.task import Batch, FirstOrder, Size, Task
+from jorge_lab.tasks.task import Batch, DataMissingError, FirstOrder, Size, Task
 
 __all__ = ["TaskError", "from_parts", "load"]
 
@@ -29,12 +29,13 @@ _STEPS, _BATCH = 400, 64
 def load(spec: str, size: Size) -> Task:
     """The task that `module:function` returns; modules are looked for in the working directory, too.
 
-    The function is given `size` if it takes an argument of that name. It returns a :class:`~jorge_lab.tasks.task.Task`, a
-    mapping with `model`, `data`, `loss`, `metric` and what :func:`from_parts` takes beside them, or those four in a
-    tuple.
+    The function is given `size` if it takes an argument of that name. It returns a
+    :class:`~jorge_lab.tasks.task.Task`, a mapping with `model`, `data`, `loss`, `metric` and what :func:`from_parts`
+    takes beside them, or those four in a tuple.
 
     Raises:
         TaskError: it cannot be imported or called, or returns something else.
+        DataMissingError: the function says so.
     """
     function = _find(spec)
     arguments = {"size": size} if "size" in inspect.signature(function).parameters else {}
@@ -45,6 +46,8 @@ def load(spec: str, size: Size) -> Task:
     try:
         with _same_random_numbers():
             found = call()
+    except DataMissingError:
+        raise
     except Exception as error:
         raise TaskError(f"{spec} raised {type(error).__name__}: {error}") from error
     if isinstance(found, Task):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from jorge_lab.errors import LabError
 from jorge.transfer import Schedule
+from jorge_lab.errors import LabError
 
 #: Tensors whose first dim counts examples: inputs, targets, and whatever else the loss needs.
 Batch = tuple[Tensor, ...]

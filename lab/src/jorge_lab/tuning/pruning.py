@@ -1,4 +1,4 @@
-"""Whom to stop, and when, while tuning: the committed trials again under other rules: `python -m jorge_lab.tuning.pruning`.
+"""Whom to stop, and when, while tuning: `python -m jorge_lab.tuning.pruning`, the committed trials by other rules.
 
 A trial that a rule stops costs its share of its seconds, and what it would have found is lost. Where a trial was
 stopped when it was made, no later stop can be told from that one: it costs what it cost. What the sampler would have
@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from jorge_lab.cost import harness
 from jorge_lab.tuning.search import COMPLETE_FIRST, NEVER_PRUNED, REPORTS, open_storage
 
-JOURNAL = Path(__file__).parent / "results" / "tune.journal.gz"
+#: The committed trials, which a checkout has beside the package.
+JOURNAL = Path(__file__).parents[3] / "records" / "tune.journal.gz"
 #: Complete trials, and reports of a trial's own, before which none is stopped: Optuna's usual rule from the middle on
 #: first, and the present one among the others.
 RULES = ((4, 10), (2, 10), (2, 5), (COMPLETE_FIRST, NEVER_PRUNED), (2, 2), (1, 3))
@@ -37,7 +38,7 @@ class Replayed:
     best: float
 
 
-def read(journal: Path = JOURNAL) -> dict[str, list[FrozenTrial]]:
+def read(journal: Path) -> dict[str, list[FrozenTrial]]:
     """The finished trials of each study in a journal, in their order."""
     with tempfile.TemporaryDirectory() as folder:
         unpacked = Path(folder) / "tune.journal"
@@ -85,11 +86,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Replay and print a table."""
     parser = harness.parser(__doc__, [], [], OPTIMIZERS)
     parser.add_argument("--cores", type=int, default=2, help="trials side by side (default: 2)")
+    parser.add_argument("--journal", type=Path, default=JOURNAL, metavar="FILE", help="default: %(default)s")
     args = parser.parse_args(argv)
+    if not args.journal.is_file():
+        parser.error(f"there is no {args.journal}: name a gzipped journal of jorge tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     found = harness.where(harness.start(args))
     print(harness.heading(found) + "\n")
-    studies = [(name, trials) for name, trials in read().items() if name.split("/")[-1] in args.optimizers]
+    studies = [(name, trials) for name, trials in read(args.journal).items() if name.split("/")[-1] in args.optimizers]
     studies = studies[: 2 if args.quick else None]
     whole = {name: replay(trials, len(trials), 0) for name, trials in studies}
     rows = []

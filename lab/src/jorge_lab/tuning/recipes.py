@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from jorge_lab.cost import harness
-from jorge_lab.runs.jobs import find_task
 from jorge_lab.contenders import CONTENDERS
+from jorge_lab.cost import harness
+from jorge_lab.tasks.finding import find_task
 from jorge_lab.tasks.task import Task
 from jorge_lab.tuning.search import final_loss
 

@@ -22,8 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from jorge_lab.contenders import Contender, UnsuitableError
 from jorge_lab.contenders.contender import Options, module_version
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.run import Watcher, first_loss, train
 from jorge_lab.statistics.reaching import smooth
-from jorge_lab.runs.run import Watcher, environment, first_loss, train
 from jorge_lab.tasks.task import Data, Task
 
 #: Of weights and batches; comparisons count theirs from 0.

@@ -1,4 +1,4 @@
-"""What the character-level language models share: the alphabet, rows of text, a causal transformer and its loss."""
+"""A causal transformer over characters, and its loss."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jorge_lab.tasks.data.text import ALPHABET
 from jorge_lab.tasks.task import Batch
-
-#: Printable ASCII and the line break, fixed so that the model's shape is too; other characters are left out.
-ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-
-
-def rows(text: str, context: int) -> Batch:
-    """Codes of the text in rows of `context` characters, and the characters that follow each: two `[rows, context]`."""
-    index = {character: i for i, character in enumerate(ALPHABET)}
-    codes = torch.tensor([index[c] for c in text if c in index])
-    count = (len(codes) - 1) // context
-    return codes[: count * context].view(count, context), codes[1 : count * context + 1].view(count, context)
 
 
 def rotated(x: Tensor) -> Tensor:
