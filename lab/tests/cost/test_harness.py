@@ -1,6 +1,5 @@
 """What the benchmark scripts stand on: their measurements on cases whose answer is known."""
 
-import io
 import json
 import math
 from functools import partial
@@ -146,10 +145,11 @@ def test_cases_take_turns_and_slow_ones_sit_out() -> None:
     assert all(len(taken) == harness.FEWEST_ROUNDS for taken in samples.values())
 
 
-def test_a_rate_is_found() -> None:
-    found = harness.gemm_rate(CPU, sides=(32,), repeats=1)
-    assert found["flops_per_second"] > 0
-    assert found["side"] == 32
+def test_the_rate_is_that_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = iter([0.5, 0.25, 4.0, 2.0, 1.0, 1.0, 1.0, 1.0])  # twice each: mm and bmm of four, of both sides
+    monkeypatch.setattr(harness, "seconds", lambda call, device: next(taken))
+    found = harness.gemm_rate(CPU, sides=(32, 64), repeats=2)
+    assert found == {"flops_per_second": 2 * 4 * 64**3 / 1.0, "product": "bmm", "side": 64}
 
 
 def test_a_table_and_a_file_are_written(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_table_and_a_file_are_written(tmp_path: Path) -> None:
     harness.write(tmp_path / "out.json", {"a": 1})
     harness.write(None, {})
     assert json.loads((tmp_path / "out.json").read_text()) == {"a": 1}
-    assert io.StringIO(harness.heading(harness.where(CPU))).read().count(";") == 5
+    assert harness.heading(harness.where(CPU)).count(";") >= 5
 
 
 def test_spreads() -> None:

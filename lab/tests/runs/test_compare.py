@@ -251,8 +251,10 @@ def test_side_by_side_and_by_settings(tmp_path: Path) -> None:
     assert one["adamw"]["settings"]["lr"] == 1e-3
     # what was tuned for nobody is left out with a line that says how to tune
     result = compare(*arguments[:5], "--optimizers", "sgd@tuned,sgd:schedule=keep@tuned", "--out", tmp_path / "t")
-    assert result.returncode in (0, 2)
-    assert "jorge tune" in result.stdout or result.returncode == 0
+    assert result.returncode == 2
+    assert "left out: sgd was not tuned on mnist at size smoke: run `jorge tune mnist --optimizers sgd" in result.stdout
+    assert "left out: sgd:schedule=keep was not tuned on mnist at size smoke" in result.stdout
+    assert result.stderr == "jorge compare: nothing is left to run\n"
 
 
 @pytest.mark.slow
