@@ -18,6 +18,8 @@ _WAITING = (
     *("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "unique", "_unique2"),
     *("_linalg_eigh", "_linalg_check_errors"),
 )
+#: Operators that wait where they are given a mask, whose true places they count.
+_INDEXING = ("index", "index_put", "index_put_")
 #: Operators that copy, perhaps from a device to the host.
 _COPYING = ("_to_copy", "copy_", "_foreach_copy_")
 
@@ -67,7 +69,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name in _COPYING:
             given, written = _tensors([*args, *kwargs.values()]), _tensors([args[:1], result])
             return any(t.is_cuda for t in given) and any(t.device.type == "cpu" for t in written)
-        return name in _WAITING and any(self._is_watched(t) for t in _tensors([*args, *kwargs.values()]))
+        if name in _INDEXING and not any(t.dtype is torch.bool for t in _tensors(args[1])):
+            return False
+        return name in (*_WAITING, *_INDEXING) and any(self._is_watched(t) for t in _tensors([*args, *kwargs.values()]))
 
     def _is_watched(self, tensor: Tensor) -> bool:
         return self._device is None or tensor.device.type == self._device.type
