@@ -1,4 +1,4 @@
-"""The frame of every command: how it is registered, what is said of a mistake, and how it ends."""
+"""The frame of every command: how it is registered, and what is said of a mistake."""
 
 from __future__ import annotations
 
@@ -36,15 +36,12 @@ class Command:
         parser.set_defaults(run=self)
 
     def __call__(self, args: argparse.Namespace) -> int:
-        """Run; the exit status, which is 2 where the arguments are wrong and 130 where the keyboard stopped it."""
+        """Run; the exit status, which is 2 where the arguments are wrong. An interrupt is left to `jorge.cli.main`."""
         try:
             return self.run(args)
         except OSError as error:
             problem = f"cannot write {error.filename}: {error.strerror}"
         except (LabError, ValueError) as error:
             problem = str(error)
-        except KeyboardInterrupt:
-            print(f"\njorge {self.name}: stopped; the same command goes on", file=sys.stderr)
-            return 130
         print(f"jorge {self.name}: {problem}", file=sys.stderr)
         return 2
