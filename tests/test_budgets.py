@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.allocation import allocations
-from benchmarks.counting import operators
-from benchmarks.shapes import MODELS
 from jorge import Jorge, arrange
+from jorge_lab.cost.allocation import allocations
+from jorge_lab.cost.counting import counted
+from jorge_lab.cost.shapes import MODELS
 
 META, CPU = torch.device("meta"), torch.device("cpu")
 
@@ -36,7 +36,7 @@ def counts(name: str, **options: Any) -> tuple[int, int]:
     optimizer = Jorge(network(name), lr=0.1, interval=10, warmup_refreshes=0, **options)
     optimizer.step()
     set_steps(optimizer, 999)
-    refresh, plain = (operators(optimizer.step, META).total for _ in range(2))
+    refresh, plain = (counted(optimizer.step, META).total for _ in range(2))
     return refresh, plain
 
 
@@ -58,7 +58,7 @@ def test_another_shape_costs_few_operators() -> None:
         for p in params:
             p.grad = torch.ones_like(p)
         optimizer.step()
-        plain.append(operators(optimizer.step, CPU).computing)
+        plain.append(counted(optimizer.step, CPU).launches)
     assert plain[0] <= 60
     assert plain[1] - plain[0] == 4 * 4  # a matrix's direction: twice multiplied; its length, and the graft's
 

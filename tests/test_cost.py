@@ -180,7 +180,7 @@ def test_muons_and_soaps_products_are_those_of_their_algorithms() -> None:
         for _ in range(5):
             a = x @ x.T
             x = x + (a + a @ a) @ x
-    muon = others.muon(weights, max_dim=8192)
+    muon = others.muon(weights)
     assert muon.flops_per_step == counter.get_total_flops()
     assert muon.state_bytes == 4 * m * n + 2 * 4 * (50 * 8 + 9) + 2 * 4
     with FlopCounterMode(display=False) as counter:

@@ -72,10 +72,7 @@ def _method(request: pytest.FixtureRequest) -> Method:
 
 
 def initial(method: Method, count: int, shape: Shape, sides: Sides = FULL, dtype: torch.dtype = torch.float64) -> State:
-    layout = {"refreshes": (), **method.layout(shape, sides)}
-    state = {name: torch.zeros(count, *size, dtype=dtype) for name, size in layout.items()}
-    method.start(state)
-    return state
+    return method.initial(count, shape, sides, dtype=dtype)
 
 
 def run(method: Method, grads: Tensor, state: State | None = None, options: Options = OPTIONS) -> State:

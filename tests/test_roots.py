@@ -40,10 +40,7 @@ def fresh(method: str, shape: tuple[int, int], dtype: torch.dtype = torch.float3
 
 
 def initial(method: str, count: int, shape: tuple[int, int], sides: Any, dtype: torch.dtype) -> State:
-    layout = {"refreshes": (), **METHODS[method].layout(shape, sides)}
-    state = {name: torch.zeros(count, *size, dtype=dtype) for name, size in layout.items()}
-    METHODS[method].start(state)
-    return state
+    return METHODS[method].initial(count, shape, sides, dtype=dtype)
 
 
 def refresh(method: str, state: State, grad: Tensor, options: Options, kind: Refresh) -> None:

@@ -6,15 +6,46 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
 
 import jorge
-from jorge.lab import ablate_command, compare_command, report_command, tasks_command, tune_command
-from jorge.lab.arguments import above_zero, at_least
 from jorge.methods import METHODS
+
+#: The group of entry points in which other distributions name commands: objects with a method `add(subparsers)`.
+GROUP = "jorge.commands"
+#: What the laboratory brings.
+LABORATORY = ("compare", "tune", "ablate", "report", "tasks")
+_INSTALL = "pip install jorge-lab, or in a checkout of Jorge: pip install ./lab"
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A kind of argument: a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text!r}")
+        return value
+
+    return parse
+
+
+def above_zero(text: str) -> float:
+    """A kind of argument: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
 
 
 def _budget(text: str) -> float:
@@ -37,14 +68,37 @@ def _block_size(text: str) -> int | str | None:
     return {"auto": "auto", "none": None}[text] if text in ("auto", "none") else at_least(1)(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jorge", description="Second-order optimization without inverses.")
+def _parser(wanted: str | None) -> argparse.ArgumentParser:
+    """The parser of the command that is wanted; of all commands, for the help, where there is none of the name."""
+    parser = argparse.ArgumentParser(
+        prog="jorge",
+        description="Second-order optimization without inverses.",
+        epilog=f"{', '.join(LABORATORY[:-1])} and {LABORATORY[-1]} come with the laboratory: {_INSTALL}.",
+    )
     parser.add_argument("--version", action="version", version=f"jorge {jorge.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (compare_command, tune_command, ablate_command, report_command, tasks_command):
-        command.add(commands)
+    if wanted != "cost":
+        found = {entry.name: entry for entry in entry_points(group=GROUP) if entry.name != "cost"}
+        if wanted in LABORATORY and wanted not in found:
+            parser.exit(2, f"jorge {wanted} comes with the laboratory, which is not installed: {_INSTALL}\n")
+        for entry in [found[wanted]] if wanted in found else found.values():
+            if (problem := _add(entry, commands)) is not None:
+                if entry.name == wanted:
+                    parser.exit(2, problem)
+                sys.stderr.write(problem)
     _add_cost(commands)
     return parser
+
+
+def _add(entry: EntryPoint, commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> str | None:
+    """Add the command of an entry point; what is wrong with it, in a line, where it cannot be added."""
+    try:
+        entry.load().add(commands)
+    except Exception as error:  # another distribution's fault must not cost the commands that work
+        whose = f" of {entry.dist.name}" if entry.dist is not None else ""
+        lines = [*str(error).splitlines(), ""]
+        return f"jorge: the command {entry.name}{whose} cannot be loaded: {type(error).__name__}: {lines[0]}\n"
+    return None
 
 
 def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -131,7 +185,8 @@ def _cost(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's); returns the exit status."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(next((word for word in words if not word.startswith("-")), None)).parse_args(words)
     try:
         status: int = args.run(args)
         return status

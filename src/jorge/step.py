@@ -145,16 +145,17 @@ def _step(
     mask = Mask(finite.to(work.compute), turn.masks)
     directions = _directions(work, tensors.stacks, turn, grads[vectors:], options, exchange, trace)
     moving = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
-    updates, lengths, limited = _graft(tensors, grads, vectors, mask, moving, options)
+    updates, lengths = _graft(tensors, grads, vectors, mask, moving, options)
     del grads
     if updates:
         _clear(updates, finite)
     if lengths is not None:
+        whole, limited = lengths
         buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
         moved, ratios = _momentum(directions, buffers, limited, moving, options)
         if trace is not None:
             params = tuple(p for some in turn.params[vectors:] for p in some)
-            trace.stepped(params=params, finite=finite, lengths=lengths, limited=limited < lengths, ratios=ratios)
+            trace.stepped(params=params, finite=finite, lengths=limited, limited=limited < whole, ratios=ratios)
         updates += moved
     _update(turn, updates, mask.taken, options)
 
@@ -269,7 +270,7 @@ def _matrices(tensors: Any, group: int, work: WorkSet) -> Tensor:
 
 def _graft(
     tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, moving: Mask, options: Options
-) -> tuple[list[Tensor], Tensor | None, Tensor | None]:
+) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
     """Advance the graft optimizer by G: U of the vectors; ℓ of the matrices, `[total]`, without its limit and with."""
     buffers = tensors.buffers
     correction = None
@@ -297,14 +298,14 @@ def _graft(
         updates = list(torch._foreach_mul(own, scales))
     matrices = found[vectors:]
     if not matrices:
-        return updates, None, None
+        return updates, None
     lengths = grafting.norms(matrices)
     if correction is not None:
         lengths.mul_(correction[count:])
     if options.grafting == "adam" or options.graft_limit is None:
-        return updates, lengths, lengths
+        return updates, (lengths, lengths)
     history, moves = tensors.scalars["graft_length"], moving.each(matrices)
-    return updates, lengths, grafting.limited(lengths, history, moves, options.graft_limit)
+    return updates, (lengths, grafting.limited(lengths, history, moves, options.graft_limit))
 
 
 def _momentum(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge.arrange import ParamSpec, ShapeGroup, Stack, WorkSet, arrange
+from jorge.arrange import ParamSpec, ShapeGroup, WorkSet, arrange
 from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
 from jorge.methods import METHODS, State
@@ -170,7 +170,8 @@ class GroupState:
             return False
         for key, kept, pointer in self._kept[place]:
             view = kept()
-            if view is None or view is not entry.get(key):
+            found: Any = entry.get(key)
+            if view is None or found is not view:
                 return False
             if pointer is not None and view.data_ptr() != pointer:  # `view.data` was set
                 return False
@@ -406,7 +407,8 @@ def _allocated(work: WorkSet, options: Options, device: torch.device) -> tuple[A
         views += [(place, name, whole[i]) for i, place in enumerate(places)]
         addresses[1][name] = (places[0], name)
     for stack in work.stacks:
-        state = _stack_state(stack, work, options, device)
+        dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
+        state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
         found, offset = list[tuple[int, str, Tensor]](), 0
         for part in stack.parts:
             for place in work.matrices[part.group].places:
@@ -427,17 +429,6 @@ def _like(group: ShapeGroup, dtype: torch.dtype, device: torch.device) -> Tensor
     for d in shape:
         size *= d
     return torch.empty_strided((len(group.places), *shape), (size, *strides), dtype=dtype, device=device).zero_()
-
-
-def _stack_state(stack: Stack, work: WorkSet, options: Options, device: torch.device) -> State:
-    """A stack's state before any gradient."""
-    method = METHODS[options.method]
-    dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
-    state = {"refreshes": torch.zeros(stack.count, dtype=torch.float32, device=device)}
-    for name, shape in method.layout(stack.shape, stack.sides).items():
-        state[name] = torch.zeros(stack.count, *shape, dtype=dtype, device=device)
-    method.start(state)
-    return state
 
 
 def _swapped(name: str) -> str:

@@ -210,7 +210,7 @@ def estimate(
         others.adamw(weights),
         shampoo(weights, chosen),
         others.soap(weights, interval=chosen.interval),
-        others.muon(weights, max_dim=chosen.max_dim),
+        others.muon(weights),
     ]
     base = baseline(weights, chosen.grafting)
     extra = [overhead(r.work, r.bytes_per_step, base, flops, balance, model_speed) for r in found]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from jorge.cost.counter import Meter as Meter
 from jorge.cost.weights import Weight
 from jorge.methods import DAMPING_PERIOD, EARLY_REFRESHES, METHODS
 from jorge.optimizer import Jorge
@@ -19,66 +17,6 @@ from jorge.options import FIELDS, Options
 _ALWAYS = _NEVER = 10**9
 #: A workspace in which every refresh is done in one piece: as much is moved, by fewer operators.
 UNCUT = 1e9
-
-
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what is dispatched while it is active.
-
-    `launches`: operators other than views and bare allocations. `flops`: of operators that torch's FLOP counter
-    knows, by its formulas. `moved_bytes`: of the other operators, each reading its inputs and writing its outputs
-    once, as they do when they are not fused and nothing stays in a cache.
-    """
-
-    def __init__(self) -> None:
-        from torch.utils.flop_counter import flop_registry  # not needed to import jorge.cost
-
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._formulas = flop_registry
-        self.launches = 0
-        self.flops = 0
-        self.moved_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator and count it."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        packet = func.overloadpacket
-        aside = func.is_view or func.namespace == "profiler"
-        if aside or packet.__name__.startswith(("empty", "new_empty", "_unsafe_view")):
-            return result
-        self.launches += 1
-        if packet in self._formulas:
-            self.flops += self._formulas[packet](*args, **kwargs, out_val=result)
-        else:
-            self.moved_bytes += _moved(func, args, kwargs, result)
-        return result
-
-
-def _moved(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """Bytes that an operator reads and writes; a tensor given twice is read once."""
-    read: dict[int, Tensor] = {}
-    written: dict[int, Tensor] = {id(t): t for t in _tensors(result)}
-    overwrites = func.overloadpacket.__name__ in ("copy_", "_foreach_copy_", "fill_", "zero_")
-    for index, parameter in enumerate(func._schema.arguments):
-        value = args[index] if index < len(args) else kwargs.get(parameter.name)
-        writes = parameter.alias_info is not None and parameter.alias_info.is_write
-        for tensor in _tensors(value):
-            if writes:
-                written[id(tensor)] = tensor
-            if not (writes and overwrites):
-                read[id(tensor)] = tensor
-    return sum(_nbytes(t) for t in read.values()) + sum(_nbytes(t) for t in written.values())
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
-
-
-def _nbytes(tensor: Tensor) -> int:
-    """Bytes of the elements that lie in memory: an expanded tensor has fewer than its shape says."""
-    return min(tensor.numel() * tensor.itemsize, tensor.untyped_storage().nbytes())
 
 
 @dataclass(frozen=True)

@@ -99,16 +99,16 @@ def soap(weights: Sequence[Weight], *, interval: int) -> Rival:
     return Rival("SOAP", state, flops, nominal, moved, None, f"full sides up to {SOAP_MAX_DIM}, QR at the interval")
 
 
-def muon(weights: Sequence[Weight], *, max_dim: int) -> Rival:
+def muon(weights: Sequence[Weight]) -> Rival:
     """Muon (K. Jordan, 2024; arXiv 2502.16982): five Newton–Schulz iterations on the momentum at every step.
 
-    For r × c with r ≤ c an iteration is `A = XXᵀ`, `B = bA + cA²`, `aX + BX`: `4 r²c + 2 r³`. Embeddings, language
-    models' heads (known by module or name), sides over `max_dim` and vectors take AdamW's step, as its authors advise.
+    For r × c with r ≤ c an iteration is `A = XXᵀ`, `B = bA + cA²`, `aX + BX`: `4 r²c + 2 r³`. What
+    :mod:`jorge.cost.muon_partition` leaves to AdamW takes that one's step.
     """
     state, flops, moved = 0, 0.0, 0.0
     for w in weights:
         matrix = matrix_shape(w.shape) if w.tensor.numel() else None
-        if matrix is None or w.embedding or max(matrix) > max_dim:
+        if matrix is None or not w.hidden:
             state += _adamw_state(w)
             moved += ADAMW_PASSES * _nbytes(w)
             continue
@@ -116,7 +116,7 @@ def muon(weights: Sequence[Weight], *, max_dim: int) -> Rival:
         state += _nbytes(w)
         flops += MUON_ITERATIONS * (4 * r * r * c + 2 * r**3)
         moved += MUON_PASSES * _nbytes(w)
-    return Rival("Muon", state, flops, 0.0, moved, None, "embeddings, heads and vectors by AdamW")
+    return Rival("Muon", state, flops, 0.0, moved, None, "embeddings, output layers and vectors by AdamW")
 
 
 def _nbytes(w: Weight) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from jorge.cost.muon_partition import hidden, is_hidden
 from jorge.validation import check_params
 
 #: State dicts do not say what is a buffer; these names are those of torch's own modules.
@@ -17,11 +18,11 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 @dataclass(frozen=True)
 class Weight:
-    """One trained parameter: its name, a meta tensor of its shape, dtype and layout, and whether it embeds tokens."""
+    """One trained parameter: its name, a meta tensor of its shape, dtype and layout, and whether Muon takes it."""
 
     name: str
     tensor: Tensor
-    embedding: bool = False
+    hidden: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -49,10 +50,10 @@ def weights_of(source: Any) -> tuple[Weight, ...]:
     >>> [(w.name, w.shape) for w in weights_of({"weight": (4, 3), "bias": (4,)})]
     [('weight', (4, 3)), ('bias', (4,))]
     """
-    embeddings: set[int] = set()
+    taken: set[int] | None = None  # by Muon, where layers are known, not names alone
     entries: Iterable[Any]
     if isinstance(source, nn.Module):
-        embeddings = {id(m.weight) for m in source.modules() if isinstance(m, nn.Embedding)}
+        taken = {id(p) for p in hidden(source)}
         entries = [(name, p) for name, p in source.named_parameters() if p.requires_grad]
     elif isinstance(source, Mapping):
         entries = [(name, value) for name, value in source.items() if not _is_buffer(name, value)]
@@ -68,7 +69,9 @@ def weights_of(source: Any) -> tuple[Weight, ...]:
         name, value = entry if _is_pair(entry) else (f"parameter {index}", entry)
         key = _identity(value) if isinstance(value, Tensor) else index
         if key not in found:
-            found[key] = Weight(str(name), _meta(str(name), value), id(value) in embeddings or _embeds(str(name)))
+            tensor = _meta(str(name), value)
+            is_taken = id(value) in taken if taken is not None else is_hidden(str(name), tensor.dim())
+            found[key] = Weight(str(name), tensor, is_taken)
     if not found:
         raise ValueError("there are no parameters to optimize: is every layer frozen, or the iterator already used?")
     check_params({"params": [(weight.name, weight.tensor) for weight in found.values()]}, [], 0)
@@ -101,9 +104,3 @@ def _meta(name: str, value: Any) -> Tensor:
     if isinstance(value, (tuple, list)) and all(type(d) is int and d >= 0 for d in value):
         return torch.empty(tuple(value), device="meta", dtype=torch.float32)
     raise TypeError(f"{name!r} is a {type(value).__name__}: expected a tensor, or a shape as a tuple of whole numbers")
-
-
-def _embeds(name: str) -> bool:
-    """Whether a name is that of an embedding or a language model's head in the common libraries."""
-    parts = name.split(".")[:-1] or [name]
-    return any("embed" in part or part in ("wte", "wpe", "lm_head") for part in parts)

@@ -95,6 +95,16 @@ class Method(ABC):
             else:
                 state[side].fill_(1)
 
+    def initial(
+        self, count: int, shape: Shape, sides: Sides, *, dtype: torch.dtype, device: torch.device | None = None
+    ) -> State:
+        """The state of a stack of `count` blocks before any gradient. Its counters are float32."""
+        state = {"refreshes": torch.zeros(count, dtype=torch.float32, device=device)}
+        for name, size in self.layout(shape, sides).items():
+            state[name] = torch.zeros(count, *size, dtype=dtype, device=device)
+        self.start(state)
+        return state
+
     # --- a refresh ----------------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -346,9 +346,7 @@ class _Twin:
 
     def __init__(self, method: Method, shape: Shape, options: Options, device: torch.device) -> None:
         self._method, self._options = method, options.replace(matmul_precision=None)
-        layout = {"refreshes": (), **method.layout(shape, ("full", "full"))}
-        self._state = {n: torch.zeros(1, *s, dtype=torch.float64, device=device) for n, s in layout.items()}
-        method.start(self._state)
+        self._state = method.initial(1, shape, ("full", "full"), dtype=torch.float64, device=device)
 
     def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
         """See :class:`~jorge.methods.method.Counterpart`."""

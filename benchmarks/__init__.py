@@ -1,1 +1,0 @@
-"""Scripts that print every figure of the documentation."""

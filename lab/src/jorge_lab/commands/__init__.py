@@ -1,0 +1,1 @@
+"""The commands that `jorge` has where the laboratory is installed."""

@@ -1,0 +1,98 @@
+"""`jorge compare`: train each optimizer on each task with each seed, keep what is finished, and report."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from jorge.cli import above_zero, at_least
+from jorge_lab.commands.arguments import (
+    add_machine,
+    add_optimizers,
+    add_out,
+    add_target,
+    add_tasks,
+    console,
+    device_named,
+    given_targets,
+    names,
+    optimizers_named,
+    tasks_named,
+)
+from jorge_lab.commands.frame import Command
+
+#: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
+SUITE = "jorge,sgd@tuned,adamw@tuned,shampoo@tuned,soap@tuned,muon@tuned,psgd@tuned"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    add_tasks(parser, default=["mnist"])
+    add_optimizers(
+        parser,
+        "names, ours with options (jorge:interval=5), each followed by @SETTING where it has a setting of its own; "
+        f"all; or suite: {SUITE}",
+    )
+    parser.add_argument(
+        "--settings",
+        default="transferred",
+        metavar="A,B,…",
+        help="where hyperparameters come from: transferred from the task's recipe (default), tuned by jorge tune, "
+        "default of each package",
+    )
+    parser.add_argument(
+        "--tuned", type=Path, metavar="FILE", help="of jorge tune --tuned (default: the file that comes with jorge-lab)"
+    )
+    parser.add_argument("--seeds", type=at_least(1), default=1, metavar="N", help="seeds 0 … N-1 (default: 1)")
+    add_out(parser)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=at_least(1), metavar="N", help="optimizer steps (default: the task's)")
+    length.add_argument("--epochs", type=above_zero, metavar="X", help="passes over the training data instead of steps")
+    add_target(parser)
+    add_machine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare; the exit status."""
+    import torch
+
+    from jorge_lab.contenders import SETTINGS
+    from jorge_lab.contenders.tuned import use_tuned
+    from jorge_lab.errors import UsageError
+    from jorge_lab.report.terminal import report
+    from jorge_lab.runs.compare import open_records, train_all
+    from jorge_lab.runs.jobs import jobs_for
+
+    tasks = tasks_named(args.tasks)
+    optimizers = optimizers_named(SUITE if args.optimizers == "suite" else args.optimizers)
+    settings = names(args.settings)
+    if not optimizers or not settings:
+        raise UsageError("--optimizers or --settings is empty")
+    for name in settings:
+        if name not in SETTINGS:
+            raise UsageError(f"there is no setting {name!r}, only {', '.join(SETTINGS)}")
+    if args.tuned is not None:
+        use_tuned(args.tuned)
+    device = device_named(args.device)
+    torch.set_num_threads(args.threads)
+    store = open_records(args.out)
+    chosen = [setting for setting in SETTINGS if setting in settings]
+    jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs)
+    targets = given_targets(args.target, [{"task": name} for name in tasks])
+    out = console()
+    records, status = train_all(jobs, store, device, out, args.workers)
+    report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out)
+    return status
+
+
+COMMAND = Command(
+    "compare",
+    "train one model with several optimizers: which reaches the target first, and at what cost?",
+    "Train the same model from the same weights on the same batches with each optimizer, and report which reaches the "
+    "target first, in steps and in seconds. Runs that are finished are kept in --out and not trained again, so the "
+    "command can be stopped and repeated.",
+    arguments,
+    run,
+)

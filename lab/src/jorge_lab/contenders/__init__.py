@@ -1,0 +1,41 @@
+"""The optimizers of a comparison, by name: ours and the opponents, each in its usual implementation.
+
+Every one is built from a task's first-order recipe by a rule that its options state, unless the setting is another
+(:data:`~jorge_lab.contenders.contender.Setting`). All share the task's schedule but schedule-free AdamW.
+"""
+
+from jorge_lab.contenders import first_order, muon, natural_gradient, ours, packaged
+from jorge_lab.contenders.contender import SETTINGS, Built, Contender, Setting, UnsuitableError, settings
+from jorge_lab.contenders.ours import variant
+from jorge_lab.contenders.state import state_bytes
+
+__all__ = [
+    "CONTENDERS",
+    "SETTINGS",
+    "Built",
+    "Contender",
+    "Setting",
+    "UnsuitableError",
+    "settings",
+    "state_bytes",
+    "variant",
+]
+
+CONTENDERS: dict[str, Contender] = {
+    contender.name: contender
+    for contender in (
+        ours.JORGE,
+        first_order.SGD,
+        first_order.ADAMW,
+        ours.SHAMPOO,
+        packaged.SOAP,
+        muon.MUON,
+        packaged.PSGD,
+        first_order.SCHEDULE_FREE,
+        packaged.SCALABLE_SHAMPOO,
+        packaged.SOAP_AGAIN,
+        natural_gradient.SINGD,
+        natural_gradient.SIRF_SHAMPOO,
+        *ours.VARIANTS,
+    )
+}

@@ -1,0 +1,78 @@
+"""An optimizer by its name, which may be followed by options."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from jorge.methods import METHODS
+from jorge.transfer import Schedule
+from jorge_lab.contenders import CONTENDERS, Built, Contender, Setting, variant
+from jorge_lab.contenders.contender import Make, Options
+from jorge_lab.contenders.tuned import tuned_options
+from jorge_lab.errors import UsageError
+from jorge_lab.tasks.task import Task
+
+#: The method that each of our names stands for; only these take options in their names.
+_OURS = {"jorge": "whitening", "shampoo": "exact", **{f"jorge-{method}": method for method in METHODS}}
+
+
+def find_contender(name: str) -> Contender:
+    """An optimizer by name; ours may be followed by options, `jorge:interval=5:damping=0`, and all by a schedule.
+
+    >>> find_contender("jorge:interval=5").label, find_contender("sgd:schedule=cosine").label
+    ('Jorge, interval=5', 'SGD, schedule=cosine')
+
+    Raises:
+        UsageError: there is none of the name, or it takes no such options, or one is not `name=value`.
+    """
+    base, *given = name.split(":")
+    if base not in CONTENDERS:
+        raise UsageError(f"unknown optimizer {base!r}: there are {', '.join(CONTENDERS)}")
+    options: dict[str, Any] = {}
+    for text in given:
+        option, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{name!r}: write an option as name=value, not {text!r}")
+        options[option] = _value(option, value)
+    schedule = options.pop("schedule", None)
+    if schedule is not None and schedule not in get_args(Schedule):
+        raise UsageError(f"{name!r}: there is no schedule {schedule!r}, only {', '.join(get_args(Schedule))}")
+    if options and base not in _OURS:
+        raise UsageError(f"{name!r}: only {', '.join(n for n in CONTENDERS if n in _OURS)} take other options")
+    if schedule is not None and base == "schedule-free":
+        raise UsageError(f"{name!r}: schedule-free AdamW has no schedule")
+    found = CONTENDERS[base]
+    label = ", ".join([found.label, *given])
+    if options:
+        found = variant(name, label, **{"method": _OURS[base], **options})
+    if not schedule:
+        return replace(found, name=name, label=label)
+
+    def chosen(task: Task, setting: Setting) -> Options:
+        if setting == "tuned":  # under this schedule, not under the task's own
+            return found.options(task, "transferred") | tuned_options(task, name)
+        return found.options(task, setting)
+
+    return replace(found, name=name, label=label, options=chosen, make=_with_schedule(found.make, schedule))
+
+
+def _with_schedule(make: Make, schedule: Schedule) -> Make:
+    """`make`, for the task with another schedule."""
+
+    def made(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
+        return make(replace(task, recipe=replace(task.recipe, schedule=schedule)), model, steps, options)
+
+    return made
+
+
+def _value(option: str, text: str) -> Any:
+    """A number, a truth value, None, or a word; a dtype of torch where the option wants one."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return getattr(torch, text, text) if option.endswith("dtype") else text

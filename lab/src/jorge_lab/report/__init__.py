@@ -1,0 +1,1 @@
+"""What people read: one HTML page, Markdown, tables for a terminal, and pictures, from records alone."""

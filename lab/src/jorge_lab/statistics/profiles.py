@@ -1,0 +1,79 @@
+"""Performance profiles over tasks (Dolan and Moré 2002), as AlgoPerf draws them (Dahl et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from jorge_lab.statistics.reaching import Unit
+from jorge_lab.statistics.row import Row
+
+
+@dataclass(frozen=True)
+class Profile:
+    """For each optimizer of one setting, how far behind the best of each task it is.
+
+    Args:
+        setting: the setting of all of them.
+        unit: what is counted.
+        tasks: how many tasks there are.
+        factors: label → its amount over the best one's, ascending; infinite for a task whose target it does not reach.
+        optimizers: label → the optimizer's name.
+        left_out: labels of optimizers that were not run on all tasks.
+    """
+
+    setting: str
+    unit: Unit
+    tasks: int
+    factors: Mapping[str, Sequence[float]]
+    optimizers: Mapping[str, str]
+    left_out: Sequence[str]
+
+    def fraction(self, label: str, tau: float) -> float:
+        """Of all tasks, the fraction on which the optimizer is within the factor `tau` of the best."""
+        return sum(factor <= tau for factor in self.factors[label]) / self.tasks
+
+
+def profile(tables: Sequence[Sequence[Row]], setting: str, unit: Unit) -> Profile | None:
+    """The profile of a setting over several tasks' rows; None for fewer than two tasks or optimizers.
+
+    The amount of a task is the median over its seeds. Tasks without a target, or without the setting, do not count; an
+    optimizer that was not run on every task that counts is left out, for what it lacks is not known.
+    """
+    chosen = [[row for row in rows if row.setting == setting and _known(row, unit)] for rows in tables]
+    chosen = [rows for rows in chosen if len(rows) > 1]
+    labels = {row.optimizer: row.label for rows in chosen for row in rows}
+    everywhere = [n for n in labels if all(any(row.optimizer == n for row in rows) for rows in chosen)]
+    if len(chosen) < 2 or len(everywhere) < 2:
+        return None
+    factors: dict[str, list[float]] = {labels[name]: [] for name in everywhere}
+    for rows in chosen:
+        amounts = {row.optimizer: _amount(row, unit) for row in rows if row.optimizer in everywhere}
+        best = min(amounts.values())
+        for name, amount in amounts.items():
+            factors[labels[name]].append(amount / best if isfinite(amount) else inf)
+    return Profile(
+        setting=setting,
+        unit=unit,
+        tasks=len(chosen),
+        factors={label: sorted(found) for label, found in factors.items()},
+        optimizers={labels[name]: name for name in everywhere},
+        left_out=[label for name, label in labels.items() if name not in everywhere],
+    )
+
+
+def _known(row: Row, unit: Unit) -> bool:
+    return any(reach.amount(unit) is not None for reach in row.reaches.values())
+
+
+def _amount(row: Row, unit: Unit) -> float:
+    value: float | None = getattr(row, f"{unit}_to_target")
+    # a clock may stand still for a step that takes no time at all
+    return inf if value is None else max(value, 1e-9)
+
+
+def profiles(tables: Sequence[Sequence[Row]], setting: str, units: Sequence[Unit]) -> list[Profile]:
+    """The profiles of a setting that there are."""
+    found = (profile(tables, setting, unit) for unit in units)
+    return [p for p in found if p is not None]

@@ -1,0 +1,85 @@
+"""What the roots of one block ought to be: float64 references that are fed with the gradients of a training.
+
+:class:`Oracle` follows the refreshes of one block of m × n. Of its two sides, the left one first, it knows
+
+- Shampoo's root: that of `method="exact"` in float64;
+- the root that the method itself tracks, free of its approximations (:meth:`jorge.methods.Method.counterpart`);
+- how many refreshes the method remembers, and whether the cap on its step left it short of what β2 asks for, as the
+  optimizer's trace tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jorge.methods import METHODS, Method, Refresh
+from jorge.options import Options
+
+#: The two sides of a block, left and right.
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one refresh remembers.
+
+    Args:
+        refreshes: for each side 1 over the share that the newest gradient gets in the second moment.
+        cut: whether the cap on the step kept a side from giving the gradient the weight that β2 asks for; None for
+            methods without a cap.
+    """
+
+    refreshes: tuple[float, float]
+    cut: bool | None
+
+
+class Oracle:
+    """The references of one block of m × n, in float64.
+
+    Args:
+        method: how the optimizer tracks the roots.
+        options: of its param group.
+        shape: of the block.
+        device: of the gradients.
+
+    Raises:
+        ValueError: the method has no counterpart.
+    """
+
+    def __init__(self, method: Method, options: Options, shape: tuple[int, int], device: torch.device) -> None:
+        own = method.counterpart(shape, options, device)
+        if own is None:
+            raise ValueError(f"{method.name} has no counterpart to compare with")
+        plain = options.replace(method="exact", root_eps=options.root_eps if method.name == "exact" else None)
+        shampoo = METHODS["exact"].counterpart(shape, plain, device)
+        assert shampoo is not None
+        self._own, self._shampoo = own, shampoo
+        self.refreshes = 0
+        self.memory = Memory((1.0, 1.0), None)
+        self.cuts = 0
+
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float], cut: bool | None) -> None:
+        """Take part in a refresh of the optimizer.
+
+        Args:
+            grad: G, `[m, n]` of float64, finite and not zero.
+            refresh: how much was done.
+            shares: of the newest gradient in the second moment of each side, as the trace has them.
+            cut: whether the cap left a side short; None where there is none.
+        """
+        self._own.refresh(grad, refresh, shares)
+        self._shampoo.refresh(grad, refresh, shares)
+        self.memory = Memory((1 / shares[0], 1 / shares[1]), cut)
+        self.cuts += bool(cut)
+        self.refreshes += 1
+
+    def shampoo(self) -> Pair:
+        """Shampoo's roots, after at least one refresh."""
+        return self._shampoo.roots()
+
+    def own(self) -> Pair:
+        """The roots that the method tracks, without its approximations, up to a factor each."""
+        return self._own.roots()

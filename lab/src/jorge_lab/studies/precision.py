@@ -1,0 +1,76 @@
+"""What `matmul_precision` costs in accuracy: `python -m jorge_lab.studies.precision`.
+
+Prints a Markdown table: every method at each precision against the same refreshes in float64, for gradients whose two
+sides have the condition numbers given. TF32 and bfloat16 are emulated on a CPU by rounding the operands, with sums in
+float32: their accuracy is that of a GPU's units, their speed is not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from jorge.methods import METHODS
+from jorge.options import Options, Precision
+from jorge.step import refresh_blocks
+from jorge_lab.runs.environment import environment
+
+SHAPE, REFRESHES = (96, 64), 300
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+
+
+def gradients(condition: float) -> list[Tensor]:
+    """Gradients `A N B` of white noise N in float64, with A and B of the condition number."""
+    generator = torch.Generator().manual_seed(0)
+    m, n = SHAPE
+    noise = torch.randn(REFRESHES, m, n, generator=generator, dtype=torch.float64)
+    sides = []
+    for d in SHAPE:
+        basis = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+        spectrum = torch.logspace(0, -float(torch.log10(torch.tensor(condition))), d, dtype=torch.float64)
+        sides.append(basis * spectrum @ basis.T)
+    return list(sides[0] @ noise @ sides[1])
+
+
+def track(method: str, grads: list[Tensor], precision: Precision, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Left root after all refreshes, the direction of the last gradient at `precision`, and the smallest eigenvalue."""
+    chosen, options = METHODS[method], Options(lr=0.0, matmul_precision=precision)
+    state = chosen.initial(1, SHAPE, ("full", "full"), dtype=dtype)
+    for i, grad in enumerate(grads):
+        refresh_blocks(chosen, state, grad[None].to(dtype), slice(None), options, chosen.refresh_at(i, 1))
+    found = chosen.direction(state, grads[-1][None].to(dtype), precision)
+    spectra = [torch.linalg.eigvalsh(state[side].double()) for side in ("left", "right")]
+    smallest = torch.stack([(values[..., 0] / values[..., -1]).min() for values in spectra]).min()
+    return state["left"].double(), found.double(), smallest
+
+
+def compare(method: str, condition: float) -> list[tuple[Precision, float, float, float]]:
+    """For each precision: relative error of the left root, of the direction, smallest ÷ largest eigenvalue."""
+    grads = gradients(condition)
+    root, found, _ = track(method, grads, None, torch.float64)
+    rows: list[tuple[Precision, float, float, float]] = []
+    for precision in PRECISIONS:
+        near_root, near, smallest = track(method, grads, precision, torch.float32)
+        rows.append((precision, _error(near_root, root), _error(near, found), float(smallest)))
+    return rows
+
+
+def _error(near: Tensor, exact: Tensor) -> float:
+    return float((near - exact).norm() / exact.norm())
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print(environment(torch.device("cpu")))
+    print(f"\n{REFRESHES} refreshes of a {SHAPE[0]} × {SHAPE[1]} block\n")
+    print("| method | condition a side | precision | error of `L` | error of `L G R` | smallest ÷ largest eigenvalue |")
+    print("|---|---|---|---|---|---|")
+    for method in ("whitening", "congruence", "binomial"):
+        for condition in (1e1, 1e2, 1e4):
+            for precision, root, found, smallest in compare(method, condition):
+                print(f"| {method} | {condition:.0e} | {precision} | {root:.1e} | {found:.1e} | {smallest:.1e} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The networks of the tasks, in plain PyTorch."""

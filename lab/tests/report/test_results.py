@@ -1,0 +1,55 @@
+"""The results in the docs are those of the committed records, and no others."""
+
+from pathlib import Path
+
+import pytest
+
+from jorge_lab.contenders.tuned import TUNED, read_tuned
+from jorge_lab.report import page as report
+from jorge_lab.runs.records import read, setting
+from jorge_lab.tuning import pruning
+
+ROOT = Path(__file__).parents[3]
+RECORDS = ROOT / "lab" / "records"
+SUITE = (RECORDS / "suite.jsonl.gz", ROOT / "docs" / "results.md", TUNED)
+HELD_OUT = (RECORDS / "held_out.jsonl.gz", ROOT / "docs" / "held-out" / "results.md", RECORDS / "held_out_tuned.json")
+
+
+@pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT], ids=["suite", "held out"])
+def test_the_page_is_made_of_the_records(records: Path, page: Path, _: Path, tmp_path: Path) -> None:
+    found = read([records])
+    report.write(found, tmp_path, "jorge report", {})
+    report.write_document(found, tmp_path / "docs" / "results.md", {}, tmp_path)
+    assert (tmp_path / "docs" / "results.md").read_text() == page.read_text(), (
+        f"write it again: jorge report {records.relative_to(ROOT)} --docs {page.relative_to(ROOT)}"
+    )
+    drawn = {path.name for path in (tmp_path / "docs" / "images").iterdir()}
+    assert drawn <= {path.name for path in (page.parent / "images").iterdir()}
+
+
+def now(task: str) -> str:
+    """The name of a task; the records of the held-out ones have the module that they were in when they were made."""
+    return task.replace("benchmarks.held_out:", "jorge_lab.tasks.held_out:")
+
+
+@pytest.mark.parametrize(("records", "_", "tuned"), [SUITE, HELD_OUT], ids=["suite", "held out"])
+def test_every_record_says_where_and_when_and_has_tuned_opponents(records: Path, _: Path, tuned: Path) -> None:
+    for record in read([records]):
+        assert {"jorge", "torch", "python", "machine", "device", "threads", "date"} <= record["environment"].keys()
+        if setting(record) == "tuned":
+            entry = read_tuned(tuned)[now(record["task"])][record["size"]][record["optimizer"]]
+            assert entry["trials"] >= 8
+            assert entry["command"].startswith(f"jorge tune {now(record['task'])} --optimizers {record['optimizer']} ")
+            assert all(record["settings"][name] == pytest.approx(value) for name, value in entry["options"].items())
+
+
+def test_the_tuned_settings_are_the_best_of_the_committed_trials() -> None:
+    journals = [(TUNED, ["tune.journal.gz", "tune.earlier.journal.gz"]), (HELD_OUT[2], ["held_out.journal.gz"])]
+    for tuned, names in journals:
+        found = [{now(study): t for study, t in pruning.read(RECORDS / name).items()} for name in names]
+        for task, sizes in read_tuned(tuned).items():
+            for optimizer, entry in sizes["small"].items():
+                trials = [t for journal in found for t in journal.get(f"{task}/small/{optimizer}", [])]
+                best = min((t for t in trials if t.value is not None), key=lambda t: float(t.value or 0))
+                assert entry["options"] == pytest.approx(best.params)
+                assert entry["loss"] == pytest.approx(best.value)
