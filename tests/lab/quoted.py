@@ -19,7 +19,7 @@ from jorge.lab.records import read, task_info
 from jorge.lab.row import Row
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "CHANGELOG.md").exists())
-RECORDS = next(f for f in (ROOT / "lab" / "records", ROOT / "benchmarks" / "results") if (f / "suite.jsonl.gz").exists())
+RECORDS = next(f for f in (ROOT / "lab/records", ROOT / "benchmarks/results") if (f / "suite.jsonl.gz").exists())
 README, NOTEBOOK = ROOT / "README.md", ROOT / "docs" / "notebook"
 
 #: As the tables have them.
@@ -115,11 +115,9 @@ def results() -> str:
         fast = min(rest, key=lambda r: r.seconds_to_target or 0)
         fewest, least = (min(f(mine), f(r), key=float) for f, r in ((steps, quick), (seconds, fast)))
         shared = [r.label for r in rest if steps(r) == steps(quick)]
-        best_steps = f"{_bold(steps(quick), steps(quick) == fewest)} {' and '.join(dict.fromkeys(shared))}"
-        best_seconds = f"{_bold(seconds(fast), seconds(fast) == least)} {fast.label}"
-        lines.append(
-            [called(part), _amounts(better(part, "adamw")), f"{best_steps}, {best_seconds}", _amounts(mine, (fewest, least))]
-        )
+        best = f"{_bold(steps(quick), steps(quick) == fewest)} {' and '.join(dict.fromkeys(shared))}, "
+        best += f"{_bold(seconds(fast), seconds(fast) == least)} {fast.label}"
+        lines.append([called(part), _amounts(better(part, "adamw")), best, _amounts(mine, (fewest, least))])
     return table(["steps, seconds to the target", "AdamW", "fewest steps, least seconds of six others", "Jorge"], lines)
 
 
@@ -206,7 +204,8 @@ def launches() -> str:
     for r in measured("launches")["rows"]:
         counts = [str(n) for model in ("resnet50", "resnet101") for n in r["models"][model]["operators"]]
         lines.append([f"`{r['optimizer']}`", *counts, *(f"{x:.2f}" for x in r["growth"]), str(r["waits"])])
-    heads = [f"{name}, {kind}" for name in ("resnet50", "resnet101", "their ratio") for kind in ("refresh", "no refresh")]
+    kinds = ("refresh", "no refresh")
+    heads = [f"{name}, {kind}" for name in ("resnet50", "resnet101", "their ratio") for kind in kinds]
     return table(["operators", *heads, "waits in 100 steps"], lines)
 
 
@@ -255,15 +254,15 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
 
 
 def between(name: str) -> re.Pattern[str]:
-    """Begin marker, text, end marker."""
-    return re.compile(rf"(<!-- {name}:begin -->\n)(.*?)(<!-- {name}:end -->)", re.DOTALL)
+    """What stands between the markers."""
+    return re.compile(rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)", re.DOTALL)
 
 
 def write() -> None:
     """Write every block into its page."""
     for (page, name), make in BLOCKS.items():
-        text = page.read_text(encoding="utf-8")
-        page.write_text(between(name).sub(lambda m, made=make(): m[1] + made + m[3], text), encoding="utf-8")
+        first, last = between(name).split(page.read_text(encoding="utf-8"))
+        page.write_text(first + make() + last, encoding="utf-8")
 
 
 if __name__ == "__main__":
