@@ -88,7 +88,7 @@ def test_the_guide_is_in_the_present(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PROSE, ids=named)
 def test_one_word_for_one_thing(page: Path) -> None:
-    assert re.findall(r"(?i)\b(?:cohort|bundle|bucket|tile)s?\b", prose(page)) == []
+    assert re.findall(r"(?i)\b(?:cohort|bundle|bucket|tile|substep)s?\b", prose(page)) == []
 
 
 def test_the_diff_of_the_readme_runs() -> None:
