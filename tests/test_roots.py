@@ -370,7 +370,7 @@ def test_a_stack_refreshes_each_block_as_if_alone() -> None:
 
 @pytest.mark.parametrize("method", ["whitening", "congruence"])
 def test_a_refresh_that_stands_for_several_moves_so_much_further(method: str) -> None:
-    """Where there are steps between refreshes, whitening remembers a third as many of them (`docs/speed.md`)."""
+    """Where there are steps between refreshes, whitening remembers a third as many of them (`docs/guide/speed.md`)."""
     kind = METHODS[method].refresh_at(20, 10)
     assert (kind.substeps, kind.weight) == ((1, 3.0) if method == "whitening" else (2, 1.0))
     assert METHODS[method].refresh_at(20, 1).weight == METHODS[method].refresh_at(3, 10).weight == 1.0

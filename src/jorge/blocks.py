@@ -23,7 +23,7 @@ Side = Literal["full", "diagonal"]
 #: A side up to here is cut only where a number says so: blocks of it cost little beside the model's own work.
 _CHEAP = 256
 #: What `"auto"` cuts a longer side to. Against blocks of up to 1024 it takes about an eighth more steps on the deep
-#: autoencoder, and hardly more on the other tasks, for a sixth to a half of the operations (`docs/speed.md`).
+#: autoencoder, and hardly more on the other tasks, for a sixth to a half of the operations (`docs/guide/speed.md`).
 _PART = 128
 
 #: A conv kernel is `[out, in·h·w]` in all of the literature; another merge has to be this much nearer to square.

@@ -106,7 +106,7 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "cost",
         help="what would the optimizer cost a model, in state, FLOPs and launches, before anything is trained?",
         description="Count state bytes, FLOPs and launches of Jorge and of other optimizers for a model, without "
-        "allocating its weights, and predict the overhead over training with SGD or AdamW (docs/cost.md).",
+        "allocating its weights, and predict the overhead over training with SGD or AdamW (docs/guide/cost.md).",
     )
     cost.add_argument(
         "target",

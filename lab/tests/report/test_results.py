@@ -10,9 +10,9 @@ from jorge_lab.runs.records import read, setting
 from jorge_lab.tuning import pruning
 
 ROOT = Path(__file__).parents[3]
-RECORDS = ROOT / "lab" / "records"
-SUITE = (RECORDS / "suite.jsonl.gz", ROOT / "docs" / "results.md", TUNED)
-HELD_OUT = (RECORDS / "held_out.jsonl.gz", ROOT / "docs" / "held-out" / "results.md", RECORDS / "held_out_tuned.json")
+RECORDS, GENERATED = ROOT / "lab" / "records", ROOT / "docs" / "generated"
+SUITE = (RECORDS / "suite.jsonl.gz", GENERATED / "results.md", TUNED)
+HELD_OUT = (RECORDS / "held_out.jsonl.gz", GENERATED / "held-out" / "results.md", RECORDS / "held_out_tuned.json")
 
 
 @pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT], ids=["suite", "held out"])

@@ -1,4 +1,4 @@
-"""A user's own task, in each of the forms that docs/own-tasks.md promises."""
+"""A user's own task, in each of the forms that docs/guide/own-tasks.md promises."""
 
 import json
 import os
@@ -258,7 +258,7 @@ def _compare_digits(folder: Path, *arguments: str) -> subprocess.CompletedProces
     [("nn.Linear(64, 128), nn.ReLU()", "nn.Linear(64, 128), nn.Tanh()"), ("images / 16", "images / 15"), ("", "")],
 )
 def test_what_has_changed_is_trained_again(tmp_path: Path, old: str, new: str) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "own-tasks.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "own-tasks.md").read_text()
     code = page.split("```python\n# digits.py\n")[1].split("```")[0]
     (tmp_path / "digits.py").write_text(code)
     assert _compare_digits(tmp_path).returncode == 0
@@ -277,7 +277,7 @@ def test_what_has_changed_is_trained_again(tmp_path: Path, old: str, new: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_example_of_the_docs_runs_through_the_tool(tmp_path: Path, workers: int) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "own-tasks.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "own-tasks.md").read_text()
     code = page.split("```python\n# digits.py\n")[1].split("```")[0]
     (tmp_path / "digits.py").write_text(code)
     result = _compare_digits(tmp_path, "--workers", str(workers))

@@ -76,10 +76,11 @@ def suggest(
 ) -> Suggestion:
     """Choose block size and interval so that the predicted overhead keeps a budget.
 
-    The smallest interval that keeps it is taken, and at that interval the largest blocks: rare refreshes cost up to a
-    tenth of the steps to a target, while blocks hardly change them (`docs/defaults.md`). Where two block sizes cost the
-    same, `"auto"`, the default, is preferred. The overhead is that of a training's later part: the gap between
-    refreshes grows to the interval, with the default `warmup_refreshes` in 200 steps to 5, 900 to 10, 3,800 to 20.
+    The smallest interval that keeps it is taken, and at that interval the largest blocks. Rare refreshes and small
+    blocks both cost steps to the target, how many depends on the task (`docs/notebook/defaults.md`). Where two block
+    sizes cost the same, `"auto"`, the default, is preferred. The overhead is that of a training's later part: the gap
+    between refreshes grows to the interval, with the default `warmup_refreshes` in 200 steps to 5, 900 to 10, 3,800 to
+    20.
 
     Args:
         model_or_shapes, sample_input, loss, model_flops, balance, model_speed, options: as for

@@ -33,7 +33,7 @@ def add_tasks(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
         nargs="*",
         metavar="TASK",
         default=list(default),
-        help="a task of the laboratory (jorge tasks), module:function of your own (docs/own-tasks.md), or all; "
+        help="a task of the laboratory (jorge tasks), module:function of your own (docs/guide/own-tasks.md), or all; "
         f"default: {' '.join(default)}",
     )
     parser.add_argument(

@@ -1,1 +1,1 @@
-"""What a step of Jorge costs in time, memory and launches, beside other optimizers (docs/benchmarks.md)."""
+"""What a step of Jorge costs in time, memory and launches, beside other optimizers (docs/notebook/benchmarks.md)."""

@@ -54,7 +54,7 @@ def parser(doc: str | None, known: Iterable[str], models: list[str], optimizers:
     made.add_argument("--quick", action="store_true", help="tiny shapes and few rounds: does the script work?")
     made.add_argument("--models", nargs="+", choices=list(known), default=models)
     made.add_argument(
-        "--optimizers", nargs="+", default=optimizers, metavar="NAME", help="docs/benchmarks.md names them"
+        "--optimizers", nargs="+", default=optimizers, metavar="NAME", help="docs/notebook/benchmarks.md names them"
     )
     return made
 

@@ -1,4 +1,4 @@
-"""A user's own task: any importable `module:function` that returns model, data, loss and metric (docs/own-tasks.md)."""
+"""A user's own task: any importable `module:function` that returns what is trained (docs/guide/own-tasks.md)."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class FirstOrder:
         schedule: of all optimizers.
         warmup: share of the steps in which the lr rises.
         transfer: which of the two Jorge and Shampoo take theirs from: AdamW's where both are tuned, as it is the better
-            one for them (docs/ablations/grafting.md), and SGD's where there is no other.
+            one for them (docs/generated/ablations/grafting.md), and SGD's where there is no other.
     """
 
     baseline: Literal["sgd", "adamw"]

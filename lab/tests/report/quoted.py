@@ -1,0 +1,269 @@
+"""The tables that README and the notebook quote from the committed records.
+
+    python lab/tests/report/quoted.py
+
+writes them between their markers, `<!-- name:begin -->` and `<!-- name:end -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jorge_lab.report.parts import Part, parts
+from jorge_lab.runs.records import read, task_info
+from jorge_lab.statistics.row import Row
+
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "CHANGELOG.md").exists())
+RECORDS = ROOT / "lab" / "records"
+README, NOTEBOOK = ROOT / "README.md", ROOT / "docs" / "notebook"
+
+#: As the tables have them.
+OPTIMIZERS = ("sgd", "adamw", "shampoo", "soap", "muon", "psgd")
+
+
+@cache
+def suite() -> tuple[Part, ...]:
+    """The ten tasks."""
+    return tuple(parts(read([RECORDS / "suite.jsonl.gz"]), {}))
+
+
+@cache
+def held_out() -> tuple[Part, ...]:
+    """The five tasks on which nothing was chosen."""
+    return tuple(parts(read([RECORDS / "held_out.jsonl.gz"]), {}))
+
+
+@cache
+def measured(name: str) -> Any:
+    """The figures of a script."""
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+def called(part: Part) -> str:
+    """The task as tables name it."""
+    return str(task_info(part.section.records[-1])["title"])
+
+
+def row(part: Part, optimizer: str, setting: str = "transferred") -> Row:
+    """A row of a task."""
+    return next(r for r in part.rows if r.key == (optimizer, setting))
+
+
+def jorge(part: Part) -> Row:
+    """Jorge as transferred, which is not tuned."""
+    return row(part, "jorge")
+
+
+def others(part: Part) -> list[Row]:
+    """The others as transferred and as tuned; their packages' defaults are in the full tables."""
+    return [r for r in part.rows if r.optimizer != "jorge" and r.setting != "default"]
+
+
+def whole(rows: Sequence[Row]) -> list[Row]:
+    """Those that reach the target with every seed."""
+    return [r for r in rows if r.tested and r.reached == r.tested]
+
+
+def better(part: Part, optimizer: str) -> Row:
+    """As transferred or as tuned: what reaches the target with more seeds, then in fewer steps, then in less time."""
+    rows = [r for r in others(part) if r.optimizer == optimizer]
+    most = float("inf")
+    return min(rows, key=lambda r: (-r.reached, r.steps_to_target or most, r.seconds_to_target or most))
+
+
+def table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """As Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, ["---"] * len(headings), *lines]) + "\n"
+
+
+def steps(found: Row) -> str:
+    """The median as tables show it."""
+    return f"{found.steps_to_target:.0f}"
+
+
+def seconds(found: Row) -> str:
+    """The median as tables show it."""
+    return f"{found.seconds_to_target:.1f}"
+
+
+def _bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
+
+
+def _amounts(found: Row, least: Sequence[str] = ()) -> str:
+    """Steps and seconds; a dash where the median is infinite, and the seeds where not all get there."""
+    if found.steps_to_target is None:
+        return "–"
+    texts = steps(found), seconds(found)
+    every = found.reached == found.tested
+    said = ", ".join(_bold(t, every and t == low) for t, low in zip(texts, least, strict=True)) if least else texts
+    shown = said if isinstance(said, str) else ", ".join(said)
+    return shown if every else f"{shown} ({found.reached} of {found.tested} seeds)"
+
+
+def results() -> str:
+    """README's: AdamW, the best of the others, and Jorge."""
+    lines = []
+    for part in suite():
+        mine, rest = jorge(part), whole(others(part))
+        quick = min(rest, key=lambda r: r.steps_to_target or 0)
+        fast = min(rest, key=lambda r: r.seconds_to_target or 0)
+        fewest, least = (min(f(mine), f(r), key=float) for f, r in ((steps, quick), (seconds, fast)))
+        shared = [r.label for r in rest if steps(r) == steps(quick)]
+        best = f"{_bold(steps(quick), steps(quick) == fewest)} {' and '.join(dict.fromkeys(shared))}, "
+        best += f"{_bold(seconds(fast), seconds(fast) == least)} {fast.label}"
+        lines.append([called(part), _amounts(better(part, "adamw")), best, _amounts(mine, (fewest, least))])
+    return table(["steps, seconds to the target", "AdamW", "fewest steps, least seconds of six others", "Jorge"], lines)
+
+
+def _every(found: Sequence[Part]) -> str:
+    lines = []
+    for part in found:
+        rows = [*(better(part, name) for name in OPTIMIZERS), jorge(part)]
+        least = [min((f(r) for r in whole(rows)), key=float) for f in (steps, seconds)]
+        lines.append([called(part), *(_amounts(r, least) for r in rows)])
+    labels = [next(r.label for r in found[0].rows if r.optimizer == name) for name in (*OPTIMIZERS, "jorge")]
+    return table(["steps, seconds to the target", *labels], lines)
+
+
+def all_results() -> str:
+    """The comparison's: each optimizer as transferred or tuned, whichever is better."""
+    return _every(suite())
+
+
+def all_held_out() -> str:
+    """The same on the tasks that were held out."""
+    return _every(held_out())
+
+
+def price() -> str:
+    """What a step and the state of Jorge's cost on the ten tasks, beside AdamW."""
+    lines = []
+    for part in suite():
+        mine, base = jorge(part), row(part, "adamw")
+        lines.append(
+            [
+                called(part),
+                f"{mine.state_bytes / base.state_bytes:.2f}",
+                f"{mine.optimizer_ms:.1f}",
+                f"{base.optimizer_ms:.1f}",
+                f"{mine.model_ms:.1f}",
+                f"{mine.optimizer_share:.0%}",
+            ]
+        )
+    heads = ["", "state ÷ AdamW's", "Jorge's step, ms", "AdamW's step, ms", "the model's, ms", "Jorge's share of both"]
+    return table(heads, lines)
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, a dash for none, as the scripts print it."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def step_time() -> str:
+    """Of `step_time`."""
+    lines = []
+    for r in measured("step_time")["models"]["resnet50"]["rows"]:
+        low, high = map(number, r["ms_quartiles"])
+        rest = [r["first_ms"], r["flops"] / 1e9 or None, r["to_gemm"], r["to_sgd"], r["to_muon"]]
+        k = "–" if r["interval"] is None else str(r["interval"])
+        lines.append([f"`{r['optimizer']}`", k, number(r["ms"]), f"{low} … {high}", *map(number, rest)])
+    heads = ["ms a step", "quartiles", "first step, ms", "GFLOP a step", "÷ GEMM time", "÷ SGD", "÷ Muon"]
+    return table(["optimizer", "K", *heads], lines)
+
+
+def iteration() -> str:
+    """Of `iteration_overhead`."""
+    lines = []
+    for r in measured("iteration_overhead")["models"]["resnet18"]["rows"]:
+        ms, ratio = (f"{x:.0f}" for x in r["ms_quartiles"]), (f"{x:.3f}" for x in r["to_sgd_quartiles"])
+        lines.append([f"`{r['optimizer']}`", f"{r['ms']:.0f}", " … ".join(ms), f"{r['to_sgd']:.3f}", " … ".join(ratio)])
+        lines[-1] += [f"{r['mean_to_sgd']:.3f}", str(r["rounds"])]
+    heads = ["optimizer", "ms an iteration", "quartiles", "÷ SGD", "quartiles", "mean ÷ SGD", "rounds"]
+    return table(heads, lines)
+
+
+def memory() -> str:
+    """Of `memory`."""
+    keys = ("state", "held", "peak_refresh", "peak_plain", "peak_first")
+    rows = measured("memory")["models"]["resnet50"]["rows"]
+    lines = [[f"`{r['optimizer']}`", *(f"{r[key]:.2f}" for key in keys)] for r in rows]
+    return table(["optimizer", "state", "held", "peak, refresh", "peak, no refresh", "peak, first step"], lines)
+
+
+def launches() -> str:
+    """Of `launches`."""
+    lines = []
+    for r in measured("launches")["rows"]:
+        counts = [str(n) for model in ("resnet50", "resnet101") for n in r["models"][model]["operators"]]
+        lines.append([f"`{r['optimizer']}`", *counts, *(f"{x:.2f}" for x in r["growth"]), str(r["waits"])])
+    kinds = ("refresh", "no refresh")
+    heads = [f"{name}, {kind}" for name in ("resnet50", "resnet101", "their ratio") for kind in kinds]
+    return table(["operators", *heads, "waits in 100 steps"], lines)
+
+
+def stagger() -> str:
+    """Of `stagger`."""
+    lines = []
+    for r in measured("stagger")["models"]["resnet50"]:
+        times = (f"{1e3 * r[key]:.0f}" for key in ("median", "mean", "p99"))
+        lines.append([f"`{r['stagger']}`", *times, f"{r['ratio']:.2f}"])
+    return table(["`stagger`", "median, ms", "mean, ms", "p99, ms", "p99 ÷ median"], lines)
+
+
+def imports() -> str:
+    """Of `import_time`."""
+    rows = [r for r in measured("import_time")["rows"] if r["import"] != "nothing"]
+    return table(["import", "ms over torch"], [[f"`{r['import']}`", f"{r['ms']:.1f}"] for r in rows])
+
+
+def pruning() -> str:
+    """Of `pruning`."""
+    lines = []
+    for r in measured("pruning")["rows"]:
+        worse = [f"`{name}` {loss:.0%}" for name, loss in r["worse"].items()]
+        few = ", ".join(worse) or "none"
+        ends = [f"{100 * f(r['worse'].values()):.0f}" for f in (min, max)] if worse else []
+        said = few if len(worse) < 6 else f"{len(worse)} studies, by {' to '.join(ends)} %"
+        lines.append([str(r["complete_first"]), f"{r['never_pruned']:.0%}", f"{r['hours']:.2f}", said])
+    heads = ["complete trials before", "of its steps never stopped", "hours of 2 cores", "worse by over 1 %"]
+    return table(heads, lines)
+
+
+#: Page and marker → what stands between the markers.
+BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
+    (README, "results"): results,
+    (NOTEBOOK / "comparison.md", "results"): all_results,
+    (NOTEBOOK / "comparison.md", "price"): price,
+    (NOTEBOOK / "held-out.md", "results"): all_held_out,
+    (NOTEBOOK / "benchmarks.md", "step-time"): step_time,
+    (NOTEBOOK / "benchmarks.md", "iteration"): iteration,
+    (NOTEBOOK / "benchmarks.md", "memory"): memory,
+    (NOTEBOOK / "benchmarks.md", "launches"): launches,
+    (NOTEBOOK / "benchmarks.md", "stagger"): stagger,
+    (NOTEBOOK / "benchmarks.md", "import"): imports,
+    (NOTEBOOK / "benchmarks.md", "pruning"): pruning,
+}
+
+
+def between(name: str) -> re.Pattern[str]:
+    """What stands between the markers."""
+    return re.compile(rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)", re.DOTALL)
+
+
+def write() -> None:
+    """Write every block into its page."""
+    for (page, name), make in BLOCKS.items():
+        first, last = between(name).split(page.read_text(encoding="utf-8"))
+        page.write_text(first + make() + last, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()
