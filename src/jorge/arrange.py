@@ -71,6 +71,7 @@ class StackPart:
         number: the grid's number in the blocking.
         grid: of the blocks.
         transposed: whether they lie in the stack transposed.
+        whole: whether they are the whole parameters, as they are.
         count: of blocks, over all parameters.
     """
 
@@ -78,6 +79,7 @@ class StackPart:
     number: int
     grid: BlockGrid
     transposed: bool
+    whole: bool
     count: int
 
 
@@ -94,7 +96,6 @@ class Stack:
         chunk: so many blocks are refreshed at a time, for the sake of memory.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
         damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
-        whole: its blocks are the whole parameters of one shape group, as they are.
     """
 
     shape: tuple[int, int]
@@ -105,7 +106,6 @@ class Stack:
     chunk: int
     span: tuple[float, float]
     damps_apart: bool
-    whole: bool
 
 
 @dataclass(frozen=True)
@@ -201,15 +201,16 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
     for index, group in enumerate(matrices):
         assert group.blocking is not None
         for number, grid in enumerate(group.blocking.grids):
-            part = StackPart(index, number, grid, False, len(group.places) * grid.blocks)
+            count = len(group.places) * grid.blocks
+            part = StackPart(index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count)
             found[grid.shape, group.blocking.sides].append(part)
     for (shape, sides), parts in list(found.items()):
         twin = (shape[::-1], sides[::-1])
         # Left and right change places in the transposed twin, which takes these in.
         if shape[0] > shape[1] and twin in found and METHODS[options.method].transposable:
-            found[twin] += [replace(part, transposed=True) for part in parts]
+            found[twin] += [replace(part, transposed=True, whole=False) for part in parts]
             del found[shape, sides]
-    stacks = tuple(_stack(*key, parts, matrices, options) for key, parts in found.items())
+    stacks = tuple(_stack(*key, parts, options) for key, parts in found.items())
     return WorkSet(vectors + matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
 
 
@@ -217,17 +218,13 @@ def _stack(
     shape: tuple[int, int],
     sides: tuple[Side, Side],
     parts: Sequence[StackPart],
-    matrices: Sequence[ShapeGroup],
     options: Options,
 ) -> Stack:
-    blocking = matrices[parts[0].group].blocking
-    assert blocking is not None
-    whole = len(parts) == 1 and blocking.blocks == 1 and not parts[0].transposed
     damped = METHODS[options.method].refresh_at(2 * DAMPING_PERIOD - 1, 1)  # in the form that the method's own take
     undamped = replace(damped, damping=0)
     apart = _refresh_flops(shape, sides, options, damped) != _refresh_flops(shape, sides, options, undamped)
     count = sum(part.count for part in parts)
-    return Stack(shape, sides, tuple(parts), count, (0, count), count, (0.0, 1.0), apart, whole)
+    return Stack(shape, sides, tuple(parts), count, (0, count), count, (0.0, 1.0), apart)
 
 
 def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:

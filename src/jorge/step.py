@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -143,13 +142,15 @@ def _step(
     vectors = len(work.groups) - len(work.matrices)
     grads = _gradients(work, turn, finite, maximize=options.maximize)
     mask = Mask(finite.to(work.compute), turn.masks)
-    directions = _directions(work, tensors.stacks, turn, grads[vectors:], options, exchange, trace)
     moving = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
+    matrices = grads[vectors:]
+    _refresh(work, tensors.stacks, turn, matrices, options, exchange, trace)
     updates, lengths = _graft(tensors, grads, vectors, mask, moving, options)
-    del grads
     if updates:
         _clear(updates, finite)
+    del grads
     if lengths is not None:
+        directions = _directions(work, tensors.stacks, matrices, options)
         whole, limited = lengths
         buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
         moved, ratios = _momentum(directions, buffers, limited, moving, options)
@@ -175,7 +176,7 @@ def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> 
     return grads
 
 
-def _directions(
+def _refresh(
     work: WorkSet,
     states: Sequence[State],
     turn: Turn,
@@ -183,31 +184,36 @@ def _directions(
     options: Options,
     exchange: Exchange,
     trace: Trace | None,
-) -> list[Tensor]:
-    """D of each shape group of matrices, `[count, *shape]`, after the refreshes that are due."""
-    method = METHODS[options.method]
-    for_refresh, for_direction = options.precisions
-    directions: dict[int, Tensor] = {}
+) -> None:
+    """L and R: refresh what is due, in place. What raises here has moved neither weights nor buffers nor counters."""
+    precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
-        blocks = _blocks(stack, work, grads)
-        with precision_scope(blocks.device, for_refresh):
-            for refresh, where in turn.refreshes[number]:
-                if trace is not None:
-                    trace.begin_refresh(turn.owners[number], where, refresh)
-                refresh_blocks(method, state, blocks, where, options, refresh, trace)
+        if turn.refreshes[number]:
+            blocks = _blocks(stack, work, grads)
+            with precision_scope(blocks.device, precision):
+                for refresh, where in turn.refreshes[number]:
+                    if trace is not None:
+                        trace.begin_refresh(turn.owners[number], where, refresh)
+                    refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
+            del blocks
         if stack.owned != (0, stack.count):
             exchange.collect(stack, state)
-        with precision_scope(blocks.device, for_direction):
-            found = method.direction(state, blocks, for_direction)
+
+
+def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], options: Options) -> list[Tensor]:
+    """D of each shape group of matrices, `[count, *shape]`; where they are cut into blocks, in the memory of G."""
+    precision = options.precisions[1]
+    for stack, state in zip(work.stacks, states, strict=True):
+        blocks = _blocks(stack, work, grads)
+        with precision_scope(blocks.device, precision):
+            found = METHODS[options.method].direction(state, blocks, precision)
         del blocks
-        if stack.whole:
-            directions[stack.parts[0].group] = found.view_as(grads[stack.parts[0].group])
-            continue
         for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
-            if part.group not in directions:
-                directions[part.group] = torch.empty_like(grads[part.group])
-            scatter(mine.mT if part.transposed else mine, _matrices(directions, part.group, work), part.grid)
-    return [directions[group] for group in range(len(grads))]
+            if part.whole:
+                grads[part.group] = mine.view_as(grads[part.group])
+            else:
+                scatter(mine.mT if part.transposed else mine, _matrices(grads, part.group, work), part.grid)
+    return grads
 
 
 def refresh_blocks(
@@ -248,10 +254,10 @@ def refresh_blocks(
 
 def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
     """The gradients' blocks of a stack, `[count, m, n]`; a view where they are whole parameters."""
-    if stack.whole:
-        return grads[stack.parts[0].group].view(stack.count, *stack.shape)
     if len(stack.parts) == 1:
         (part,) = stack.parts
+        if part.whole:
+            return grads[part.group].view(stack.count, *stack.shape)
         return gather(_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
     blocks = grads[0].new_empty(stack.count, *stack.shape)
     rooms = torch.split(blocks, [part.count for part in stack.parts])
@@ -260,12 +266,11 @@ def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
     return blocks
 
 
-def _matrices(tensors: Any, group: int, work: WorkSet) -> Tensor:
+def _matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor:
     """A shape group's tensor as `[count, M, N]`."""
     blocking = work.matrices[group].blocking
     assert blocking is not None
-    matrices: Tensor = tensors[group].view(-1, *blocking.matrix)
-    return matrices
+    return tensors[group].view(-1, *blocking.matrix)
 
 
 def _graft(
