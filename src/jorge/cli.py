@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import jorge
-from jorge.methods import METHODS
+from jorge import options
 
 #: The group of entry points in which other distributions name commands: objects with a method `add(subparsers)`.
 GROUP = "jorge.commands"
@@ -64,8 +64,24 @@ def _sizes(text: str) -> tuple[int, ...]:
     return tuple(at_least(1)(size) for size in text.split(","))
 
 
-def _block_size(text: str) -> int | str | None:
-    return {"auto": "auto", "none": None}[text] if text in ("auto", "none") else at_least(1)(text)
+def _option(text: str) -> tuple[str, Any]:
+    """`name=value` of an option of :class:`jorge.Jorge`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"write an option as name=value, not {text!r}")
+    return name, _value(name)(value)
+
+
+def _value(name: str) -> Callable[[str], Any]:
+    """A kind of argument: the value of an option of :class:`jorge.Jorge`."""
+
+    def parse(text: str) -> Any:
+        try:
+            return options.parse(name, text)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
 
 
 def _parser(wanted: str | None) -> argparse.ArgumentParser:
@@ -120,17 +136,19 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     model.add_argument("--tokens", type=at_least(1), metavar="N", help="length of one example of token numbers")
     model.add_argument("--model-flops", type=above_zero, metavar="X", help="of a forward and backward pass instead")
     cost.add_argument("--batch", type=at_least(1), default=32, metavar="N", help="examples a step (default: 32)")
-    cost.add_argument("--interval", type=at_least(1), default=5, metavar="K", help="default: %(default)s")
+    for name, metavar in (("interval", "K"), ("block_size", "N"), ("method", "NAME"), ("grafting", "NAME")):
+        flag, default = f"--{name.replace('_', '-')}", options.DEFAULTS[name]
+        says = f"{options.wants(name)} (default: {default})"
+        cost.add_argument(flag, type=_value(name), default=default, metavar=metavar, help=says)
+    cost.add_argument("--bf16-roots", action="store_true", help="store the preconditioners in bfloat16")
     cost.add_argument(
-        "--block-size",
-        type=_block_size,
-        default="auto",
-        metavar="N",
-        help="a number, none for whole matrices, or auto (default)",
+        "--options",
+        nargs="+",
+        type=_option,
+        default=[],
+        metavar="NAME=VALUE",
+        help="other options of Jorge, such as max_dim=4096 degree=1",
     )
-    cost.add_argument("--method", choices=list(METHODS), default="whitening", help="default: %(default)s")
-    cost.add_argument("--grafting", choices=["sgd", "adam"], default="sgd", help="default: %(default)s")
-    cost.add_argument("--bf16-roots", action="store_true", help="store the roots in bfloat16")
     cost.add_argument(
         "--balance", type=above_zero, default=20.0, metavar="X", help="FLOPs in the time of a byte (default: 20)"
     )
@@ -153,8 +171,8 @@ def _cost(args: argparse.Namespace) -> int:
     from jorge.cost import ModelFlopsError, estimate, suggest
     from jorge.cost.targets import load_target, token_input
 
-    options = {"interval": args.interval, "block_size": args.block_size, "method": args.method}
-    options |= {"grafting": args.grafting, "preconditioner_dtype": torch.bfloat16 if args.bf16_roots else None}
+    given = {name: getattr(args, name) for name in ("interval", "block_size", "method", "grafting")}
+    given |= ({"preconditioner_dtype": torch.bfloat16} if args.bf16_roots else {}) | dict(args.options)
     scale = {"balance": args.balance, "model_speed": args.model_speed}
     size = args.input or (args.tokens and (args.tokens,))
     try:
@@ -164,10 +182,10 @@ def _cost(args: argparse.Namespace) -> int:
         sample: Any = torch.empty(args.batch, *args.input, device="meta") if args.input else None
         if args.tokens:
             sample = token_input(model, args.batch, args.tokens)
-        cost = estimate(model, sample_input=sample, model_flops=args.model_flops, **scale, **options)
+        cost = estimate(model, sample_input=sample, model_flops=args.model_flops, **scale, **given)
         suggestion = None
         if args.budget is not None:
-            free = {name: value for name, value in options.items() if name not in ("interval", "block_size")}
+            free = {name: value for name, value in given.items() if name not in ("interval", "block_size")}
             suggestion = suggest(model, args.budget, model_flops=cost.model_flops, **scale, **free)
     except (ValueError, TypeError, ModelFlopsError) as error:
         print(f"jorge cost: {error}", file=sys.stderr)

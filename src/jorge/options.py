@@ -6,6 +6,8 @@ documentation (:func:`markdown`), and what `jorge cost` and the laboratory take.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -113,10 +115,11 @@ def _method(value: Any) -> bool:
     return isinstance(value, str) and value in METHODS
 
 
-def _methods() -> str:
+def wants(name: str) -> str:
+    """What an option accepts, in words."""
     from jorge.methods import METHODS
 
-    return f"one of {', '.join(map(repr, METHODS))}"
+    return f"one of {', '.join(map(repr, METHODS))}" if name == "method" else RULES[name].wants
 
 
 def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str, **marks: bool) -> Any:
@@ -349,8 +352,7 @@ def check(values: Mapping[str, Any], where: str) -> None:
     """
     for name, rule in RULES.items():
         if name in values and not rule.accepts(values[name]):
-            wants = _methods() if name == "method" else rule.wants
-            raise ValueError(f"{where}: {name} must be {wants}, got {values[name]!r}")
+            raise ValueError(f"{where}: {name} must be {wants(name)}, got {values[name]!r}")
     if values.get("state_version", STATE_VERSION) != STATE_VERSION:
         raise ValueError(
             f"{where}: state_version must be {STATE_VERSION}, the layout that this version of jorge reads, got "
@@ -380,6 +382,30 @@ def check_known(keys: Iterable[str], where: str) -> None:
             raise TypeError(f"{where}: unknown option {key!r}; {hint}")
 
 
+def parse(name: str, text: str) -> Any:
+    """The value of an option from a command line: a number, a truth value, a word, `none`, a dtype, or a pair.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: the text stands for nothing that the option accepts.
+
+    >>> parse("interval", "5"), parse("block_size", "none"), parse("betas", "0.9,0.99")
+    (5, None, (0.9, 0.99))
+    >>> parse("preconditioner_dtype", "bfloat16"), parse("matmul_precision", "float32,bfloat16")
+    (torch.bfloat16, ('float32', 'bfloat16'))
+    """
+    check_known([name], "the options")
+    candidates: list[Any] = [text, tuple(text.split(",")), getattr(torch, text, None) if text.isidentifier() else None]
+    with contextlib.suppress(ValueError, SyntaxError):
+        candidates.insert(0, ast.literal_eval(text))
+    if text.lower() == "none":
+        candidates = [None]
+    for value in candidates:
+        if RULES[name].accepts(value) and (value is not None or text.lower() == "none"):
+            return value
+    raise ValueError(f"{name} must be {wants(name)}, got {text!r}")
+
+
 def read(group: Group, index: int) -> Options:
     """The options of a param group that its owner may have edited. Tensors are not read, as that would wait.
 
@@ -400,7 +426,9 @@ def documentation(*, main: bool) -> str:
     for name, rule in RULES.items():
         if rule.main == main:
             default = f" Default {DEFAULTS[name]!r}." if name in DEFAULTS else ""
-            lines.append(textwrap.fill(f"{name}: {rule.says}{default}", 108, subsequent_indent="    "))
+            lines.append(
+                textwrap.fill(f"{name}: {rule.says}{default}", 108, subsequent_indent="    ", break_on_hyphens=False)
+            )
     return "\n".join(lines)
 
 
@@ -408,7 +436,7 @@ def markdown() -> str:
     """The options as two Markdown tables."""
     parts = []
     for title, main in (("The ten that people set", True), ("The others", False)):
-        rows = [f"| `{n}` | {_default(n)} | {r.wants} | {r.says} |" for n, r in RULES.items() if r.main == main]
+        rows = [f"| `{n}` | {_default(n)} | {wants(n)} | {r.says} |" for n, r in RULES.items() if r.main == main]
         parts.append(
             "\n".join([f"## {title}\n", "| option | default | accepts | what it does |", "|---|---|---|---|", *rows])
         )

@@ -43,6 +43,7 @@ class Turn:
         masks: the same on the device, `[count, 1, …]`; `None` where all have one.
         refreshes: of each stack, how much is done to which blocks: a slice, or their numbers on the device.
         owners: of each stack, whose each block is, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
+        matrices: the parameters of the shape groups of matrices, with a gradient or without; where there is a trace.
     """
 
     params: list[list[Tensor]] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Turn:
     masks: list[Tensor | None] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
     owners: list[list[tuple[Tensor, int, int]]] = field(default_factory=list)
+    matrices: list[Tensor] = field(default_factory=list)
 
 
 def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
@@ -95,6 +97,8 @@ def _turn(state: GroupState, work: WorkSet, schedule: Schedule, options: Options
         turn.grads.append([grad for grad in grads if grad is not None])
         turn.present.append(present)
         turn.masks.append(None if all(present) else state.mask(group, present))
+    if trace is not None:
+        turn.matrices.extend(state.params[place] for group in work.matrices for place in group.places)
     for stack in work.stacks:
         turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options)))
         if trace is not None:
@@ -155,8 +159,9 @@ def _step(
         buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
         moved, ratios = _momentum(directions, buffers, limited, moving, options)
         if trace is not None:
-            params = tuple(p for some in turn.params[vectors:] for p in some)
-            trace.stepped(params=params, finite=finite, lengths=limited, limited=limited < whole, ratios=ratios)
+            trace.stepped(
+                params=tuple(turn.matrices), finite=finite, lengths=limited, limited=limited < whole, ratios=ratios
+            )
         updates += moved
     _update(turn, updates, mask.taken, options)
 

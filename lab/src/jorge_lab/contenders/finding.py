@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import replace
 from typing import Any, get_args
 
-import torch
 from torch import nn
 
 from jorge.methods import METHODS
+from jorge.options import parse
 from jorge.transfer import Schedule
 from jorge_lab.contenders import CONTENDERS, Built, Contender, Setting, variant
 from jorge_lab.contenders.contender import Make, Options
@@ -38,7 +37,7 @@ def find_contender(name: str) -> Contender:
         option, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"{name!r}: write an option as name=value, not {text!r}")
-        options[option] = _value(option, value)
+        options[option] = _value(name, option, value)
     schedule = options.pop("schedule", None)
     if schedule is not None and schedule not in get_args(Schedule):
         raise UsageError(f"{name!r}: there is no schedule {schedule!r}, only {', '.join(get_args(Schedule))}")
@@ -70,9 +69,11 @@ def _with_schedule(make: Make, schedule: Schedule) -> Make:
     return made
 
 
-def _value(option: str, text: str) -> Any:
-    """A number, a truth value, None, or a word; a dtype of torch where the option wants one."""
+def _value(name: str, option: str, text: str) -> Any:
+    """The value of an option of :class:`jorge.Jorge`, or the word that `schedule` has."""
+    if option == "schedule":
+        return text
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return getattr(torch, text, text) if option.endswith("dtype") else text
+        return parse(option, text)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name!r}: {error}") from None

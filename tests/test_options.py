@@ -1,0 +1,157 @@
+"""One dataclass says what the options are; signature, checks, documentation and command lines follow from it."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jorge import Jorge, cli, options
+from jorge.cost.estimating import checked
+from jorge.options import DEFAULTS, FIELDS, LAYOUT, RULES, Options
+
+ROOT = Path(__file__).parents[1]
+
+#: For each option a value that is not its default, and one that is refused.
+OTHERS: dict[str, tuple[Any, Any]] = {
+    "lr": (0.2, -1.0),
+    "momentum": (0.5, 1.0),
+    "nesterov": (True, 1),
+    "weight_decay": (0.1, -0.1),
+    "method": ("exact", "shampoo"),
+    "grafting": ("adam", "adamw"),
+    "graft_limit": (None, 0.5),
+    "betas": ((0.8, 0.9), (0.9, 1.0)),
+    "eps": (1e-6, -1e-8),
+    "beta2_decay": (-0.8, 0.8),
+    "interval": (3, 0),
+    "warmup_refreshes": (0, -1),
+    "block_size": (None, 0),
+    "max_dim": (10, 0),
+    "preconditioner_beta2": (0.9, 1.0),
+    "damping": (0.0, -1e-4),
+    "degree": (1, 3),
+    "init": ("paper", "zeros"),
+    "root_eps": (1e-3, 0.0),
+    "preconditioner_dtype": (torch.bfloat16, torch.float16),
+    "matmul_precision": (("tf32", "bfloat16"), "fp8"),
+    "stagger": (True, "yes"),
+    "fused": (True, None),
+    "workspace": (None, 0.0),
+    "maximize": (True, 1),
+    "capturable": (True, 0),
+}
+
+
+def weight() -> nn.Parameter:
+    return nn.Parameter(torch.ones(4, 4))
+
+
+def test_the_constructor_has_just_these_options_and_defaults() -> None:
+    parameters = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
+    assert [p.name for p in parameters] == list(FIELDS) == list(OTHERS)
+    for p in parameters[1:]:
+        assert p.kind is p.KEYWORD_ONLY
+        assert p.default == DEFAULTS[p.name]
+        assert type(p.default) is type(DEFAULTS[p.name])
+    assert "lr" not in DEFAULTS
+
+
+def test_a_group_has_them_and_what_is_read_is_what_was_given() -> None:
+    optimizer = Jorge([weight()], lr=0.1)
+    group = optimizer.param_groups[0]
+    assert set(FIELDS) - {"betas"} <= set(group)
+    assert Options.of(group) == Options(lr=0.1)
+    for name, (value, _) in OTHERS.items():
+        if name != "lr":
+            given = Jorge([weight()], lr=0.1, **{name: value})
+            assert Options.of(given.param_groups[0]) == Options(**{"lr": 0.1, name: value})
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_an_option_accepts(name: str) -> None:
+    good, bad = OTHERS[name]
+    base = {"lr": 0.1}
+    for value in (good, *([DEFAULTS[name]] if name in DEFAULTS else [])):
+        options.check(base | {name: value}, "here")
+    with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(options.wants(name))}, got"):
+        options.check(base | {name: bad}, "here")
+    optimizer = Jorge([weight()], lr=0.1)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(4, 4)
+    optimizer.param_groups[0][name] = bad
+    with pytest.raises(ValueError, match=name):
+        optimizer.step()
+    with pytest.raises(ValueError, match=name):
+        checked({name: bad})
+
+
+def test_the_documentation_is_made_of_them() -> None:
+    text = re.sub(r"\s+", " ", Jorge.__doc__ or "")
+    main, _, others = text.partition("Further options:")
+    assert sum(rule.main for rule in RULES.values()) == 10
+    for name, rule in RULES.items():
+        default = f" Default {DEFAULTS[name]!r}." if name in DEFAULTS else ""
+        sentence = re.sub(r"\s+", " ", f" {name}: {rule.says}{default}")
+        assert (sentence in main, sentence in others) == (rule.main, not rule.main), name
+        assert rule.says[-1] == "."
+
+
+def test_the_page_of_options_is_made_of_them() -> None:
+    """`python -c "from jorge import options; print(options.markdown())"` prints its tables."""
+    page = (ROOT / "docs" / "generated" / "options.md").read_text(encoding="utf-8")
+    assert page.endswith(options.markdown() + "\n")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_command_line_may_say_them(name: str) -> None:
+    good, bad = OTHERS[name]
+
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
+        return str(value).removeprefix("torch.")
+
+    assert options.parse(name, text(good)) == good
+    if name in DEFAULTS:
+        assert options.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
+    if name not in ("fused",):  # of which None is refused in words of its own
+        with pytest.raises(ValueError, match=rf"{name} must be"):
+            options.parse(name, text(bad))
+    with pytest.raises(TypeError, match="did you mean 'interval'"):
+        options.parse("intervall", "3")
+
+
+def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["cost", "torch.nn:Linear", "--args", "in_features=40", "out_features=30"]
+    assert cli.main(base) == 0
+    plain = capsys.readouterr().out
+    assert cli.main([*base, "--options", "max_dim=35", "preconditioner_dtype=bfloat16"]) == 0
+    assert capsys.readouterr().out != plain
+    assert cli.main([*base, "--interval", "5", "--block-size", "auto", "--method", "whitening"]) == 0
+    assert capsys.readouterr().out == plain
+    for bad in (["--interval", "0"], ["--method", "shampoo"], ["--options", "max_dims=3"], ["--options", "degree"]):
+        with pytest.raises(SystemExit):
+            cli.main([*base, *bad])
+        says = capsys.readouterr().err
+        assert any(word in says for word in ("must be", "did you mean", "name=value"))
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_what_shapes_the_state_cannot_change_and_all_else_may(name: str) -> None:
+    value, _ = OTHERS[name]
+    p = weight()
+    optimizer = Jorge([p], lr=0.1)
+    p.grad = torch.ones(4, 4)
+    optimizer.step()
+    if name == "fused":
+        return  # compiled, in tests/test_arrange.py
+    optimizer.param_groups[0][name] = value
+    if name in LAYOUT:
+        with pytest.raises(RuntimeError, match=f"{name} of param group 0 changed"):
+            optimizer.step()
+    else:
+        optimizer.step()
+    assert optimizer.state[p]["step"] == (1 if name in LAYOUT else 2)
