@@ -151,8 +151,8 @@ def test_transposed_blocks_may_share_a_stack_where_the_method_says_so(method: Me
         return
     grads, last = random(20, 1, 6, 4), random(1, 6, 4, seed=1)
     state, other = run(method, grads), run(method, grads.mT.contiguous())
-    turned = method.direction(other, last.mT.contiguous()).mT
-    assert torch.allclose(method.direction(state, last), turned, rtol=1e-6, atol=1e-9)
+    back = method.direction(other, last.mT.contiguous()).mT
+    assert torch.allclose(method.direction(state, last), back, rtol=1e-6, atol=1e-9)
     for name in method.layout((6, 4), FULL):
         side, other_side = ("left", "right") if name.startswith("left") else ("right", "left")
         assert torch.allclose(state[name], other[name.replace(side, other_side)], rtol=1e-6, atol=1e-9), name

@@ -95,20 +95,20 @@ def test_convolutions(module: nn.Module) -> None:
 def test_memory_formats_are_kept_and_do_not_matter() -> None:
     plain = nn.Parameter(torch.randn(8, 6, 3, 3))
     last = nn.Parameter(plain.detach().clone().to(memory_format=torch.channels_last))
-    turned = nn.Parameter(torch.randn(5, 7).T)
+    transposed = nn.Parameter(torch.randn(5, 7).T)
     strided = nn.Parameter(torch.randn(8, 10)[:, ::2])
-    strides = [p.stride() for p in (last, turned, strided)]
-    first, second = Jorge([plain], lr=0.1), Jorge([last, turned, strided], lr=0.1)
+    strides = [p.stride() for p in (last, transposed, strided)]
+    first, second = Jorge([plain], lr=0.1), Jorge([last, transposed, strided], lr=0.1)
     for _ in range(5):
         grad = torch.randn(8, 6, 3, 3)
         plain.grad, last.grad = grad, grad.to(memory_format=torch.channels_last)
-        turned.grad, strided.grad = torch.randn(5, 7).T, torch.randn(8, 5)
+        transposed.grad, strided.grad = torch.randn(5, 7).T, torch.randn(8, 5)
         first.step()
         second.step()
     assert torch.allclose(plain, last, atol=1e-6)
-    assert [p.stride() for p in (last, turned, strided)] == strides
+    assert [p.stride() for p in (last, transposed, strided)] == strides
     assert second.state[last]["momentum_buffer"].stride() == last.stride()
-    assert second.state[turned]["momentum_buffer"].stride() == turned.stride()
+    assert second.state[transposed]["momentum_buffer"].stride() == transposed.stride()
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -11,7 +11,7 @@ from torch import nn
 
 from jorge import Jorge, cli, options
 from jorge.cost.estimating import checked
-from jorge.options import DEFAULTS, FIELDS, LAYOUT, RULES, Options
+from jorge.options import DEFAULTS, FIELDS, RULES, SHAPING, Options
 
 ROOT = Path(__file__).parents[1]
 
@@ -149,9 +149,9 @@ def test_what_shapes_the_state_cannot_change_and_all_else_may(name: str) -> None
     if name == "fused":
         return  # compiled, in tests/test_arrange.py
     optimizer.param_groups[0][name] = value
-    if name in LAYOUT:
+    if name in SHAPING:
         with pytest.raises(RuntimeError, match=f"{name} of param group 0 changed"):
             optimizer.step()
     else:
         optimizer.step()
-    assert optimizer.state[p]["step"] == (1 if name in LAYOUT else 2)
+    assert optimizer.state[p]["step"] == (1 if name in SHAPING else 2)

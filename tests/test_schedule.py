@@ -12,26 +12,26 @@ SCHEDULES = st.builds(Schedule, st.integers(1, 12), st.integers(0, 8), st.boolea
 
 @given(SCHEDULES)
 def test_every_part_is_refreshed_once_a_gap(schedule: Schedule) -> None:
-    seen = [due for step in range(1, 200) if (due := schedule.at(step))]
+    seen = [now for step in range(1, 200) if (now := schedule.at(step))]
     by_number: dict[int, list[tuple[int, int]]] = {}
-    for due in seen:
-        by_number.setdefault(due.number, []).append((due.part, due.parts))
+    for now in seen:
+        by_number.setdefault(now.number, []).append((now.part, now.parts))
     for number in sorted(by_number)[:-1]:  # the last may not be over
         parts = by_number[number]
-        gap = next(due.gap for due in seen if due.number == number)
+        gap = next(now.gap for now in seen if now.number == number)
         assert parts == ([(index, gap) for index in range(gap)] if schedule.stagger else [(0, 1)])
 
 
 @given(SCHEDULES)
 def test_the_gap_grows_by_one_after_so_many_refreshes(schedule: Schedule) -> None:
     plain = Schedule(schedule.interval, schedule.warmup_refreshes)
-    refreshing = [(step, due) for step in range(1, 1000) if (due := plain.at(step))]
+    refreshing = [(step, now) for step in range(1, 1000) if (now := plain.at(step))]
     gaps = [b - a for a, b in pairwise([0, *(step for step, _ in refreshing)])]
     warmup = schedule.warmup_refreshes
     grown = [gap for gap in range(1, schedule.interval) for _ in range(warmup)]
     assert gaps[: len(grown)] == grown[: len(gaps)]
     assert set(gaps[len(grown) :]) <= {schedule.interval}
-    assert [due.gap for _, due in refreshing] == gaps
+    assert [now.gap for _, now in refreshing] == gaps
 
 
 @given(SCHEDULES)
@@ -39,15 +39,15 @@ def test_earlier_refreshes_are_counted_for_every_block(schedule: Schedule) -> No
     blocks = 60  # each is in a part by its place among them
     counts = [0] * blocks
     for step in range(1, 300):
-        if (due := schedule.at(step)) is not None:
-            for block in range(blocks * due.part // due.parts, blocks * (due.part + 1) // due.parts):
-                assert due.number == counts[block]
+        if (now := schedule.at(step)) is not None:
+            for block in range(blocks * now.part // now.parts, blocks * (now.part + 1) // now.parts):
+                assert now.number == counts[block]
                 counts[block] += 1
 
 
 def test_the_default_grows_to_five() -> None:
     schedule = Schedule(5, 20)
-    found = [(step, due.number) for step in range(1, 300) if (due := schedule.at(step))]
+    found = [(step, now.number) for step in range(1, 300) if (now := schedule.at(step))]
     steps = [step for step, _ in found]
     assert steps[:20] == list(range(1, 21))
     assert steps[20:40] == list(range(22, 61, 2))

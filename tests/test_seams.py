@@ -157,7 +157,7 @@ def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any) -> None:
             assert not limited or (step > 4 and i == 0 and grafting == "sgd")
             assert limited or step != 5 or i or grafting == "adam"
         blocks = {(id(p), grid, block) for event in trace.refreshes for p, grid, block in event.blocks}
-        due = step in (0, 1, 3, 5, 7)
+        refreshing = step in (0, 1, 3, 5, 7)
         expected = {
             (id(p), int(key.rpartition(".")[2]), block)
             for p in matrices
@@ -165,7 +165,7 @@ def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any) -> None:
             if key.startswith("refreshes.")
             for block in range(len(value))
         }
-        assert blocks == (expected if due else set())
+        assert blocks == (expected if refreshing else set())
         for event in trace.refreshes:
             assert event.row(*event.blocks[-1]) == len(event.blocks) - 1
             assert event.row(params[2], 0, 0) is None

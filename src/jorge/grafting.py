@@ -136,7 +136,7 @@ def adam(
     eps: float,
     beta2_decay: float | None = None,
     nesterov: bool = False,
-    matrices: Sequence[bool] = (),
+    is_matrix: Sequence[bool] = (),
 ) -> tuple[list[Tensor], Tensor]:
     """The directions of `torch.optim.Adam`, and what corrects the bias of their first average; updates all in place.
 
@@ -155,7 +155,7 @@ def adam(
         eps: added to the root.
         beta2_decay: d, or `None` for Adam's own rule.
         nesterov: whether m looks ahead.
-        matrices: for each shape group, whether it follows d and looks ahead; the others are Adam's own.
+        is_matrix: for each shape group, whether it follows d and looks ahead; the others are Adam's own.
 
     Returns:
         the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
@@ -168,8 +168,8 @@ def adam(
     weights, biased = mask.times(1 - beta2), list(range(len(grads)))
     if beta2_decay is not None:
         own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * mask.each(grads), grads)
-        weights = [o if follows else w for o, w, follows in zip(own, weights, matrices, strict=True)]
-        biased = [i for i in biased if not matrices[i]]
+        weights = [o if follows else w for o, w, follows in zip(own, weights, is_matrix, strict=True)]
+        biased = [i for i in biased if not is_matrix[i]]
     _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
     directions = list(torch._foreach_sqrt(exp_avg_sqs))
     if biased:
@@ -177,8 +177,8 @@ def adam(
         torch._foreach_div_([directions[i] for i in biased], [corrections[i] for i in biased])
     torch._foreach_add_(directions, eps)
     firsts = list(exp_avgs)
-    if nesterov and any(matrices):
-        ahead = [i for i, follows in enumerate(matrices) if follows]
+    if nesterov and any(is_matrix):
+        ahead = [i for i, follows in enumerate(is_matrix) if follows]
         looked = _lerped([exp_avgs[i] for i in ahead], [grads[i] for i in ahead], 1 - beta1)
         for i, first in zip(ahead, looked, strict=True):
             firsts[i] = first

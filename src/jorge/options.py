@@ -324,9 +324,9 @@ class Options:
         return (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
 
     @property
-    def layout(self) -> tuple[Any, ...]:
+    def shaping(self) -> tuple[Any, ...]:
         """The values that shape the state."""
-        return tuple(getattr(self, name) for name in LAYOUT)
+        return tuple(getattr(self, name) for name in SHAPING)
 
     def replace(self, **changes: Any) -> Options:
         """These, with some changed."""
@@ -337,7 +337,7 @@ class Options:
 FIELDS = {each.name: each for each in dataclasses.fields(Options)}
 RULES: dict[str, Rule] = {name: each.metadata["rule"] for name, each in FIELDS.items()}
 #: Options that shape the state.
-LAYOUT = tuple(name for name, rule in RULES.items() if rule.shapes_state)
+SHAPING = tuple(name for name, rule in RULES.items() if rule.shapes_state)
 #: Options by which the state is arranged in memory.
 ARRANGING = tuple(name for name, rule in RULES.items() if rule.arranges)
 #: The defaults of all but the learning rate, which has none.

@@ -143,14 +143,14 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
 # --- when the roots are refreshed, and how ---------------------------------------------------------------------------
 
 
-def due(t: int, options: Options) -> tuple[int, int] | None:
+def scheduled(t: int, options: Options) -> tuple[int, int] | None:
     """Number of the refresh (from 0) that step `t` (from 1) makes, and its gap, the steps that it is for; else `None`.
 
     The gap is 1 for the first `warmup_refreshes`, 2 for as many more, and so on up to `interval`. A refresh comes at
     the last step of its gap, or with `stagger` at the first: that is so for one block alone, while several take the
     steps of the gap in turns.
 
-    >>> [t for t in range(1, 26) if due(t, Options(lr=1, interval=10, warmup_refreshes=3))]
+    >>> [t for t in range(1, 26) if scheduled(t, Options(lr=1, interval=10, warmup_refreshes=3))]
     [1, 2, 3, 5, 7, 9, 12, 15, 18, 22]
     """
     number, last, warmup = -1, 0, options.warmup_refreshes
@@ -162,7 +162,7 @@ def due(t: int, options: Options) -> tuple[int, int] | None:
 
 
 @dataclass(frozen=True)
-class Pace:
+class Refresh:
     """How a refresh is done. Only whitening knows weights; the first refreshes weigh one and are not damped."""
 
     substeps: int  #        how often its step is repeated
@@ -170,12 +170,12 @@ class Pace:
     dampings: int  #        of how many refreshes it applies the damping, where that is a step of its own
 
 
-def pace(number: int, gap: int, method: str) -> Pace:
+def refresh_at(number: int, gap: int, method: str) -> Refresh:
     """How the refresh of this number (from 0) and gap is done."""
     early = number < EARLY
     substeps = {"whitening": max(1, 4 - number), "congruence": 4 if early else 2}.get(method, 1)
     weight = min(3.0, max(1.0, 0.6 * gap)) if method == "whitening" and not early else 1.0
-    return Pace(substeps, weight, PERIOD if not early and number % PERIOD == PERIOD - 1 else 0)
+    return Refresh(substeps, weight, PERIOD if not early and number % PERIOD == PERIOD - 1 else 0)
 
 
 def refresh(G: Tensor, state: State, options: Options) -> None:
@@ -184,10 +184,10 @@ def refresh(G: Tensor, state: State, options: Options) -> None:
     Guards: a gradient of zeros, and one from which any new value would not be finite, leave the sides and k as they
     were. The schedule goes on all the same.
     """
-    scheduled = due(state.steps, options)
-    if scheduled is None or not G.any():
+    now = scheduled(state.steps, options)
+    if now is None or not G.any():
         return
-    how = pace(*scheduled, options.method)
+    how = refresh_at(*now, options.method)
     left, right, k = state.left, state.right, state.refreshes
     if options.method == "whitening":
         G = G / G.abs().max()  #          the roots do not see scale; the moments of a diagonal side do
@@ -197,7 +197,7 @@ def refresh(G: Tensor, state: State, options: Options) -> None:
         state.left, state.right, state.refreshes = left, right, k + 1
 
 
-def renewed(side: Side, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Side:
+def renewed(side: Side, G: Tensor, P: Tensor, k: int, how: Refresh, options: Options) -> Side:
     """One side after a refresh with `G`, where there were k before; `P` is its partner's root."""
     if not side.full:
         return diagonal(side.S, G, P, k, how, options)
@@ -221,7 +221,7 @@ def newness(k: int, weight: float, options: Options) -> float:
 # --- the four methods, for one side ----------------------------------------------------------------------------------
 
 
-def whitening(H: Tensor, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Tensor:
+def whitening(H: Tensor, G: Tensor, P: Tensor, k: int, how: Refresh, options: Options) -> Tensor:
     """The side whitens the gradient that both have preconditioned: the fixed point is `E[VVᵀ] = τI`.
 
     White noise of variance `damping·σ²`, with σ² the mean square of G, would add `η HHᵀ` to `VVᵀ` in expectation. τ
@@ -252,7 +252,7 @@ def whitening_is_narrow(d: int, n: int) -> bool:
     return 2 * d * n**2 + 4 * d**2 * n + 6 * d * n**2 + 4 * n**3 + 8 * d**3 / PERIOD < wide
 
 
-def congruence(H: Tensor, G: Tensor, k: int, how: Pace, options: Options) -> Tensor:
+def congruence(H: Tensor, G: Tensor, k: int, how: Refresh, options: Options) -> Tensor:
     """Shampoo's root of `S ← β2 S + (1−β2) GGᵀ`, tracked symmetric and positive definite.
 
     `S_new^(-1/4)` is `β2^(-1/4) (H^(-4) + (1−β2)/β2 · GGᵀ)^(-1/4)`; with `X = H² GGᵀ H²` the bracket is
@@ -321,7 +321,7 @@ def exact(S: Tensor, G: Tensor, k: int, options: Options) -> Side:
     return Side(symmetrized(H).to(G), S, True)
 
 
-def diagonal(S: Tensor, G: Tensor, P: Tensor, k: int, how: Pace, options: Options) -> Side:
+def diagonal(S: Tensor, G: Tensor, P: Tensor, k: int, how: Refresh, options: Options) -> Side:
     """A side that is too long for a matrix, with every method: one number a row of the gradient that the other side
     preconditions. It applies its damping at every refresh.
     """

@@ -30,12 +30,12 @@ class Schedule:
     warmup_refreshes: int
     stagger: bool = False
 
-    def at(self, step: int) -> Due | None:
+    def at(self, step: int) -> Scheduled | None:
         """What a step refreshes, and `None` where that is nothing.
 
         >>> [step for step in range(1, 26) if Schedule(10, 3).at(step)]
         [1, 2, 3, 5, 7, 9, 12, 15, 18, 22]
-        >>> [(due.part, due.parts) for due in map(Schedule(3, 1, stagger=True).at, range(1, 8)) if due]
+        >>> [(s.part, s.parts) for s in map(Schedule(3, 1, stagger=True).at, range(1, 8)) if s]
         [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3), (0, 3)]
         """
         if step < 1:
@@ -47,18 +47,18 @@ class Schedule:
             before -= warmup * (gap * (gap - 1) // 2)
         number = warmup * (gap - 1) + before // gap
         if self.stagger:
-            return Due(number, gap, before % gap, gap)
-        return Due(number, gap) if before % gap == gap - 1 else None
+            return Scheduled(number, gap, before % gap, gap)
+        return Scheduled(number, gap) if before % gap == gap - 1 else None
 
 
 @dataclass(frozen=True)
-class Due:
-    """A refresh that is due.
+class Scheduled:
+    """A refresh of some blocks at a step.
 
     Args:
-        number: how many refreshes a block that is due has had before.
+        number: how many refreshes these blocks have had before.
         gap: steps between its refreshes now.
-        part, parts: the blocks that are due are the `part`-th of so many equal parts; all of them by default.
+        part, parts: the blocks are the `part`-th of so many equal parts; all of them by default.
     """
 
     number: int
@@ -97,19 +97,21 @@ def pieces(
     """
     mine = [steps[place] for part in stack.parts for place in groups[part.group].places]
     if mine.count(mine[0]) == len(mine):
-        due = None if mine[0] is None else schedule.at(mine[0])
-        if due is None:
+        scheduled = None if mine[0] is None else schedule.at(mine[0])
+        if scheduled is None:
             return []
-        start, stop = (0, stack.count) if due.parts == 1 else _share(stack, due)
-        return [Piece(_refresh(stack, due, method), start, stop)] if start < stop else []
+        start, stop = (0, stack.count) if scheduled.parts == 1 else _part(stack, scheduled)
+        return [Piece(_refresh(stack, scheduled, method), start, stop)] if start < stop else []
     wanted: list[Refresh | None] = []
     for stack_part in stack.parts:
         for place in groups[stack_part.group].places:
             step = steps[place]
-            due = None if step is None else schedule.at(step)
+            scheduled = None if step is None else schedule.at(step)
             blocks = range(len(wanted), len(wanted) + stack_part.grid.blocks)
-            shared = range(*_share(stack, due)) if due is not None else ()
-            wanted += [_refresh(stack, due, method) if due is not None and i in shared else None for i in blocks]
+            shared = range(*_part(stack, scheduled)) if scheduled is not None else ()
+            wanted += [
+                _refresh(stack, scheduled, method) if scheduled is not None and i in shared else None for i in blocks
+            ]
     found: list[Piece] = []
     for refresh in dict.fromkeys(each for each in wanted if each is not None):
         chosen = [i for i, each in enumerate(wanted) if each == refresh]
@@ -120,15 +122,15 @@ def pieces(
     return found
 
 
-def _refresh(stack: Stack, due: Due, method: Method) -> Refresh:
-    refresh = method.refresh_at(due.number, due.gap)
+def _refresh(stack: Stack, scheduled: Scheduled, method: Method) -> Refresh:
+    refresh = method.refresh_at(scheduled.number, scheduled.gap)
     return refresh if stack.damps_apart else replace(refresh, damping=0)  # so that steps that do the same look the same
 
 
-def _share(stack: Stack, due: Due) -> tuple[int, int]:
-    """The blocks whose refresh begins in the part that is due of the work of all stacks."""
+def _part(stack: Stack, scheduled: Scheduled) -> tuple[int, int]:
+    """The blocks whose refresh begins in the scheduled part of the work of all stacks."""
     begin, end = stack.span
     width = (end - begin) / stack.count
-    edges = (ceil((edge / due.parts - begin) / width - 1e-6) for edge in (due.part, due.part + 1))
+    edges = (ceil((edge / scheduled.parts - begin) / width - 1e-6) for edge in (scheduled.part, scheduled.part + 1))
     start, stop = (min(stack.count, max(0, edge)) for edge in edges)
     return start, stop

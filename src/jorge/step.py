@@ -43,7 +43,7 @@ class Turn:
         masks: the same on the device, `[count, 1, …]`; `None` where all have one.
         refreshes: of each stack, how much is done to which blocks: a slice, or their numbers on the device.
         owners: of each stack, whose each block is, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
-        matrices: the parameters of the shape groups of matrices, with a gradient or without; where there is a trace.
+        all_matrices: the parameters of the shape groups of matrices, whoever has a gradient; where there is a trace.
     """
 
     params: list[list[Tensor]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Turn:
     masks: list[Tensor | None] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
     owners: list[list[tuple[Tensor, int, int]]] = field(default_factory=list)
-    matrices: list[Tensor] = field(default_factory=list)
+    all_matrices: list[Tensor] = field(default_factory=list)
 
 
 def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
@@ -98,7 +98,7 @@ def _turn(state: GroupState, work: WorkSet, schedule: Schedule, options: Options
         turn.present.append(present)
         turn.masks.append(None if all(present) else state.mask(group, present))
     if trace is not None:
-        turn.matrices.extend(state.params[place] for group in work.matrices for place in group.places)
+        turn.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
     for stack in work.stacks:
         turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options)))
         if trace is not None:
@@ -146,10 +146,10 @@ def _step(
     vectors = len(work.groups) - len(work.matrices)
     grads = _gradients(work, turn, finite, maximize=options.maximize)
     mask = Mask(finite.to(work.compute), turn.masks)
-    moving = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
+    matrix_mask = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
     _refresh(work, tensors.stacks, turn, matrices, options, exchange, trace)
-    updates, lengths = _graft(tensors, grads, vectors, mask, moving, options)
+    updates, lengths = _graft(tensors, grads, vectors, mask, matrix_mask, options)
     if updates:
         _clear(updates, finite)
     del grads
@@ -157,10 +157,10 @@ def _step(
         directions = _directions(work, tensors.stacks, matrices, options)
         whole, limited = lengths
         buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
-        moved, ratios = _momentum(directions, buffers, limited, moving, options)
+        moved, ratios = _momentum(directions, buffers, limited, matrix_mask, options)
         if trace is not None:
             trace.stepped(
-                params=tuple(turn.matrices), finite=finite, lengths=limited, limited=limited < whole, ratios=ratios
+                params=tuple(turn.all_matrices), finite=finite, lengths=limited, limited=limited < whole, ratios=ratios
             )
         updates += moved
     _update(turn, updates, mask.taken, options)
@@ -190,7 +190,7 @@ def _refresh(
     exchange: Exchange,
     trace: Trace | None,
 ) -> None:
-    """L and R: refresh what is due, in place. What raises here has moved neither weights nor buffers nor counters."""
+    """L and R: refresh what is scheduled, in place. What raises here has moved neither weights, buffers nor counters."""
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
         if turn.refreshes[number]:
@@ -217,7 +217,7 @@ def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], opt
             if part.whole:
                 grads[part.group] = mine.view_as(grads[part.group])
             else:
-                scatter(mine.mT if part.transposed else mine, _matrices(grads, part.group, work), part.grid)
+                scatter(mine.mT if part.transposed else mine, _as_matrices(grads, part.group, work), part.grid)
     return grads
 
 
@@ -263,15 +263,15 @@ def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
         (part,) = stack.parts
         if part.whole:
             return grads[part.group].view(stack.count, *stack.shape)
-        return gather(_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
+        return gather(_as_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
     blocks = grads[0].new_empty(stack.count, *stack.shape)
     rooms = torch.split(blocks, [part.count for part in stack.parts])
     for part, room in zip(stack.parts, rooms, strict=True):
-        gather_into(room, _matrices(grads, part.group, work), part.grid, transposed=part.transposed)
+        gather_into(room, _as_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
     return blocks
 
 
-def _matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor:
+def _as_matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor:
     """A shape group's tensor as `[count, M, N]`."""
     blocking = work.matrices[group].blocking
     assert blocking is not None
@@ -279,7 +279,7 @@ def _matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor:
 
 
 def _graft(
-    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, moving: Mask, options: Options
+    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, matrix_mask: Mask, options: Options
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
     """Advance the graft optimizer by G: U of the vectors; ℓ of the matrices, `[total]`, without its limit and with."""
     buffers = tensors.buffers
@@ -298,7 +298,7 @@ def _graft(
             eps=options.eps,
             beta2_decay=options.beta2_decay,
             nesterov=options.nesterov,
-            matrices=[i >= vectors for i in range(len(grads))],  # vectors take Adam's own step
+            is_matrix=[i >= vectors for i in range(len(grads))],  # vectors take Adam's own step
         )
     count = sum(len(grad) for grad in grads[:vectors])
     updates: list[Tensor] = []
@@ -314,23 +314,23 @@ def _graft(
         lengths.mul_(correction[count:])
     if options.grafting == "adam" or options.graft_limit is None:
         return updates, (lengths, lengths)
-    history, moves = tensors.scalars["graft_length"], moving.each(matrices)
+    history, moves = tensors.scalars["graft_length"], matrix_mask.each(matrices)
     return updates, (lengths, grafting.limited(lengths, history, moves, options.graft_limit))
 
 
 def _momentum(
-    directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, moving: Mask, options: Options
+    directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, matrix_mask: Mask, options: Options
 ) -> tuple[list[Tensor], Tensor]:
     """`M ← μM + (1−μ)D`, and U of the matrices: M at the lengths ℓ. The ratios ℓ/‖M‖ come with it, `[total]`.
 
     With Nesterov momentum U looks ahead once more, as the graft's step does: it goes along `μM + (1−μ)D`. The memory of
     the directions then holds it.
     """
-    grafting.average(buffers, directions, moving, options.momentum)
+    grafting.average(buffers, directions, matrix_mask, options.momentum)
     if options.nesterov:
         grafting.blend(directions, buffers, options.momentum)
     aheads = directions if options.nesterov else buffers
-    ratios = grafting.ratios(aheads, lengths) * moving.each(aheads)
+    ratios = grafting.ratios(aheads, lengths) * matrix_mask.each(aheads)
     scales = grafting.per_parameter(ratios, aheads)
     if not options.nesterov:
         return list(torch._foreach_mul(buffers, scales)), ratios

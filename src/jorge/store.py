@@ -22,7 +22,7 @@ from jorge.arrange import ParamSpec, ShapeGroup, WorkSet, arrange
 from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
 from jorge.methods import METHODS, State
-from jorge.options import ARRANGING, LAYOUT, Group, Options
+from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout, stored_dtype
 from jorge.validation import bad_gradient, check_state, check_step, name_of, names
 
@@ -155,7 +155,7 @@ class GroupState:
     def fits(self, options: Options, exchange: Exchange) -> bool:
         """Whether it is arranged as these options want it, for these processes."""
         mine = self.options
-        if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in LAYOUT + ARRANGING):
+        if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
         return self.exchange is exchange
 
@@ -164,7 +164,7 @@ class GroupState:
         self.grads, self.steps, self._seen = [None] * len(self.params), [None] * len(self.params), 0
         self.taking_part = False
 
-    def take(self, place: int, p: Tensor, grad: Tensor | None, entry: Entry | None) -> bool:
+    def note(self, place: int, p: Tensor, grad: Tensor | None, entry: Entry | None) -> bool:
         """Note a parameter's gradient and step; false where its entry is not as it was left."""
         if entry is None or entry is not self.entries[place]:
             return False
@@ -257,7 +257,7 @@ class Store:
                 ):
                     raise bad_gradient(p, grad, names(group, index)[place_in_group])
                 if home is not None:
-                    settled = home[0].index == index and home[0].take(home[1], p, grad, state.get(p)) and settled
+                    settled = home[0].index == index and home[0].note(home[1], p, grad, state.get(p)) and settled
                 elif (grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
                     settled = False
         for each in self._groups.values():
@@ -315,7 +315,7 @@ class Store:
         if len(was.params) != len(params) or any(p is not q for p, q in zip(was.params, params, strict=True)):
             return False
         was.begin()
-        return all(was.take(place, p, p.grad, state.get(p)) for place, p in enumerate(params))
+        return all(was.note(place, p, p.grad, state.get(p)) for place, p in enumerate(params))
 
     def _check_unchanged(
         self, p: Tensor, entry: Entry | None, index: int, options: Options, groups: Sequence[Group]
@@ -331,7 +331,7 @@ class Store:
                 f"{name_of(p, groups)} is now {tuple(p.shape)} of {p.dtype}, its state is for {spec.shape} of "
                 f"{spec.dtype}: build a new optimizer, or delete optimizer.state[p]"
             )
-        changed = [name for name in LAYOUT if getattr(mine.options, name) != getattr(options, name)]
+        changed = [name for name in SHAPING if getattr(mine.options, name) != getattr(options, name)]
         if changed and mine.index == index:
             raise RuntimeError(
                 f"{', '.join(changed)} of param group {index} changed after its state was made: set it back, or build "
@@ -362,7 +362,7 @@ class Store:
                 continue
             mine, place = home
             mine.begin()
-            if not mine.take(place, p, None, held):
+            if not mine.note(place, p, None, held):
                 state[p] = dict(entry)
                 continue
             views = mine.keys(place)

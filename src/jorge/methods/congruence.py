@@ -154,7 +154,7 @@ def takes_narrow(m: int, n: int, *, substeps: int, damping: float) -> bool:
 
 
 def root_flops(m: int, n: int, *, substeps: int, damping: float, damped: bool, degree: int = 2) -> int:
-    """Operations of a refresh of one side of m with the other of n; `damped` where the narrow form's damping is due."""
+    """Operations of a refresh of one side of m with the other of n; `damped` where the narrow form damps."""
     narrow = takes_narrow(m, n, substeps=substeps, damping=damping)
     step = _narrow_flops(m, n) if narrow else _wide_flops(m, n)
     step -= 2 * (n if narrow else m) ** 3 if degree == 1 else 0
