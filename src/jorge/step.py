@@ -73,18 +73,21 @@ def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
 def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exchange, trace: Trace | None) -> None:
     """One step of a param group's parameters on one device; none of them moves where `finite` is false.
 
-    What raises in a work set leaves its parameters, buffers and counters as they were, but for preconditioners that
-    may have been refreshed. The work sets before it have taken their step.
+    What raises in a work set leaves its counters as they were. In its refreshes, such as a decomposition that does not
+    converge, it leaves all but preconditioners that may have been refreshed as it was; after them, such as for lack of
+    memory, momenta may have taken the step in. The work sets before it have taken their step.
     """
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
-    for number, work in enumerate(state.work_sets):
-        turn = _turn(state, work, schedule, options, trace)
-        if any(turn.grads):
-            run = _step if state.compiled is None else state.compiled.step(number, _step)
-            run(work, state.tensors[number], turn, finite, numbers, exchange, trace)
-            state.commit(work)
-    state.let_go()
+    try:
+        for number, work in enumerate(state.work_sets):
+            turn = _turn(state, work, schedule, options, trace)
+            if any(turn.grads):
+                run = _step if state.compiled is None else state.compiled.step(number, _step)
+                run(work, state.tensors[number], turn, finite, numbers, exchange, trace)
+                state.commit(work)
+    finally:
+        state.let_go()
 
 
 def _turn(state: GroupState, work: WorkSet, schedule: Schedule, options: Options, trace: Trace | None) -> Turn:
@@ -190,7 +193,7 @@ def _refresh(
     exchange: Exchange,
     trace: Trace | None,
 ) -> None:
-    """L and R: refresh what is scheduled, in place. What raises here has moved neither weights, buffers nor counters."""
+    """L and R: refresh what is scheduled, in place. What raises here has moved no weight, no buffer and no counter."""
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
         if turn.refreshes[number]:
