@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jorge import Jorge, arrange
+from jorge.allocation import Constants
 from jorge.arrange import ParamSpec, WorkSet
 from jorge.compiling import CompiledSteps
 from jorge.options import Options
-from jorge.store import Constants
 
 SHAPES = [(12, 20), (12, 20), (20, 12), (8, 8), (30, 6), (6,), (6,), (4, 3, 3, 3)]
 

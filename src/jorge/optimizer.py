@@ -18,7 +18,6 @@ from jorge import options, transfer, validation
 from jorge.exchange import Alone, Exchange
 from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision
 from jorge.plan import Plan, plan_row
-from jorge.routing import layout
 from jorge.step import finite_on, take_step
 from jorge.store import Store
 from jorge.trace import Trace
@@ -162,7 +161,7 @@ class Jorge(torch.optim.Optimizer):
         0.001
         """
         recipe = transfer.recipe_from_sgd(sgd)
-        return cls._transferred(recipe, total_steps, warmup_steps, schedule, explain, overrides)
+        return transfer.build(cls, recipe, total_steps, warmup_steps, schedule, explain, overrides)
 
     @classmethod
     def from_adamw(
@@ -181,31 +180,7 @@ class Jorge(torch.optim.Optimizer):
         by default left to the caller.
         """
         recipe = transfer.recipe_from_adamw(adamw)
-        return cls._transferred(recipe, total_steps, warmup_steps, schedule, explain, overrides)
-
-    @classmethod
-    def _transferred(
-        cls,
-        recipe: transfer.Recipe,
-        total_steps: int | None,
-        warmup_steps: int,
-        schedule: transfer.Schedule,
-        explain: bool,
-        overrides: dict[str, Any],
-    ) -> tuple[Jorge, LambdaLR]:
-        factor = transfer.lr_factor(schedule, total_steps=total_steps, warmup_steps=warmup_steps)
-        if "params" in overrides:
-            raise TypeError("params come from the optimizer that is transferred: use add_param_group() for more")
-        groups = [{**group, **overrides} for group in recipe.groups]
-        optimizer = cls(
-            groups, groups[0]["lr"], **{k: v for k, v in groups[0].items() if k not in ("params", "lr", "name")}
-        )
-        if explain:
-            print(recipe)
-            print(transfer.explain_schedule(schedule, total_steps, warmup_steps))
-            if overrides:
-                print("given by the caller:", ", ".join(f"{name}={value!r}" for name, value in overrides.items()))
-        return optimizer, LambdaLR(optimizer, factor)
+        return transfer.build(cls, recipe, total_steps, warmup_steps, schedule, explain, overrides)
 
     def plan(self) -> Plan:
         """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.
@@ -306,22 +281,7 @@ class Jorge(torch.optim.Optimizer):
         seen: dict[str, Any] = {}
 
         def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
-            validation.check_saved_groups(final, self.param_groups)
-            places = {
-                i: (p, name, Options.of({**self.defaults, **theirs}))
-                for index, (theirs, mine) in enumerate(zip(final["param_groups"], self.param_groups, strict=True))
-                for i, p, name in zip(theirs["params"], mine["params"], validation.names(mine, index), strict=True)
-            }
-            seen["state"] = {}
-            for key, saved in final["state"].items():
-                if key not in places:
-                    seen["state"][key] = saved  # not a parameter's: its owner's
-                elif saved:
-                    p, name, chosen = places[key]
-                    wanted = layout(tuple(p.shape), p.dtype, chosen).tensors(tuple(p.shape))
-                    if any(each in saved for each in wanted):
-                        validation.check_saved_state(name, saved, wanted)
-                    seen["state"][p] = saved
+            seen["state"] = validation.checked_state(final, self.param_groups, self.defaults)
 
         handle = self.register_load_state_dict_pre_hook(look)  # the last hook sees what the others made
         try:

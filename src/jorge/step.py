@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from jorge import grafting
+from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
 from jorge.blocks import gather, gather_into, scatter
 from jorge.exchange import Exchange
@@ -28,7 +29,7 @@ from jorge.methods.products import choose, diagonal_sum, largest_entry, precisio
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Schedule, pieces
-from jorge.store import GroupState, SetTensors
+from jorge.store import GroupState
 from jorge.trace import Trace
 
 
@@ -128,7 +129,7 @@ def _refreshes(
 
 def _step(
     work: WorkSet,
-    tensors: SetTensors,
+    tensors: SetState[Tensor],
     turn: Turn,
     finite: Tensor,
     options: Options,
@@ -282,7 +283,7 @@ def _as_matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor
 
 
 def _graft(
-    tensors: SetTensors, grads: list[Tensor], vectors: int, mask: Mask, matrix_mask: Mask, options: Options
+    tensors: SetState[Tensor], grads: list[Tensor], vectors: int, mask: Mask, matrix_mask: Mask, options: Options
 ) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
     """Advance the graft optimizer by G: U of the vectors; ℓ of the matrices, `[total]`, without its limit and with."""
     buffers = tensors.buffers

@@ -10,7 +10,7 @@ is refused before anything has changed.
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,56 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jorge.allocation import Address, Constants, SetState, allocate
 from jorge.arrange import ParamSpec, ShapeGroup, WorkSet, arrange
 from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
-from jorge.methods import METHODS, State
 from jorge.options import ARRANGING, SHAPING, Group, Options
-from jorge.routing import layout, stored_dtype
+from jorge.routing import layout
 from jorge.validation import bad_gradient, check_state, check_step, name_of, names
 
 Entry = dict[str, Any]
-#: Where a tensor can be found: the place of a parameter, and the key of its view.
-_Address = tuple[int, str]
-
-
-@dataclass(frozen=True)
-class SetTensors:
-    """The state of a work set.
-
-    Args:
-        buffers: of each shape group, by name, `[count, *shape]`.
-        scalars: by name, `[total, …]`: `adam_step` of all parameters, `graft_length` of the matrices.
-        stacks: the preconditioners of each stack.
-    """
-
-    buffers: list[dict[str, Tensor]]
-    scalars: dict[str, Tensor]
-    stacks: list[State]
-
-
-class Constants:
-    """Small constant tensors on a device by what is in them, the last few that were asked for.
-
-    They are copied there without waiting for the device.
-    """
-
-    def __init__(self, device: torch.device, most: int = 32) -> None:
-        self.device, self.most = device, most
-        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
-
-    def get(self, values: tuple[Any, ...]) -> Tensor:
-        """`[len(values)]` on the device."""
-        if values in self._kept:
-            self._kept.move_to_end(values)
-            return self._kept[values]
-        made = torch.tensor(values, device="cpu")  # whatever torch's default device is
-        if self.device.type == "cuda":
-            made = made.pin_memory()
-        self._kept[values] = made = made.to(self.device, non_blocking=True)
-        if len(self._kept) > self.most:
-            self._kept.popitem(last=False)
-        return made
 
 
 @dataclass
@@ -92,8 +51,8 @@ class GroupState:
     entries: list[Entry] = field(default_factory=list)
     grads: list[Tensor | None] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=list)
-    tensors: list[SetTensors] = field(default_factory=list)
-    _addresses: list[Any] = field(default_factory=list)
+    tensors: list[SetState[Tensor]] = field(default_factory=list)
+    _addresses: list[SetState[Address]] = field(default_factory=list)
     _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
     _seen: int = 0
     taking_part: bool = False
@@ -116,7 +75,7 @@ class GroupState:
         views: list[Entry] = [{} for _ in self.params]
         self._addresses = []
         for work in self.work_sets:
-            addresses, made = _allocated(work, self.options, self.device)
+            addresses, made = allocate(work, self.options, self.device)
             self._addresses.append(addresses)
             for place, key, view in made:
                 views[place][key] = view
@@ -138,12 +97,12 @@ class GroupState:
     def gather_tensors(self) -> None:
         """Find the tensors that the views in the entries are views of: `tensors`, of each work set."""
 
-        def whole(addresses: Mapping[str, _Address]) -> dict[str, Tensor]:
+        def whole(addresses: Mapping[str, Address]) -> dict[str, Tensor]:
             return {name: self.entries[place][key]._base for name, (place, key) in addresses.items()}
 
         self.tensors = [
-            SetTensors([whole(b) for b in buffers], whole(scalars), [whole(s) for s in stacks])
-            for buffers, scalars, stacks in self._addresses
+            SetState([whole(each) for each in a.buffers], whole(a.scalars), [whole(each) for each in a.stacks])
+            for a in self._addresses
         ]
 
     def let_go(self) -> None:
@@ -387,52 +346,3 @@ def _pointer(tensor: Tensor) -> int | None:
 def _has_state(entry: Any, options: Options) -> bool:
     """Whether an entry holds a state of ours: every parameter's has the graft's first buffer."""
     return isinstance(entry, dict) and ("exp_avg" if options.grafting == "adam" else "graft_momentum_buffer") in entry
-
-
-def _allocated(work: WorkSet, options: Options, device: torch.device) -> tuple[Any, list[tuple[int, str, Tensor]]]:
-    """The tensors of a work set: the addresses to find them by, and their views by place and key."""
-    addresses: Any = ([], {}, [])
-    views: list[tuple[int, str, Tensor]] = []
-    layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
-    for group, kept in zip(work.groups, layouts, strict=True):
-        for name, dtype in kept.buffers.items():
-            buffer = _like(group, dtype, device)
-            views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
-        addresses[0].append({name: (group.places[0], name) for name in kept.buffers})
-    for name in dict.fromkeys(name for kept in layouts for name in kept.scalars):
-        having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
-        places = [place for group, _ in having for place in group.places]
-        shape, dtype = having[0][1].scalars[name]
-        whole = torch.zeros(len(places), *shape, dtype=dtype, device=device)
-        views += [(place, name, whole[i]) for i, place in enumerate(places)]
-        addresses[1][name] = (places[0], name)
-    for stack in work.stacks:
-        dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
-        state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
-        found, offset = list[tuple[int, str, Tensor]](), 0
-        for part in stack.parts:
-            for place in work.matrices[part.group].places:
-                for name, tensor in state.items():
-                    key = f"{_swapped(name) if part.transposed else name}.{part.number}"
-                    found.append((place, key, tensor[offset : offset + part.grid.blocks]))
-                offset += part.grid.blocks
-        # Of the first parameter there is one view of each tensor, in the order of the state.
-        addresses[2].append({name: (place, key) for name, (place, key, _) in zip(state, found, strict=False)})
-        views += found
-    return addresses, views
-
-
-def _like(group: ShapeGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros `[count, *shape]` whose every slice has the memory format of the group's parameters."""
-    shape, strides = group.spec.shape, group.spec.strides
-    size = 1
-    for d in shape:
-        size *= d
-    return torch.empty_strided((len(group.places), *shape), (size, *strides), dtype=dtype, device=device).zero_()
-
-
-def _swapped(name: str) -> str:
-    """The name of the other side's."""
-    side, _, rest = name.partition("_")
-    other = {"left": "right", "right": "left"}.get(side, side)
-    return f"{other}_{rest}" if rest else other

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 Schedule = Literal["step", "cosine", "keep"]
 SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
@@ -131,6 +132,38 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         lines.append(Line(index, "beta2_decay", "–", _show(BETA2_DECAY), "the length forgets as Adafactor's does"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe
+
+
+Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
+
+
+def build(
+    kind: Callable[..., Optimizer],
+    recipe: Recipe,
+    total_steps: int | None,
+    warmup_steps: int,
+    schedule: Schedule,
+    explain: bool,
+    overrides: dict[str, Any],
+) -> tuple[Optimizer, LambdaLR]:
+    """The optimizer of a recipe, with some options given by the caller for every group, and its schedule.
+
+    Raises:
+        TypeError: parameters among the options.
+        ValueError: as :func:`lr_factor`.
+    """
+    factor = lr_factor(schedule, total_steps=total_steps, warmup_steps=warmup_steps)
+    if "params" in overrides:
+        raise TypeError("params come from the optimizer that is transferred: use add_param_group() for more")
+    groups = [{**group, **overrides} for group in recipe.groups]
+    first = {name: value for name, value in groups[0].items() if name not in ("params", "lr", "name")}
+    optimizer = kind(groups, groups[0]["lr"], **first)
+    if explain:
+        print(recipe)
+        print(explain_schedule(schedule, total_steps, warmup_steps))
+        if overrides:
+            print("given by the caller:", ", ".join(f"{name}={value!r}" for name, value in overrides.items()))
+    return optimizer, LambdaLR(optimizer, factor)
 
 
 def _require(optimizer: Any, kind: type[torch.optim.Optimizer]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge.options import Group, check, check_known
-from jorge.routing import COMPUTE_DTYPES
+from jorge.options import Group, Options, check, check_known
+from jorge.routing import COMPUTE_DTYPES, layout
 
 #: Shape and dtype of the tensors of a parameter's state, by key.
 Wanted = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -172,6 +172,31 @@ def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> Non
         where = f"saved param group {index}"
         check_known([key for key in theirs if key not in mine], where)
         check({**mine, **theirs}, where)
+
+
+def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: Mapping[str, Any]) -> dict[Any, Any]:
+    """The states in a state dict by parameter, and what else it holds by its key, once all of it fits.
+
+    Raises:
+        ValueError: groups that do not match, a state of another layout or version.
+    """
+    check_saved_groups(saved, groups)
+    places = {
+        key: (p, name, Options.of({**defaults, **theirs}))
+        for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True))
+        for key, p, name in zip(theirs["params"], mine["params"], names(mine, index), strict=True)
+    }
+    found: dict[Any, Any] = {}
+    for key, entry in saved["state"].items():
+        if key not in places:
+            found[key] = entry  # not a parameter's: its owner's
+        elif entry:
+            p, name, options = places[key]
+            wanted = layout(tuple(p.shape), p.dtype, options).tensors(tuple(p.shape))
+            if any(each in entry for each in wanted):
+                check_saved_state(name, entry, wanted)
+            found[p] = entry
+    return found
 
 
 def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:

@@ -1,0 +1,111 @@
+"""The tensors of a work set's state: made here, and cut into the views that `optimizer.state` holds."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from jorge.arrange import ShapeGroup, WorkSet
+from jorge.methods import METHODS
+from jorge.options import Options
+from jorge.routing import layout, stored_dtype
+
+T = TypeVar("T")
+#: Where a tensor can be found: the place of a parameter, and the key of its view.
+Address = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class SetState(Generic[T]):
+    """The state of a work set: its tensors, or where to find them.
+
+    Args:
+        buffers: of each shape group, by name, `[count, *shape]`.
+        scalars: by name, `[total, …]`: `adam_step` of all parameters, `graft_length` of the matrices.
+        stacks: of each stack by name, `[count, …]`.
+    """
+
+    buffers: list[dict[str, T]] = field(default_factory=list)
+    scalars: dict[str, T] = field(default_factory=dict)
+    stacks: list[dict[str, T]] = field(default_factory=list)
+
+
+def allocate(
+    work: WorkSet, options: Options, device: torch.device
+) -> tuple[SetState[Address], list[tuple[int, str, Tensor]]]:
+    """New tensors for a work set, as they are before any gradient.
+
+    Returns:
+        where to find them again, and their views by place and key; the views alone hold the tensors.
+    """
+    found, views = SetState[Address](), list[tuple[int, str, Tensor]]()
+    layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
+    for group, kept in zip(work.groups, layouts, strict=True):
+        for name, dtype in kept.buffers.items():
+            buffer = _zeros(group, dtype, device)
+            views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
+        found.buffers.append({name: (group.places[0], name) for name in kept.buffers})
+    for name in dict.fromkeys(name for kept in layouts for name in kept.scalars):
+        having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
+        places = [place for group, _ in having for place in group.places]
+        shape, dtype = having[0][1].scalars[name]
+        whole = torch.zeros(len(places), *shape, dtype=dtype, device=device)
+        views += [(place, name, whole[i]) for i, place in enumerate(places)]
+        found.scalars[name] = (places[0], name)
+    for stack in work.stacks:
+        dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
+        state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
+        first, start = len(views), 0
+        for part in stack.parts:
+            for place in work.matrices[part.group].places:
+                stop = start + part.grid.blocks
+                for name, tensor in state.items():
+                    key = _other_side(name) if part.transposed else name
+                    views.append((place, f"{key}.{part.number}", tensor[start:stop]))
+                start = stop
+        # The first parameter has one view of each tensor, in the order of the state.
+        found.stacks.append({name: views[first + i][:2] for i, name in enumerate(state)})
+    return found, views
+
+
+def _zeros(group: ShapeGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros `[count, *shape]` whose every slice has the memory format of the group's parameters."""
+    shape, strides = group.spec.shape, group.spec.strides
+    strides = (math.prod(shape), *strides)
+    return torch.empty_strided((len(group.places), *shape), strides, dtype=dtype, device=device).zero_()
+
+
+def _other_side(name: str) -> str:
+    """The name of a tensor of the left side for the right one, and the reverse."""
+    side, _, rest = name.partition("_")
+    other = {"left": "right", "right": "left"}.get(side, side)
+    return f"{other}_{rest}" if rest else other
+
+
+class Constants:
+    """Small constant tensors on a device by what is in them, the last few that were asked for.
+
+    They are copied there without waiting for the device.
+    """
+
+    def __init__(self, device: torch.device, most: int = 32) -> None:
+        self.device, self.most = device, most
+        self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+
+    def get(self, values: tuple[Any, ...]) -> Tensor:
+        """`[len(values)]` on the device."""
+        if values in self._kept:
+            self._kept.move_to_end(values)
+            return self._kept[values]
+        made = torch.tensor(values, device="cpu")  # whatever torch's default device is
+        if self.device.type == "cuda":
+            made = made.pin_memory()
+        self._kept[values] = made = made.to(self.device, non_blocking=True)
+        if len(self._kept) > self.most:
+            self._kept.popitem(last=False)
+        return made
