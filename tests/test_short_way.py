@@ -1,0 +1,57 @@
+"""The way of a step through the code is short: few files, and each parameter is looked at once before the work."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import jorge
+from jorge import Jorge
+
+PACKAGE = str(Path(jorge.__file__).parent)
+
+
+def calls(optimizer: Jorge) -> list[tuple[str, str]]:
+    """File and function of each Python call in a step."""
+    found: list[tuple[str, str]] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(PACKAGE):
+            found.append((frame.f_code.co_filename, frame.f_code.co_name))
+
+    sys.setprofile(note)
+    try:
+        optimizer.step()
+    finally:
+        sys.setprofile(None)
+    return found
+
+
+def stepped(count: int, steps: int, **options: Any) -> Jorge:
+    params = [nn.Parameter(torch.randn(16, 12)) for _ in range(count)] + [nn.Parameter(torch.randn(16))]
+    optimizer = Jorge([(f"p{i}", p) for i, p in enumerate(params)], lr=0.01, **options)
+    for _ in range(steps):
+        for p in params:
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+    return optimizer
+
+
+def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_seven_files() -> None:
+    files = [file for file, _ in calls(stepped(1, steps=19))]
+    assert len(set(files)) <= 7
+    assert sum(a != b for a, b in zip(files, files[1:], strict=False)) <= 25
+    assert len(files) <= 180
+
+
+@pytest.mark.parametrize("steps", [20, 19])  # without a refresh and with one
+def test_one_more_parameter_is_one_more_look(steps: int) -> None:
+    """What else is done for each parameter is done in one comprehension for all of a shape."""
+    few, many = (Counter(calls(stepped(count, steps))) for count in (2, 12))
+    grown = {function: many[function] - few[function] for function in many if many[function] != few[function]}
+    assert [(Path(file).name, name, count) for (file, name), count in grown.items()] == [("store.py", "note", 10)]
