@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "jorge"
 ALLOWED = {
-    "options": {"methods"},  # for the names of the methods, when a value is checked
+    "options": set(),
     "reference": set(),
     "blocks": {"options"},
     "grafting": {"options"},
@@ -16,7 +16,8 @@ ALLOWED = {
     "methods": {"blocks", "options", "trace"},
     "routing": {"blocks", "grafting", "methods", "options"},
     "plan": {"blocks", "options", "routing"},
-    "validation": {"options", "routing"},
+    "checks": {"methods", "options"},
+    "validation": {"checks", "options", "routing"},
     "arrange": {"blocks", "methods", "options", "routing"},
     "schedule": {"arrange", "methods"},
     "exchange": {"arrange", "methods"},
@@ -38,8 +39,19 @@ ALLOWED = {
             "trace",
         ),
     },
-    "optimizer": {"exchange", "options", "plan", "routing", "step", "store", "trace", "transfer", "validation"},
-    "cost": {"blocks", "methods", "optimizer", "options", "plan", "validation"},
+    "optimizer": {
+        "checks",
+        "exchange",
+        "options",
+        "plan",
+        "routing",
+        "step",
+        "store",
+        "trace",
+        "transfer",
+        "validation",
+    },
+    "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "validation"},
     "__init__": {"cost", "optimizer"},
 }
 

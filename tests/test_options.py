@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from jorge import Jorge, cli, options
+from jorge import Jorge, checks, cli
 from jorge.cost.estimating import checked
 from jorge.options import DEFAULTS, FIELDS, RULES, SHAPING, Options
 
@@ -76,9 +76,9 @@ def test_what_an_option_accepts(name: str) -> None:
     good, bad = OTHERS[name]
     base = {"lr": 0.1}
     for value in (good, *([DEFAULTS[name]] if name in DEFAULTS else [])):
-        options.check(base | {name: value}, "here")
-    with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(options.wants(name))}, got"):
-        options.check(base | {name: bad}, "here")
+        checks.check(base | {name: value}, "here")
+    with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(checks.wants(name))}, got"):
+        checks.check(base | {name: bad}, "here")
     optimizer = Jorge([weight()], lr=0.1)
     optimizer.param_groups[0]["params"][0].grad = torch.ones(4, 4)
     optimizer.param_groups[0][name] = bad
@@ -100,9 +100,9 @@ def test_the_documentation_is_made_of_them() -> None:
 
 
 def test_the_page_of_options_is_made_of_them() -> None:
-    """`python -c "from jorge import options; print(options.markdown())"` prints its tables."""
+    """`python -c "from jorge import options; print(checks.markdown())"` prints its tables."""
     page = (ROOT / "docs" / "generated" / "options.md").read_text(encoding="utf-8")
-    assert page.endswith(options.markdown() + "\n")
+    assert page.endswith(checks.markdown() + "\n")
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -114,14 +114,14 @@ def test_a_command_line_may_say_them(name: str) -> None:
             return ",".join(map(str, value))
         return str(value).removeprefix("torch.")
 
-    assert options.parse(name, text(good)) == good
+    assert checks.parse(name, text(good)) == good
     if name in DEFAULTS:
-        assert options.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
+        assert checks.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
     if name not in ("fused",):  # of which None is refused in words of its own
         with pytest.raises(ValueError, match=rf"{name} must be"):
-            options.parse(name, text(bad))
+            checks.parse(name, text(bad))
     with pytest.raises(TypeError, match="did you mean 'interval'"):
-        options.parse("intervall", "3")
+        checks.parse("intervall", "3")
 
 
 def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> None:

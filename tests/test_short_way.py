@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,7 +46,7 @@ def stepped(count: int, steps: int, **options: Any) -> Jorge:
 def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_seven_files() -> None:
     files = [file for file, _ in calls(stepped(1, steps=19))]
     assert len(set(files)) <= 7
-    assert sum(a != b for a, b in zip(files, files[1:], strict=False)) <= 25
+    assert sum(a != b for a, b in pairwise(files)) <= 25
     assert len(files) <= 180
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import jorge
-from jorge import options
+from jorge import checks, options
 
 #: The group of entry points in which other distributions name commands: objects with a method `add(subparsers)`.
 GROUP = "jorge.commands"
@@ -77,7 +77,7 @@ def _value(name: str) -> Callable[[str], Any]:
 
     def parse(text: str) -> Any:
         try:
-            return options.parse(name, text)
+            return checks.parse(name, text)
         except (TypeError, ValueError) as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -138,7 +138,7 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     cost.add_argument("--batch", type=at_least(1), default=32, metavar="N", help="examples a step (default: 32)")
     for name, metavar in (("interval", "K"), ("block_size", "N"), ("method", "NAME"), ("grafting", "NAME")):
         flag, default = f"--{name.replace('_', '-')}", options.DEFAULTS[name]
-        says = f"{options.wants(name)} (default: {default})"
+        says = f"{checks.wants(name)} (default: {default})"
         cost.add_argument(flag, type=_value(name), default=default, metavar=metavar, help=says)
     cost.add_argument("--bf16-roots", action="store_true", help="store the preconditioners in bfloat16")
     cost.add_argument(

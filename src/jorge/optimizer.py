@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from jorge import options, transfer, validation
+from jorge import checks, options, transfer, validation
 from jorge.exchange import Alone, Exchange
 from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision
 from jorge.plan import Plan, plan_row
@@ -115,7 +115,7 @@ class Jorge(torch.optim.Optimizer):
     ) -> None:
         given = locals()
         defaults = {name: given[name] for name in options.FIELDS}
-        options.check(defaults, "the constructor's arguments")
+        checks.check(defaults, "the constructor's arguments")
         self._store = Store()
         self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(validation.listed(params), {**defaults, "state_version": options.STATE_VERSION})
@@ -208,10 +208,10 @@ class Jorge(torch.optim.Optimizer):
         group = dict(param_group) if isinstance(param_group, dict) else param_group
         validation.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
         where = f"param group {len(self.param_groups)}"
-        options.check_known(group, where)
+        checks.check_known(group, where)
         if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
             group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
-        options.check({**self.defaults, **group}, where)
+        checks.check({**self.defaults, **group}, where)
         super().add_param_group(group)
 
     @overload
@@ -253,7 +253,7 @@ class Jorge(torch.optim.Optimizer):
         for index, group in enumerate(self.param_groups):
             values, chosen = self._read.get(index, ([], None))
             if chosen is None or not all(map(is_, map(group.get, options.FIELDS), values)):
-                chosen = options.read(group, index)
+                chosen = checks.read(group, index)
                 self._read[index] = (list(map(group.get, options.FIELDS)), chosen)
             found.append(chosen)
         return found

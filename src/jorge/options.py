@@ -1,19 +1,16 @@
 """The options of a param group: a field each with its default, its check, a sentence, and whether it shapes the state.
 
-All else follows from the fields: the constructor's signature and documentation, the checks, the table of options in the
-documentation (:func:`markdown`), and what `jorge cost` and the laboratory take.
+All else follows from the fields: the constructor's signature and documentation, the checks and the tables of
+:mod:`jorge.checks`, and what `jorge cost` and the laboratory take.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
-import difflib
 import math
 import numbers
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import cache, cached_property
 from typing import Any, Literal, get_args
@@ -35,10 +32,6 @@ Init = Literal["auto", "paper"]
 Group = dict[str, Any]
 #: A number of the step, or a 0-dim tensor that a compiled or captured step reads anew each time.
 Scalar = float | Tensor
-
-#: Keys that torch and its schedulers put into param groups, beside the options.
-_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable", "state_version"}
-_TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
 
 
 @dataclass(frozen=True)
@@ -109,19 +102,6 @@ def _precision(value: Any) -> bool:
     return len(value) == 2 and all(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
 
 
-def _method(value: Any) -> bool:
-    from jorge.methods import METHODS  # above this module: its methods take their options from here
-
-    return isinstance(value, str) and value in METHODS
-
-
-def wants(name: str) -> str:
-    """What an option accepts, in words."""
-    from jorge.methods import METHODS
-
-    return f"one of {', '.join(map(repr, METHODS))}" if name == "method" else RULES[name].wants
-
-
 def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str, **marks: bool) -> Any:
     return field(default=default, metadata={"rule": Rule(accepts, wants, says, **marks)})
 
@@ -160,7 +140,7 @@ class Options:
     )
     method: str = _option(
         "whitening",
-        _method,
+        lambda value: isinstance(value, str),  # and the name of a method: see jorge.checks
         "a method's name",
         'how the preconditioners are tracked: `"whitening"`, `"congruence"`, `"binomial"` (the paper\'s) or `"exact"` '
         "(Shampoo).",
@@ -344,81 +324,6 @@ ARRANGING = tuple(name for name, rule in RULES.items() if rule.arranges)
 DEFAULTS: dict[str, Any] = {name: each.default for name, each in FIELDS.items() if each.default is not MISSING}
 
 
-def check(values: Mapping[str, Any], where: str) -> None:
-    """Refuse option values that are out of range, and those that exclude each other.
-
-    Raises:
-        ValueError: with the option's name, what it wants and what it got.
-    """
-    for name, rule in RULES.items():
-        if name in values and not rule.accepts(values[name]):
-            raise ValueError(f"{where}: {name} must be {wants(name)}, got {values[name]!r}")
-    if values.get("state_version", STATE_VERSION) != STATE_VERSION:
-        raise ValueError(
-            f"{where}: state_version must be {STATE_VERSION}, the layout that this version of jorge reads, got "
-            f"{values['state_version']!r}; convert the checkpoint or use the version that wrote it"
-        )
-    if values.get("fused") and values.get("stagger"):
-        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
-    precisions = values.get("matmul_precision")
-    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
-    if values.get("fused") and switched:
-        raise ValueError(
-            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
-            "torch.set_float32_matmul_precision() for the whole program"
-        )
-
-
-def check_known(keys: Iterable[str], where: str) -> None:
-    """Refuse keys that are neither an option nor torch's own, with the nearest option as a suggestion.
-
-    Raises:
-        TypeError: with the key and the suggestion.
-    """
-    for key in keys:
-        if key not in FIELDS and key not in _TORCH_KEYS:
-            near = difflib.get_close_matches(key, FIELDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(FIELDS)}"
-            raise TypeError(f"{where}: unknown option {key!r}; {hint}")
-
-
-def parse(name: str, text: str) -> Any:
-    """The value of an option from a command line: a number, a truth value, a word, `none`, a dtype, or a pair.
-
-    Raises:
-        TypeError: there is no such option.
-        ValueError: the text stands for nothing that the option accepts.
-
-    >>> parse("interval", "5"), parse("block_size", "none"), parse("betas", "0.9,0.99")
-    (5, None, (0.9, 0.99))
-    >>> parse("preconditioner_dtype", "bfloat16"), parse("matmul_precision", "float32,bfloat16")
-    (torch.bfloat16, ('float32', 'bfloat16'))
-    """
-    check_known([name], "the options")
-    candidates: list[Any] = [text, tuple(text.split(",")), getattr(torch, text, None) if text.isidentifier() else None]
-    with contextlib.suppress(ValueError, SyntaxError):
-        candidates.insert(0, ast.literal_eval(text))
-    if text.lower() == "none":
-        candidates = [None]
-    for value in candidates:
-        if RULES[name].accepts(value) and (value is not None or text.lower() == "none"):
-            return value
-    raise ValueError(f"{name} must be {wants(name)}, got {text!r}")
-
-
-def read(group: Group, index: int) -> Options:
-    """The options of a param group that its owner may have edited. Tensors are not read, as that would wait.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-    where = f"param group {index}"
-    check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
-    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-        raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
-    return Options.of(group)
-
-
 @cache
 def documentation(*, main: bool) -> str:
     """The options in the form of a docstring's arguments: the ten that people set, or the others."""
@@ -430,18 +335,3 @@ def documentation(*, main: bool) -> str:
                 textwrap.fill(f"{name}: {rule.says}{default}", 108, subsequent_indent="    ", break_on_hyphens=False)
             )
     return "\n".join(lines)
-
-
-def markdown() -> str:
-    """The options as two Markdown tables."""
-    parts = []
-    for title, main in (("The ten that people set", True), ("The others", False)):
-        rows = [f"| `{n}` | {_default(n)} | {wants(n)} | {r.says} |" for n, r in RULES.items() if r.main == main]
-        parts.append(
-            "\n".join([f"## {title}\n", "| option | default | accepts | what it does |", "|---|---|---|---|", *rows])
-        )
-    return "\n\n".join(parts)
-
-
-def _default(name: str) -> str:
-    return f"`{DEFAULTS[name]!r}`" if name in DEFAULTS else "–"

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge.options import Group, Options, check, check_known
+from jorge.checks import check, check_known
+from jorge.options import Group, Options
 from jorge.routing import COMPUTE_DTYPES, layout
 
 #: Shape and dtype of the tensors of a parameter's state, by key.

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from jorge.blocks import Side
+from jorge.checks import check, check_known
 from jorge.cost import rivals as others
 from jorge.cost import table
 from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, settled_refreshes
@@ -17,7 +18,7 @@ from jorge.cost.model import model_flops as count_model
 from jorge.cost.rivals import Rival, eigh_flops
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
-from jorge.options import DEFAULTS, BlockSize, Options, check, check_known
+from jorge.options import DEFAULTS, BlockSize, Options
 from jorge.plan import PlanRow, plan_row
 
 #: FLOPs in the time of one byte: float32 without tensor cores on an H100 (67 TFLOP/s ÷ 3.35 TB/s, its data sheet).

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 from torch import nn
 
+from jorge.checks import parse
 from jorge.methods import METHODS
-from jorge.options import parse
 from jorge.transfer import Schedule
 from jorge_lab.contenders import CONTENDERS, Built, Contender, Setting, variant
 from jorge_lab.contenders.contender import Make, Options

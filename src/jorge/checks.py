@@ -1,0 +1,118 @@
+"""The options' values checked, read from param groups and command lines, and shown as tables."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jorge.methods import METHODS
+from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule
+
+#: Keys that torch and its schedulers put into param groups, beside the options.
+_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable", "state_version"}
+_TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+
+
+def wants(name: str) -> str:
+    """What an option accepts, in words."""
+    return f"one of {', '.join(map(repr, METHODS))}" if name == "method" else RULES[name].wants
+
+
+def _accepts(name: str, rule: Rule, value: Any) -> bool:
+    return rule.accepts(value) and (name != "method" or value in METHODS)
+
+
+def check(values: Mapping[str, Any], where: str) -> None:
+    """Refuse option values that are out of range, and those that exclude each other.
+
+    Raises:
+        ValueError: with the option's name, what it wants and what it got.
+    """
+    for name, rule in RULES.items():
+        if name in values and not _accepts(name, rule, values[name]):
+            raise ValueError(f"{where}: {name} must be {wants(name)}, got {values[name]!r}")
+    if values.get("state_version", STATE_VERSION) != STATE_VERSION:
+        raise ValueError(
+            f"{where}: state_version must be {STATE_VERSION}, the layout that this version of jorge reads, got "
+            f"{values['state_version']!r}; convert the checkpoint or use the version that wrote it"
+        )
+    if values.get("fused") and values.get("stagger"):
+        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
+    precisions = values.get("matmul_precision")
+    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
+    if values.get("fused") and switched:
+        raise ValueError(
+            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
+            "torch.set_float32_matmul_precision() for the whole program"
+        )
+
+
+def check_known(keys: Iterable[str], where: str) -> None:
+    """Refuse keys that are neither an option nor torch's own, with the nearest option as a suggestion.
+
+    Raises:
+        TypeError: with the key and the suggestion.
+    """
+    for key in keys:
+        if key not in FIELDS and key not in _TORCH_KEYS:
+            near = difflib.get_close_matches(key, FIELDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(FIELDS)}"
+            raise TypeError(f"{where}: unknown option {key!r}; {hint}")
+
+
+def parse(name: str, text: str) -> Any:
+    """The value of an option from a command line: a number, a truth value, a word, `none`, a dtype, or a pair.
+
+    Raises:
+        TypeError: there is no such option.
+        ValueError: the text stands for nothing that the option accepts.
+
+    >>> parse("interval", "5"), parse("block_size", "none"), parse("betas", "0.9,0.99")
+    (5, None, (0.9, 0.99))
+    >>> parse("preconditioner_dtype", "bfloat16"), parse("matmul_precision", "float32,bfloat16")
+    (torch.bfloat16, ('float32', 'bfloat16'))
+    """
+    check_known([name], "the options")
+    candidates: list[Any] = [text, tuple(text.split(",")), getattr(torch, text, None) if text.isidentifier() else None]
+    with contextlib.suppress(ValueError, SyntaxError):
+        candidates.insert(0, ast.literal_eval(text))
+    if text.lower() == "none":
+        candidates = [None]
+    for value in candidates:
+        if _accepts(name, RULES[name], value) and (value is not None or text.lower() == "none"):
+            return value
+    raise ValueError(f"{name} must be {wants(name)}, got {text!r}")
+
+
+def read(group: Group, index: int) -> Options:
+    """The options of a param group that its owner may have edited. Tensors are not read, as that would wait.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    where = f"param group {index}"
+    check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
+    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+        raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
+    return Options.of(group)
+
+
+def markdown() -> str:
+    """The options as two Markdown tables."""
+    parts = []
+    for title, main in (("The ten that people set", True), ("The others", False)):
+        rows = [f"| `{n}` | {_default(n)} | {wants(n)} | {r.says} |" for n, r in RULES.items() if r.main == main]
+        parts.append(
+            "\n".join([f"## {title}\n", "| option | default | accepts | what it does |", "|---|---|---|---|", *rows])
+        )
+    return "\n\n".join(parts)
+
+
+def _default(name: str) -> str:
+    return f"`{DEFAULTS[name]!r}`" if name in DEFAULTS else "–"
