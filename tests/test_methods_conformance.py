@@ -236,13 +236,13 @@ def train(optimizer: Jorge, params: list[nn.Parameter], steps: int, seed: int) -
 def test_it_trains_saves_and_resumes_to_the_bit(method: Method, options: dict[str, Any]) -> None:
     options = {"lr": 0.05, "interval": 2, "warmup_refreshes": 3, **options}
     params = parameters()
-    optimizer = Jorge(params, method=method.name, **options)  # type: ignore[arg-type]
+    optimizer = Jorge(params, method=method.name, **options)
     train(optimizer, params, 7, seed=1)
     others = [nn.Parameter(p.detach().clone()) for p in params]
     cold = [nn.Parameter(p.detach().clone()) for p in params]
-    again = Jorge(others, method=method.name, **options)  # type: ignore[arg-type]
+    again = Jorge(others, method=method.name, **options)
     again.load_state_dict(optimizer.state_dict())
-    fresh = Jorge(cold, method=method.name, **options)  # type: ignore[arg-type]
+    fresh = Jorge(cold, method=method.name, **options)
     for each, mine in ((optimizer, params), (again, others), (fresh, cold)):
         train(each, mine, 7, seed=2)
     assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
@@ -254,7 +254,7 @@ def test_the_plan_and_the_estimate_are_right_to_the_byte_and_to_the_operator(
     method: Method, options: dict[str, Any]
 ) -> None:
     params = parameters()
-    optimizer = Jorge(params, lr=0.05, method=method.name, **options)  # type: ignore[arg-type]
+    optimizer = Jorge(params, lr=0.05, method=method.name, **options)
     train(optimizer, params, 1, seed=1)
     kept = [sum(v.nbytes for v in optimizer.state[p].values() if isinstance(v, Tensor)) for p in params]
     assert [row.state_bytes for row in optimizer.plan().rows] == kept

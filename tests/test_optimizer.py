@@ -162,7 +162,7 @@ def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float |
 @pytest.mark.parametrize("method", METHODS)
 def test_a_matrix_moves_as_far_as_sgd_would(method: str) -> None:
     mine, theirs = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(6, 8))
-    optimizers = [Jorge([mine], lr=0.1, method=method), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)]  # type: ignore[arg-type]
+    optimizers = [Jorge([mine], lr=0.1, method=method), torch.optim.SGD([theirs], lr=0.1, momentum=0.9)]
     for _ in range(8):
         before = mine.detach().clone(), theirs.detach().clone()
         mine.grad = torch.randn(6, 8)

@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import checks, options, transfer, validation
 from jorge.exchange import Alone, Exchange
-from jorge.options import BlockSize, Grafting, Init, MethodName, Options, Precision
+from jorge.options import BlockSize, Grafting, Init, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.step import finite_on, take_step
 from jorge.store import Store
@@ -90,7 +90,7 @@ class Jorge(torch.optim.Optimizer):
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        method: MethodName = "whitening",
+        method: str = "whitening",
         grafting: Grafting = "sgd",
         graft_limit: float | None = 2.0,
         betas: tuple[float, float] = (0.9, 0.999),

@@ -12,7 +12,7 @@ import numbers
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -25,7 +25,6 @@ STATE_VERSION = 2
 BlockSize = int | Literal["auto"] | None
 #: Of matrix products; `None` leaves it to torch's own settings.
 Precision = Literal["float32", "tf32", "bfloat16"] | None
-MethodName = Literal["whitening", "congruence", "binomial", "exact"]
 Grafting = Literal["sgd", "adam"]
 Init = Literal["auto", "paper"]
 
@@ -297,11 +296,13 @@ class Options:
         """Those of a param group, unchecked; what it lacks is as by default."""
         return cls(**{name: group[name] for name in FIELDS if name in group})
 
-    @cached_property
-    def precisions(self) -> tuple[Precision, Precision]:
-        """Of the products of a refresh, and of the direction."""
+    #: Of the products of a refresh, and of the direction: `matmul_precision` as a pair.
+    precisions: tuple[Precision, Precision] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
         given = self.matmul_precision
-        return (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
+        pair = (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
+        object.__setattr__(self, "precisions", pair)  # a field, as the step reads it often
 
     @property
     def shaping(self) -> tuple[Any, ...]:
@@ -314,7 +315,7 @@ class Options:
 
 
 #: The fields by name, and the rule of each.
-FIELDS = {each.name: each for each in dataclasses.fields(Options)}
+FIELDS = {each.name: each for each in dataclasses.fields(Options) if each.init}
 RULES: dict[str, Rule] = {name: each.metadata["rule"] for name, each in FIELDS.items()}
 #: Options that shape the state.
 SHAPING = tuple(name for name, rule in RULES.items() if rule.shapes_state)
