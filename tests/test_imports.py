@@ -20,7 +20,7 @@ ALLOWED = {
     "validation": {"checks", "options", "routing"},
     "arrange": {"blocks", "methods", "options", "routing"},
     "schedule": {"arrange", "methods"},
-    "exchange": {"arrange", "methods"},
+    "exchange": {"arrange", "methods", "schedule"},
     "compiling": {"methods", "options"},
     "allocation": {"arrange", "methods", "options", "routing"},
     "store": {"allocation", "arrange", "compiling", "exchange", "methods", "options", "routing", "validation"},

@@ -1,6 +1,7 @@
 """The two seams: who refreshes which blocks, and what a step saw. Both cost nothing where they are not used."""
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from jorge.arrange import Stack
 from jorge.cost.counter import Meter
 from jorge.exchange import Alone
 from jorge.methods import State
+from jorge.schedule import Piece
 from jorge.trace import Trace
 
-SHAPES = [(12, 20), (20, 12), (7,), (30, 18), (12, 20), (4, 3, 3, 3)]
+SHAPES = [(12, 20), (20, 12), (7,), (30, 18), (12, 20), (4, 3, 3, 3), (5, 5)]  # the last has one block for three
 
 
 def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
@@ -31,15 +33,17 @@ def give(params: list[nn.Parameter], step: int) -> None:
 class Ranks:
     """An exchange between threads: each owns a part of every stack's blocks, and takes the others' as they are."""
 
+    alone = False
+
     def __init__(self, rank: int, world: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
         self.rank, self.world, self.barrier, self.board = rank, world, barrier, board
-        self.asked = 0
+        self.asked: list[Any] = []
 
     def owned(self, stack: Stack) -> tuple[int, int]:
         return stack.count * self.rank // self.world, stack.count * (self.rank + 1) // self.world
 
-    def collect(self, stack: Stack, state: State) -> None:
-        self.asked += 1
+    def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
+        self.asked.append((stack.shape, tuple(refreshed)))
         self.board[self.rank] = {name: tensor.clone() for name, tensor in state.items()}
         self.barrier.wait(10)
         for rank in range(self.world):
@@ -91,7 +95,8 @@ def test_processes_that_share_the_refreshes_are_as_one(options: dict[str, Any], 
         assert all(torch.allclose(p, q, rtol=1e-9, atol=1e-11) for p, q in zip(params, alone, strict=True))
     for p, q in zip(ranks[0], ranks[1], strict=True):
         assert torch.equal(p, q)
-    assert all(exchange.asked > steps for exchange in exchanges)
+    assert exchanges[0].asked == exchanges[1].asked == exchanges[2].asked
+    assert all(pieces for _, pieces in exchanges[0].asked), "in steps that refresh something alone"
     assert max(flops) < 0.8 * total, "each refreshes its own part alone"
 
 
@@ -99,7 +104,7 @@ def test_alone_all_is_refreshed_here_and_nobody_is_asked() -> None:
     class Watching(Alone):
         asked = 0
 
-        def collect(self, stack: Stack, state: State) -> None:
+        def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
             self.asked += 1
 
     params = parameters()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from jorge import Jorge, arrange, methods
+from jorge import Jorge, arrange, grafting, methods
 from jorge.methods import Method, State
 
 SHAPES = [(6, 4), (4, 6), (6, 4), (9, 30), (4,), (), (3, 2, 3, 3)]
@@ -85,6 +85,14 @@ def data_set(optimizer: Jorge, params: list[nn.Parameter]) -> None:
         value.data = value.data.clone()
 
 
+def data_moved(optimizer: Jorge, params: list[nn.Parameter]) -> None:
+    """As some offload: what lies behind the tensors is emptied, and comes back elsewhere."""
+    for _, _, value in tensors(optimizer):
+        kept = value.data.clone()
+        value.data.fill_(torch.nan)
+        value.data = kept
+
+
 def rebuilt(optimizer: Jorge, params: list[nn.Parameter]) -> None:
     """As Lightning does: each entry becomes another mapping."""
     for p, entry in optimizer.state.items():
@@ -114,6 +122,7 @@ KEEPING: list[Change] = [
     some_replaced,
     moved,
     data_set,
+    data_moved,
     rebuilt,
     state_replaced,
     own_keys,
@@ -131,13 +140,14 @@ def test_what_keeps_the_values_keeps_the_training(change: Change, options: dict[
         train(optimizer, params, 9, seed=2)
         if name in ("changed", "resumed"):
             change(optimizer, params)
+        train(optimizer, params, 4, seed=4)  # what is saved is what these have made of it
         if name == "resumed":
             optimizer, params = resumed(optimizer, params, **options)
         if name == "cold":
             optimizer = build(params, **options)
         train(optimizer, params, 9, seed=3)
         ends[name] = params
-        assert all(optimizer.state[p]["step"] == (9 if name == "cold" else 18) for p in params)
+        assert all(optimizer.state[p]["step"] == (9 if name == "cold" else 22) for p in params)
     assert same(ends["changed"], ends["undisturbed"])
     assert same(ends["resumed"], ends["undisturbed"])
     assert not same(ends["cold"], ends["undisturbed"])
@@ -276,10 +286,16 @@ def test_what_is_replaced_is_freed_and_what_is_read_is_used() -> None:
     ("change", "says"),
     [
         (lambda e: e.pop("left.0"), r"optimizer.state of w0 lacks left.0: put"),
-        (lambda e: e.update({"left.0": torch.eye(3)}), r"left.0 of w0 in optimizer.state is \(3, 3\), expected"),
-        (lambda e: e.update({"left.0": None}), "left.0 of w0 in optimizer.state is NoneType"),
-        (lambda e: e.update({"momentum_buffer": 0.0}), "momentum_buffer of w0 in optimizer.state is float"),
+        (
+            lambda e: e.update({"left.0": torch.eye(3)}),
+            r"left.0 of w0 in optimizer.state is of shape \(3, 3\), expected",
+        ),
+        (lambda e: e.update({"left.0": None}), "left.0 of w0 in optimizer.state is a NoneType"),
+        (lambda e: e.update({"momentum_buffer": 0.0}), "momentum_buffer of w0 in optimizer.state is a float"),
         (lambda e: e.pop("step"), "w0 lacks step"),
+        (lambda e: e.update({"left.0": e["left.0"].to_sparse()}), "left.0 of w0 in optimizer.state is of layout"),
+        (lambda e: e.update({"left.0": e["left.0"].to(torch.complex64)}), "left.0 of w0 in optimizer.state is complex"),
+        (lambda e: e.update({"left.9": 1}), "optimizer.state of w0 holds left.9, which is not of its layout"),
         (lambda e: e.update(step=-3), "step of w0 in optimizer.state must be a whole number of at least 0, got -3"),
         (lambda e: e.update(step="7"), "step of w0 in optimizer.state must be"),
         (lambda e: e.update(step=float("nan")), "step of w0 in optimizer.state must be"),
@@ -303,6 +319,137 @@ def test_what_cannot_be_used_is_refused_by_name_and_changes_nothing(change: Any,
     for old, new in zip(kept["state"].values(), optimizer.state_dict()["state"].values(), strict=True):
         assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
     train(optimizer, params, 1, seed=3)
+
+
+def test_the_only_tensor_of_a_vector_is_missed() -> None:
+    params = parameters()
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    train(optimizer, params, 3, seed=2)
+    del optimizer.state[params[4]]["graft_momentum_buffer"]
+    with pytest.raises(RuntimeError, match=r"optimizer.state of w4 lacks graft_momentum_buffer"):
+        train(optimizer, params, 1, seed=3)
+    optimizer.state[params[4]].clear()
+    train(optimizer, params, 1, seed=3)
+    assert [optimizer.state[p]["step"] for p in params[3:5]] == [4, 1]
+
+
+def test_a_step_before_the_first_is_where_the_count_begins() -> None:
+    params = parameters()
+    optimizer = build(params)
+    optimizer.state[params[0]]["step"] = 500
+    train(optimizer, params, 1, seed=2)
+    assert [optimizer.state[p]["step"] for p in params[:2]] == [501, 1]
+
+
+def test_two_parameters_cannot_share_an_entry() -> None:
+    params = parameters()
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    train(optimizer, params, 1, seed=2)
+    optimizer.state[params[2]] = optimizer.state[params[0]]
+    with pytest.raises(RuntimeError, match=r"w2 and w0 share one entry of optimizer\.state"):
+        train(optimizer, params, 1, seed=3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "exact"}, {"block_size": 4}, {"max_dim": 5}, {"preconditioner_dtype": torch.bfloat16}],
+    ids=str,
+)
+def test_a_checkpoint_of_another_layout_is_taken_over_with_its_options(options: dict[str, Any]) -> None:
+    ends = []
+    for used in (False, True):
+        params = parameters()
+        saved = build(params, **options)
+        train(saved, params, 5, seed=2)
+        others = [nn.Parameter(p.detach().clone()) for p in params]
+        loaded = build(others)
+        if used:  # its own state is of the default layout
+            kept = [p.detach().clone() for p in others]
+            train(loaded, others, 2, seed=7)
+            for p, old in zip(others, kept, strict=True):
+                p.data.copy_(old)
+        loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+        for each, mine in ((saved, params), (loaded, others)):
+            train(each, mine, 5, seed=3)
+        assert same(params, others)
+        ends.append(others)
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("entry", [{"tag": 1}, {"step": 3}, {"step": 3, "average": torch.ones(2)}], ids=str)
+def test_a_checkpoint_without_a_state_for_a_parameter_starts_it_anew(entry: dict[str, Any]) -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 4, seed=2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][1] = dict(entry)
+    train(optimizer, params, 1, seed=3)
+    optimizer.load_state_dict(saved)
+    assert set(entry) <= set(optimizer.state[params[1]])
+    train(optimizer, params, 1, seed=3)
+    assert optimizer.state[params[1]]["step"] == entry.get("step", 0) + 1
+    assert optimizer.state[params[0]]["step"] == 5
+
+
+@pytest.mark.parametrize(
+    "entry", [{"left.0": torch.eye(3)}, {"momentum_buffer": 1}, [1, 2], {"refreshes.0": torch.ones(1)}], ids=str
+)
+def test_a_checkpoint_that_cannot_be_used_changes_nothing(entry: Any) -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 4, seed=2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["param_groups"][0]["interval"] = 7
+    saved["state"][1] = entry
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError, match="parameter 1 of group 0"):
+        optimizer.load_state_dict(saved)
+    now = optimizer.state_dict()
+    assert now["param_groups"] == before["param_groups"]
+    for old, new in zip(before["state"].values(), now["state"].values(), strict=True):
+        assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
+
+
+def test_the_first_step_may_be_in_inference_mode() -> None:
+    params, plain = parameters(), parameters()
+    optimizer, other = build(params), build(plain)
+    with torch.inference_mode():
+        train(optimizer, params, 2, seed=2)
+    train(other, plain, 2, seed=2)
+    train(optimizer, params, 3, seed=3)
+    train(other, plain, 3, seed=3)
+    assert same(params, plain)
+
+
+def test_gradients_are_let_go_after_a_step_and_after_one_that_was_refused() -> None:
+    params = parameters()
+    optimizer = build(params)
+    for refused in (False, True):
+        train(optimizer, params, 1, seed=2)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        refs = [weakref.ref(p.grad) for p in params if p.grad is not None]
+        if refused:
+            kept = optimizer.state[params[-1]].pop("momentum_buffer")
+            with pytest.raises(RuntimeError, match="lacks momentum_buffer"):
+                optimizer.step()
+            optimizer.state[params[-1]]["momentum_buffer"] = kept
+        else:
+            optimizer.step()
+        for p in params:
+            p.grad = None
+        gc.collect()
+        assert not any(ref() is not None for ref in refs)
+
+
+def test_a_key_of_the_callers_that_is_added_later_moves_nothing() -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 2, seed=2)
+    before = [value for _, _, value in tensors(optimizer)]
+    optimizer.state[params[0]]["tag"] = 7
+    train(optimizer, params, 2, seed=3)
+    assert all(a is b for a, b in zip(before, (value for _, _, value in tensors(optimizer)), strict=True))
 
 
 def test_an_entry_that_is_no_mapping_is_refused() -> None:
@@ -395,6 +542,28 @@ def test_what_an_error_in_the_middle_leaves(monkeypatch: pytest.MonkeyPatch) -> 
         p.grad = None if count == 4 else p.grad
     optimizer.step()  # who has not moved takes the step
     assert all(optimizer.state[p]["step"] == 4 for p in params)
+
+
+@pytest.mark.parametrize("where", ["norms", "ratios"])
+def test_what_an_error_after_the_refreshes_leaves(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No weight and no step has moved."""
+    params = parameters()
+    optimizer = build(params, weight_decay=0.1)
+    train(optimizer, params, 3, seed=2)
+    before = [p.detach().clone() for p in params]
+
+    def unlucky(*_: Any) -> Tensor:
+        raise UnluckyError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grafting, where, unlucky)
+        with pytest.raises(UnluckyError):
+            train(optimizer, params, 1, seed=3)
+    moved = [not torch.equal(p, old) for p, old in zip(params, before, strict=True)]
+    steps = [optimizer.state[p]["step"] for p in params]
+    assert not any(moved[:3])  # the other group's turn did not come
+    assert [step == 4 for step in steps] == moved
+    train(optimizer, params, 1, seed=4)
 
 
 def test_an_error_before_anything_is_computed_leaves_all_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class Jorge(torch.optim.Optimizer):
     ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
     """
 
-    #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`).
+    #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
     trace: Trace | None = None
     #: Who refreshes which blocks (:mod:`jorge.exchange`).
     exchange: Exchange = Alone()

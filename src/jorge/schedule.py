@@ -84,7 +84,12 @@ class Piece:
 
 
 def pieces(
-    stack: Stack, groups: Sequence[ShapeGroup], steps: Sequence[int | None], schedule: Schedule, method: Method
+    stack: Stack,
+    groups: Sequence[ShapeGroup],
+    steps: Sequence[int | None],
+    schedule: Schedule,
+    method: Method,
+    same: int | None = None,
 ) -> list[Piece]:
     """What a step refreshes of a stack: one piece, unless parameters have missed gradients.
 
@@ -94,8 +99,10 @@ def pieces(
         steps: for each parameter that is arranged the number of the step, from 1; `None` where it has no gradient.
         schedule: of the param group.
         method: of the param group.
+        same: the number of the step where it is that of all parameters.
     """
-    mine = [steps[place] for part in stack.parts for place in groups[part.group].places]
+    mine: list[int | None]
+    mine = [steps[place] for part in stack.parts for place in groups[part.group].places] if same is None else [same]
     if mine.count(mine[0]) == len(mine):
         scheduled = None if mine[0] is None else schedule.at(mine[0])
         if scheduled is None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ from jorge.methods import METHODS, Method, Refresh, State
 from jorge.methods.products import choose, diagonal_sum, largest_entry, precision_scope
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES
-from jorge.schedule import Schedule, pieces
+from jorge.schedule import Piece, Schedule, pieces
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -40,17 +42,19 @@ class Turn:
     Args:
         params: of each shape group, those that have a gradient.
         grads: of each shape group, their gradients.
-        present: of each shape group, who has one.
-        masks: the same on the device, `[count, 1, …]`; `None` where all have one.
-        refreshes: of each stack, how much is done to which blocks: a slice, or their numbers on the device.
+        present: of each shape group, who has one; `None` where all have.
+        masks: the same on the device, `[count, 1, …]`.
+        scheduled: of each stack, what is refreshed, here or in another process.
+        refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
         owners: of each stack, whose each block is, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
         all_matrices: the parameters of the shape groups of matrices, whoever has a gradient; where there is a trace.
     """
 
     params: list[list[Tensor]] = field(default_factory=list)
     grads: list[list[Tensor]] = field(default_factory=list)
-    present: list[list[bool]] = field(default_factory=list)
+    present: list[list[bool] | None] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
+    scheduled: list[list[Piece]] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
     owners: list[list[tuple[Tensor, int, int]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
@@ -60,9 +64,8 @@ def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
     """For each device a 0-dim boolean: whether all gradients there are finite, and no longer than 1.8e19."""
     alike: defaultdict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     for state in states:
-        for grad in state.grads:
-            if grad is not None:
-                alike[state.device, grad.dtype].append(grad)
+        for dtype, grads in state.alike.items():
+            alike[state.device, dtype] += grads
     flags: dict[torch.device, Tensor] = {}
     for (device, dtype), grads in alike.items():
         longest = torch.stack(torch._foreach_norm(grads, 2, dtype=COMPUTE_DTYPES[dtype])).amax()
@@ -82,7 +85,7 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     numbers = options if state.compiled is None else state.compiled.options(options)
     try:
         for number, work in enumerate(state.work_sets):
-            turn = _turn(state, work, schedule, options, trace)
+            turn = _turn(state, number, schedule, options, trace)
             if any(turn.grads):
                 run = _step if state.compiled is None else state.compiled.step(number, _step)
                 run(work, state.tensors[number], turn, finite, numbers, exchange, trace)
@@ -91,33 +94,38 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
         state.let_go()
 
 
-def _turn(state: GroupState, work: WorkSet, schedule: Schedule, options: Options, trace: Trace | None) -> Turn:
+def _turn(state: GroupState, number: int, schedule: Schedule, options: Options, trace: Trace | None) -> Turn:
     """Who takes part, and what is refreshed: decided on the host, from counters alone."""
-    turn = Turn()
-    for group in work.groups:
-        grads = [state.grads[place] for place in group.places]
-        present = [grad is not None for grad in grads]
-        turn.params.append([state.params[i] for i, has in zip(group.places, present, strict=True) if has])
-        turn.grads.append([grad for grad in grads if grad is not None])
+    work, turn = state.work_sets[number], Turn()
+    for group, params, grads in zip(work.groups, state.grouped[number], state.grads[number], strict=True):
+        present = None if state.everyone else [grad is not None for grad in grads]
+        if present is None or all(present):
+            present, mask = None, None
+        else:
+            mask = state.mask(group, present)
+            params = [p for p, has in zip(params, present, strict=True) if has]
+        turn.params.append(params)
+        turn.grads.append([grad for grad in grads if grad is not None] if present else cast(list[Tensor], list(grads)))
         turn.present.append(present)
-        turn.masks.append(None if all(present) else state.mask(group, present))
-    if trace is not None:
-        turn.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
+        turn.masks.append(mask)
+    same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
     for stack in work.stacks:
-        turn.refreshes.append(list(_refreshes(state, work, stack, schedule, options)))
+        found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
+        turn.scheduled.append(found)
+        turn.refreshes.append(list(_refreshes(state, stack, found)))
         if trace is not None:
             places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
             turn.owners.append(
                 [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
             )
+    if trace is not None:
+        turn.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
     return turn
 
 
-def _refreshes(
-    state: GroupState, work: WorkSet, stack: Stack, schedule: Schedule, options: Options
-) -> Iterator[tuple[Refresh, slice | Tensor]]:
-    """What is refreshed of a stack here, so many blocks at a time as the arrangement says."""
-    for piece in pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method]):
+def _refreshes(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> Iterator[tuple[Refresh, slice | Tensor]]:
+    """What of it is refreshed here, so many blocks at a time as the arrangement says."""
+    for piece in scheduled:
         refresh = piece.refresh if state.compiled is None else state.compiled.refresh(piece.refresh)
         first, last = piece.start, piece.stop
         if stack.owned != (0, stack.count):
@@ -167,7 +175,7 @@ def _step(
                 params=tuple(turn.all_matrices), finite=finite, lengths=limited, limited=limited < whole, ratios=ratios
             )
         updates += moved
-    _update(turn, updates, mask.taken, options)
+    _update(work, turn, updates, mask.taken, options)
 
 
 def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> list[Tensor]:
@@ -175,10 +183,10 @@ def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> 
     grads: list[Tensor] = []
     rooms: list[Tensor] = []
     for group, present in zip(work.groups, turn.present, strict=True):
-        make = torch.empty if all(present) else torch.zeros
-        grads.append(make((len(present), *group.spec.shape), dtype=work.compute, device=finite.device))
-        rooms += [view for view, has in zip(grads[-1].unbind(0), present, strict=True) if has]
-    torch._foreach_copy_(rooms, [grad for some in turn.grads for grad in some])
+        make = torch.empty if present is None else torch.zeros
+        grads.append(make((len(group.places), *group.spec.shape), dtype=work.compute, device=finite.device))
+        rooms += _given(grads[-1], present)
+    torch._foreach_copy_(rooms, list(chain.from_iterable(turn.grads)))
     if maximize:
         torch._foreach_neg_(grads)
     _clear(grads, finite)
@@ -205,8 +213,8 @@ def _refresh(
                         trace.begin_refresh(turn.owners[number], where, refresh)
                     refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
             del blocks
-        if stack.owned != (0, stack.count):
-            exchange.collect(stack, state)
+        if turn.scheduled[number] and not exchange.alone:
+            exchange.collect(stack, state, turn.scheduled[number])
 
 
 def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], options: Options) -> list[Tensor]:
@@ -342,7 +350,7 @@ def _momentum(
     return directions, ratios
 
 
-def _update(turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
+def _update(work: WorkSet, turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
     """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""
     rate, decay, scale = options.lr, options.weight_decay, 1.0
     if isinstance(rate, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
@@ -350,21 +358,28 @@ def _update(turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Optio
         torch._foreach_mul_(list(updates), rate)
     else:
         scale = rate
-    params = [p for some in turn.params for p in some]
-    moved = [
-        update
-        for some, present in zip(updates, turn.present, strict=True)
-        for update, has in zip(some.unbind(0), present, strict=True)
-        if has
-    ]
-    wide = [p.to(taken.dtype) for p in params]  # the same tensors where they are of that dtype
+    wide: list[Tensor] = []
+    moved: list[Tensor] = []
+    lower: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    for group, params, update, present in zip(work.groups, turn.params, updates, turn.present, strict=True):
+        moved += _given(update, present)
+        if group.spec.dtype == work.compute:
+            wide += params
+            continue
+        copies = [p.to(work.compute) for p in params]
+        wide += copies
+        lower[group.spec.dtype] += zip(params, copies, strict=True)
     if isinstance(decay, Tensor) or decay != 0:
         torch._foreach_mul_(wide, 1 - taken * (rate * decay))
     torch._foreach_add_(wide, moved, alpha=-scale)
-    lower = [(p, w) for p, w in zip(params, wide, strict=True) if p is not w]
-    for dtype in dict.fromkeys(p.dtype for p, _ in lower):  # on CUDA, torch before 2.11 mixes several up
-        alike = [(p, w) for p, w in lower if p.dtype == dtype]
-        torch._foreach_copy_([p for p, _ in alike], [w for _, w in alike])
+    for pairs in lower.values():  # on CUDA, torch before 2.11 mixes several dtypes up
+        torch._foreach_copy_([p for p, _ in pairs], [copy for _, copy in pairs])
+
+
+def _given(tensor: Tensor, present: Sequence[bool] | None) -> Sequence[Tensor]:
+    """A shape group's tensor parameter by parameter, for those that have a gradient."""
+    views = tensor.unbind(0)
+    return views if present is None else [view for view, has in zip(views, present, strict=True) if has]
 
 
 def _clear(tensors: Sequence[Tensor], finite: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The owner of the state: every tensor of it is allocated here, and every counter is read and set here.
+"""The owner of the state: who holds which tensor of it, and the count of steps.
 
 `optimizer.state[p]` *is* the state. Its tensors are views into the stacks and shape groups of
 :mod:`jorge.arrange`; nothing else holds these, so what a caller lets go is freed. Before each step :meth:`Store.begin`
@@ -24,7 +24,7 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
-from jorge.validation import bad_gradient, check_state, check_step, name_of, names
+from jorge.validation import bad_gradient, check_own, check_state, check_step, name_of, names
 
 Entry = dict[str, Any]
 
@@ -39,8 +39,15 @@ class GroupState:
         options: those that it was arranged by.
         exchange: who refreshes which blocks.
         work_sets: what is worked on together.
-        grads, steps: of each place, what the step that has begun works on: its gradient, and its number from 1; `None`
-            where there is no gradient.
+        entries: of each place, its entry of `optimizer.state`.
+        grouped: the parameters of each shape group of each work set.
+
+    What a step that has begun works on, `None` where a parameter has no gradient:
+
+        grads: of each shape group of each work set.
+        steps: of each place, its number from 1.
+        alike: the gradients that there are, by dtype.
+        tensors: of each work set.
     """
 
     index: int
@@ -49,13 +56,17 @@ class GroupState:
     exchange: Exchange
     work_sets: tuple[WorkSet, ...] = ()
     entries: list[Entry] = field(default_factory=list)
-    grads: list[Tensor | None] = field(default_factory=list)
+    grouped: list[list[list[Tensor]]] = field(default_factory=list)
+    grads: list[list[list[Tensor | None]]] = field(default_factory=list)
     steps: list[int | None] = field(default_factory=list)
+    alike: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     tensors: list[SetState[Tensor]] = field(default_factory=list)
     _addresses: list[SetState[Address]] = field(default_factory=list)
     _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
+    _sizes: list[int] = field(default_factory=list)
+    _slots: list[tuple[list[Tensor | None], int]] = field(default_factory=list)
     _seen: int = 0
-    taking_part: bool = False
+    _given: int = 0
 
     def __post_init__(self) -> None:
         self.device = self.params[0].device
@@ -63,6 +74,13 @@ class GroupState:
         self.work_sets = tuple(self._owning(work) for work in arrange(self.specs, self.options))
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self.constants = Constants(self.device)
+        slots: dict[int, tuple[list[Tensor | None], int]] = {}
+        for work in self.work_sets:
+            self.grouped.append([[self.params[place] for place in group.places] for group in work.groups])
+            self.grads.append([[None] * len(group.places) for group in work.groups])
+            for group, mine in zip(work.groups, self.grads[-1], strict=True):
+                slots.update((place, (mine, i)) for i, place in enumerate(group.places))
+        self._slots = [slots[place] for place in range(len(self.params))]
         self.compiled = CompiledSteps(self.device, wide) if self.options.fused else None
 
     def _owning(self, work: WorkSet) -> WorkSet:
@@ -84,6 +102,7 @@ class GroupState:
     def keep(self, entries: Sequence[Entry]) -> None:
         """Remember the entries that hold the views, to see later whether they still do."""
         self.entries = list(entries)
+        self._sizes = list(map(len, entries))
         self._kept = [
             tuple((k, weakref.ref(v), _pointer(v)) for k, v in entry.items() if k in self.keys(place))
             for place, entry in enumerate(entries)
@@ -106,8 +125,11 @@ class GroupState:
         ]
 
     def let_go(self) -> None:
-        """Hold no tensor of the state or gradient any more: they are the entries' and the parameters'."""
-        self.tensors, self.grads = [], []
+        """Hold no tensor of the state and no gradient any more: they are the entries' and the parameters'."""
+        self.tensors, self.alike = [], {}
+        for groups in self.grads:
+            for grads in groups:
+                grads[:] = [None] * len(grads)
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -120,12 +142,15 @@ class GroupState:
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
-        self.grads, self.steps, self._seen = [None] * len(self.params), [None] * len(self.params), 0
-        self.taking_part = False
+        self.let_go()
+        self.steps, self._seen, self._given = [None] * len(self.params), 0, 0
 
     def note(self, place: int, p: Tensor, grad: Tensor | None, entry: Entry | None) -> bool:
-        """Note a parameter's gradient and step; false where its entry is not as it was left."""
-        if entry is None or entry is not self.entries[place]:
+        """Note a parameter's gradient and step; false where its entry is not as it was left.
+
+        So it is, too, where it has another number of keys: new ones of its owner's are looked at once.
+        """
+        if entry is None or entry is not self.entries[place] or len(entry) != self._sizes[place]:
             return False
         for key, kept, pointer in self._kept[place]:
             view = kept()
@@ -141,8 +166,20 @@ class GroupState:
             return False
         self._seen += 1
         if grad is not None:
-            self.grads[place], self.steps[place], self.taking_part = grad, step + 1, True
+            self._given += 1
+            self.steps[place] = step + 1
+            slot, i = self._slots[place]
+            slot[i] = grad
+            if grad.dtype in self.alike:
+                self.alike[grad.dtype].append(grad)
+            else:
+                self.alike[grad.dtype] = [grad]
         return True
+
+    @property
+    def everyone(self) -> bool:
+        """Whether all of its parameters have a gradient."""
+        return self._given == len(self.params)
 
     def mask(self, group: ShapeGroup, present: Sequence[bool]) -> Tensor:
         """Which parameters of a shape group have a gradient, on the device, `[count, 1, …]`."""
@@ -187,13 +224,20 @@ class Store:
         Raises:
             RuntimeError: a gradient or an entry of the state cannot be used; nothing has changed then.
         """
-        if not self._look(groups, options, exchange, state):
-            self._arrange(groups, options, exchange, state)
-            settled = self._look(groups, options, exchange, state)
-            assert settled, "the state is not as it was just arranged"
-        found = [each for each in self._groups.values() if each.taking_part]
-        for each in found:
-            each.gather_tensors()
+        try:
+            if not self._look(groups, options, exchange, state):
+                self._arrange(groups, options, exchange, state)
+                settled = self._look(groups, options, exchange, state)
+                assert settled, "the state is not as it was just arranged"
+        except BaseException:
+            for each in self._groups.values():
+                each.let_go()
+            raise
+        found = []
+        for each in self._groups.values():
+            if each.alike:
+                each.gather_tensors()
+                found.append(each)
         return found
 
     def _look(
@@ -233,6 +277,7 @@ class Store:
         """Arrange what the entries hold, with new state for parameters that have their first gradient."""
         wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         given: dict[Tensor, Entry] = {}
+        owners: dict[int, str] = {}
         for index, group in enumerate(groups):
             for p in group["params"]:
                 entry = state.get(p)
@@ -240,10 +285,12 @@ class Store:
                     continue
                 self._check_unchanged(p, entry, index, options[index], groups)
                 keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
-                if entry is not None and check_state(name_of(p, groups), entry, keys):
+                name = name_of(p, groups)
+                if entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
                     given[p] = entry
                 if p in given or (p.grad is not None and keys):
                     wanted[index, p.device].append(p)
+                    check_own(name, entry, owners)
         arranged: dict[tuple[int, torch.device], GroupState] = {}
         fresh: list[tuple[GroupState, list[Entry]]] = []
         for key, params in wanted.items():
@@ -252,10 +299,11 @@ class Store:
                 arranged[key] = was
                 continue
             made = GroupState(key[0], params, options[key[0]], exchange)
-            views = made.allocate()
-            for p, view in zip(params, views, strict=True):
-                for name, tensor in view.items() if p in given else ():
-                    tensor.copy_(given[p][name])
+            with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no views
+                views = made.allocate()
+                for p, view in zip(params, views, strict=True):
+                    for name, tensor in view.items() if p in given else ():
+                        tensor.copy_(given[p][name])
             arranged[key] = made
             fresh.append((made, views))
         # All that can fail is done: from here on entries change.
@@ -273,8 +321,13 @@ class Store:
         """Whether a group's state is of just these parameters, and as it was left."""
         if len(was.params) != len(params) or any(p is not q for p, q in zip(was.params, params, strict=True)):
             return False
+        if any(state.get(p) is not entry for p, entry in zip(params, was.entries, strict=True)):
+            return False
         was.begin()
-        return all(was.note(place, p, p.grad, state.get(p)) for place, p in enumerate(params))
+        sizes, was._sizes = was._sizes, list(map(len, was.entries))  # what else there is has been checked
+        whole = all(was.note(place, p, p.grad, state.get(p)) for place, p in enumerate(params))
+        was._sizes = was._sizes if whole else sizes
+        return whole
 
     def _check_unchanged(
         self, p: Tensor, entry: Entry | None, index: int, options: Options, groups: Sequence[Group]
@@ -316,14 +369,12 @@ class Store:
         for p, entry in incoming.items():
             home = self._homes.get(p) if isinstance(p, Tensor) else None
             held = state.get(p)
-            if home is None or held is None or not home[0].fits(options[home[0].index], exchange):
+            fits = home is not None and held is not None and home[0].fits(options[home[0].index], exchange)
+            if home is None or held is None or not fits or not self._is_held(home, p, held, entry):
+                self._homes.pop(p, None)  # what it held is not asked any more
                 state[p] = dict(entry) if isinstance(entry, dict) else entry
                 continue
             mine, place = home
-            mine.begin()
-            if not mine.note(place, p, None, held):
-                state[p] = dict(entry)
-                continue
             views = mine.keys(place)
             for name in views:
                 held[name].copy_(entry[name])
@@ -332,6 +383,12 @@ class Store:
             held.update((name, value) for name, value in entry.items() if name not in views)
             held["step"] = check_step("a parameter", held["step"])
         self._arrange(groups, options, exchange, state)
+
+    def _is_held(self, home: tuple[GroupState, int], p: Tensor, held: Entry, entry: Entry) -> bool:
+        """Whether a parameter's entry is as it was left, and another one has all that it has."""
+        mine, place = home
+        mine.begin()
+        return mine.note(place, p, None, held) and all(key in entry for key in mine.keys(place))
 
 
 def _spec(p: Tensor) -> ParamSpec:

@@ -103,10 +103,27 @@ def bad_gradient(p: Tensor, grad: Tensor, name: str) -> RuntimeError:
     )
 
 
-def check_state(name: str, entry: Any, wanted: Wanted) -> bool:
+def check_own(name: str, entry: Any, owners: dict[int, str]) -> None:
+    """Refuse an entry of `optimizer.state` that is another parameter's too.
+
+    Raises:
+        RuntimeError: with both names.
+    """
+    if entry is not None and id(entry) in owners:
+        raise RuntimeError(f"{name} and {owners[id(entry)]} share one entry of optimizer.state: give each its own")
+    owners[id(entry)] = name
+
+
+def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bool:
     """Whether a parameter's entry of `optimizer.state` holds its state; an error where it holds a part or another.
 
     What else it holds is its owner's.
+
+    Args:
+        name: of the parameter.
+        entry: of `optimizer.state`.
+        wanted: what its state is to hold.
+        had_state: whether it has held one: then a `step` that is left is a part of it.
 
     Raises:
         RuntimeError: keys are missing, a value is no tensor or of another shape, `step` is no count.
@@ -116,10 +133,11 @@ def check_state(name: str, entry: Any, wanted: Wanted) -> bool:
     if not isinstance(entry, dict):
         raise RuntimeError(f"optimizer.state of {name} is a {type(entry).__name__}: it is to be a dict, or deleted")
     missing = [key for key in wanted if key not in entry]
-    if wanted and len(missing) == len(wanted):
-        check_step(name, entry.get("step", 0))
-        return False
     if not wanted:
+        return False
+    if len(missing) == len(wanted) and not (had_state and "step" in entry):
+        check_step(name, entry.get("step", 0))
+        _refuse_ours(name, entry, wanted)
         return False
     if missing:
         raise RuntimeError(
@@ -128,16 +146,34 @@ def check_state(name: str, entry: Any, wanted: Wanted) -> bool:
         )
     for key, (shape, _) in wanted.items():
         value = entry[key]
-        if not isinstance(value, Tensor) or value.is_complex() or tuple(value.shape) != shape:
-            found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if (found := _unusable(value, shape)) is not None:
             raise RuntimeError(
-                f"{key} of {name} in optimizer.state is {found}, expected a real tensor of shape {shape}: put back "
-                "what was there, or clear optimizer.state[p] to start that parameter anew"
+                f"{key} of {name} in optimizer.state is {found}, expected a dense real tensor of shape {shape}: put "
+                "back what was there, or clear optimizer.state[p] to start that parameter anew"
             )
+    _refuse_ours(name, entry, wanted)
     if "step" not in entry:
         raise RuntimeError(f"optimizer.state of {name} lacks step: set it, or clear optimizer.state[p]")
     check_step(name, entry["step"])
     return True
+
+
+def _unusable(value: Any, shape: tuple[int, ...]) -> str | None:
+    """What a value is, in words, where it is no dense real tensor of a shape with numbers in it."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.layout != torch.strided or value.is_complex():
+        return f"of layout {value.layout}" if value.layout != torch.strided else "complex"
+    return None if tuple(value.shape) == shape else f"of shape {tuple(value.shape)}"
+
+
+def _refuse_ours(name: str, entry: Mapping[Any, Any], wanted: Wanted) -> None:
+    """Refuse keys that look like a state's and are none of this one's: they could not be loaded again."""
+    if strange := [key for key in entry if key not in wanted and _is_ours(key)]:
+        raise RuntimeError(
+            f"optimizer.state of {name} holds {', '.join(map(str, strange))}, which is not of its layout: give keys of "
+            "your own other names"
+        )
 
 
 def check_step(name: str, value: Any) -> int:
@@ -194,7 +230,7 @@ def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: M
         elif entry:
             p, name, options = places[key]
             wanted = layout(tuple(p.shape), p.dtype, options).tensors(tuple(p.shape))
-            if any(each in entry for each in wanted):
+            if not isinstance(entry, Mapping) or any(each in entry for each in wanted) or any(map(_is_ours, entry)):
                 check_saved_state(name, entry, wanted)
             found[p] = entry
     return found
@@ -202,6 +238,8 @@ def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: M
 
 def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:
     """Refuse a parameter's saved state that lacks what is wanted; what else it holds is its owner's."""
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"the saved state of {name} is a {type(saved).__name__}, expected a dict")
     missing = sorted(key for key in [*wanted, "step"] if key not in saved)
     other = sorted(key for key in saved if key not in wanted and _is_ours(key))
     if missing or other:
@@ -211,10 +249,9 @@ def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> No
             "one side. Was the parameter's shape or the method, grafting, block_size or max_dim another one?"
         )
     for key, (shape, _) in wanted.items():
-        found = tuple(saved[key].shape) if isinstance(saved[key], Tensor) else type(saved[key]).__name__
-        if found != shape:
+        if (found := _unusable(saved[key], shape)) is not None:
             raise ValueError(
-                f"the saved {key} of {name} has shape {found}, expected {shape}: "
+                f"the saved {key} of {name} is {found}, expected a dense real tensor of shape {shape}: "
                 "it belongs to a parameter of another shape, or was saved with another block_size"
             )
     try:
