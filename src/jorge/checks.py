@@ -66,6 +66,10 @@ def check_known(keys: Iterable[str], where: str) -> None:
             raise TypeError(f"{where}: unknown option {key!r}; {hint}")
 
 
+#: What a word on a command line stands for, in whichever case.
+_WORDS = {"none": None, "true": True, "false": False}
+
+
 def parse(name: str, text: str) -> Any:
     """The value of an option from a command line: a number, a truth value, a word, `none`, a dtype, or a pair.
 
@@ -82,8 +86,8 @@ def parse(name: str, text: str) -> Any:
     candidates: list[Any] = [text, tuple(text.split(",")), getattr(torch, text, None) if text.isidentifier() else None]
     with contextlib.suppress(ValueError, SyntaxError):
         candidates.insert(0, ast.literal_eval(text))
-    if text.lower() == "none":
-        candidates = [None]
+    if text.lower() in _WORDS:
+        candidates.insert(0, _WORDS[text.lower()])
     for value in candidates:
         if _accepts(name, RULES[name], value) and (value is not None or text.lower() == "none"):
             return value

@@ -77,9 +77,10 @@ def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
 def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exchange, trace: Trace | None) -> None:
     """One step of a param group's parameters on one device; none of them moves where `finite` is false.
 
-    What raises in a work set leaves its counters as they were. In its refreshes, such as a decomposition that does not
-    converge, it leaves all but preconditioners that may have been refreshed as it was; after them, such as for lack of
-    memory, momenta may have taken the step in. The work sets before it have taken their step.
+    What raises in a work set leaves its `step` as it was. In its refreshes, such as a decomposition that does not
+    converge, it leaves all else as it was, but for preconditioners that may have been refreshed; after them, such as
+    for lack of memory, momenta and averages may have taken the gradients in, and weights, which are written last, may
+    have decayed. The work sets before it have taken their step.
     """
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
@@ -202,7 +203,7 @@ def _refresh(
     exchange: Exchange,
     trace: Trace | None,
 ) -> None:
-    """L and R: refresh what is scheduled, in place. What raises here has moved no weight, no buffer and no counter."""
+    """L and R: refresh what is scheduled, in place. What raises here has moved no weight, momentum or step."""
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
         if turn.refreshes[number]:

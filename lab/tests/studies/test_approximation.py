@@ -176,9 +176,9 @@ def test_shampoos_root_is_that_of_the_moment() -> None:
     oracle = Oracle(method, options, (24, 32), torch.device("cpu"))
     grads = [g.double() for g in gradients(5)]
     for i, grad in enumerate(grads):
-        oracle.refresh(grad, method.refresh_at(i, 1), (0.5, 0.5), None)
+        oracle.refresh(grad, method.refresh_at(i, 1), {"left": 0.5, "right": 0.5}, None)
     moment = sum((0.1 * 0.9 ** (4 - i) * g @ g.mT for i, g in enumerate(grads)), torch.zeros(24, 24).double())
-    assert distance(oracle.shampoo()[0], inverse_root(moment[None], eps=1e-6)[0])[0] < 1e-10
+    assert distance(oracle.shampoo()["left"], inverse_root(moment[None], eps=1e-6)[0])[0] < 1e-10
 
 
 def test_a_model_without_matrices_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -104,21 +104,21 @@ class Moments:
         damping: float = 0.0,
         eps: float = _ROUNDING,
     ) -> None:
-        self._moments = [torch.zeros(d, d, dtype=torch.float64, device=device) for d in shape]
+        sides = zip(("left", "right"), shape, strict=True)
+        self._moments = {side: torch.zeros(d, d, dtype=torch.float64, device=device) for side, d in sides}
         self._start, self._share, self._damping, self._eps = start, share, damping, eps
         self._refreshes = 0
 
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        for side, seen in enumerate((grad, grad.mT)):
+        for side, seen in (("left", grad), ("right", grad.mT)):
             gram = seen @ seen.mT
             if self._refreshes == 0 and self._start is not None:
                 self._moments[side].diagonal().fill_(float(self._start(gram)))
             gram.diagonal().add_(self._damping * gram.trace() / len(gram))
-            self._moments[side].lerp_(gram, self._share(shares[side]))
+            self._moments[side].lerp_(gram, self._share(shares.get(side, 1.0)))
         self._refreshes += 1
 
-    def roots(self) -> tuple[Tensor, Tensor]:
+    def roots(self) -> dict[str, Tensor]:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        left, right = (inverse_root(moment[None], eps=self._eps)[0] for moment in self._moments)
-        return left, right
+        return {side: inverse_root(moment[None], eps=self._eps)[0] for side, moment in self._moments.items()}

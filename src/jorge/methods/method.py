@@ -56,11 +56,11 @@ class Refresh:
 class Counterpart(Protocol):
     """What the preconditioners of one block ought to be, in float64, from the same gradients."""
 
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
         """Take in a gradient, `[m, n]` of float64, finite and not zero; `shares` as :class:`jorge.trace.Refreshed`."""
 
-    def roots(self) -> tuple[Tensor, Tensor]:
-        """The two sides, `[m, m]` and `[n, n]`, up to a factor each."""
+    def roots(self) -> dict[str, Tensor]:
+        """What each side that is tracked ought to be, `[d, d]` up to a factor, by its name in the state."""
 
 
 class Method(ABC):
@@ -149,7 +149,7 @@ class Method(ABC):
     # --- what it ought to come to -------------------------------------------------------------------------------------
 
     def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart | None:
-        """The same without the method's approximations, for one block with two full sides; `None` where not known."""
+        """The same without the method's approximations, for one block of full sides; `None` where not known."""
         return None
 
 

@@ -6,7 +6,7 @@ KL-Shampoo (arXiv 2509.03378).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -348,12 +348,12 @@ class _Twin:
         self._method, self._options = method, options.replace(matmul_precision=None)
         self._state = method.initial(1, shape, ("full", "full"), dtype=torch.float64, device=device)
 
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float]) -> None:
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
         """See :class:`~jorge.methods.method.Counterpart`."""
         block = grad[None]
         self._state |= self._method.refreshed(self._state, block, largest_entry(block), self._options, refresh, None)
         self._state["refreshes"] = self._state["refreshes"] + 1
 
-    def roots(self) -> tuple[Tensor, Tensor]:
+    def roots(self) -> dict[str, Tensor]:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        return self._state["left"][0], self._state["right"][0]
+        return {side: self._state[side][0] for side in ("left", "right")}

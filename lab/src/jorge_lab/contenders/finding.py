@@ -23,6 +23,8 @@ _OURS = {"jorge": "whitening", "shampoo": "exact", **{f"jorge-{method}": method 
 def find_contender(name: str) -> Contender:
     """An optimizer by name; ours may be followed by options, `jorge:interval=5:damping=0`, and all by a schedule.
 
+    A pair of values is written with a slash: `jorge:betas=0.9/0.99`. Every method is one of ours, `jorge-exact`.
+
     >>> find_contender("jorge:interval=5").label, find_contender("sgd:schedule=cosine").label
     ('Jorge, interval=5', 'SGD, schedule=cosine')
 
@@ -30,7 +32,10 @@ def find_contender(name: str) -> Contender:
         UsageError: there is none of the name, or it takes no such options, or one is not `name=value`.
     """
     base, *given = name.split(":")
-    if base not in CONTENDERS:
+    contender = CONTENDERS.get(base) or (
+        variant(base, f"Jorge, {_OURS[base]}", method=_OURS[base]) if base in _OURS else None
+    )
+    if contender is None:
         raise UsageError(f"unknown optimizer {base!r}: there are {', '.join(CONTENDERS)}")
     options: dict[str, Any] = {}
     for text in given:
@@ -45,7 +50,7 @@ def find_contender(name: str) -> Contender:
         raise UsageError(f"{name!r}: only {', '.join(n for n in CONTENDERS if n in _OURS)} take other options")
     if schedule is not None and base == "schedule-free":
         raise UsageError(f"{name!r}: schedule-free AdamW has no schedule")
-    found = CONTENDERS[base]
+    found = contender
     label = ", ".join([found.label, *given])
     if options:
         found = variant(name, label, **{"method": _OURS[base], **options})
@@ -74,6 +79,6 @@ def _value(name: str, option: str, text: str) -> Any:
     if option == "schedule":
         return text
     try:
-        return parse(option, text)
+        return parse(option, text.replace("/", ","))  # a comma ends the name of an optimizer
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name!r}: {error}") from None

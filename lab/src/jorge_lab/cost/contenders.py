@@ -1,7 +1,7 @@
-"""Every optimizer of the jorge_lab.cost by name: Jorge in all its forms, and the rivals.
+"""Every optimizer whose cost is measured, by name: Jorge in all its forms, and the rivals.
 
 Jorge's names are `jorge`, then what is not the default: a method, the largest side of a block or `whole`, `bf16` for
-the roots' storage, `adam` for the grafting: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
+the preconditioners' storage, `adam` for the grafting: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from jorge import Jorge
-from jorge.methods import DAMPING_PERIOD
+from jorge.methods import DAMPING_PERIOD, METHODS
 from jorge_lab.cost.rivals import PERIOD, RIVALS
 from jorge_lab.cost.shapes import Named
 
 #: The same for all, and so small that the weights hardly move: one set of parameters serves all contenders.
 LEARNING_RATE = 1e-6
-METHODS = ("whitening", "congruence", "binomial", "exact")
 #: An interval that no benchmark lives to see the end of: no step refreshes.
 NEVER = 10**6
 #: Warm-up of a settled Jorge, and the refreshes that it believes to have had: far past the early ones, which repeat

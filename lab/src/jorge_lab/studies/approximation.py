@@ -40,7 +40,7 @@ from jorge_lab.contenders.finding import find_contender
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.run import Watcher, settings_on
 from jorge_lab.runs.store import Record
-from jorge_lab.studies.oracles import Oracle, Pair
+from jorge_lab.studies.oracles import Oracle, Sides
 from jorge_lab.tasks.task import Data, Task
 
 #: The methods, by the names of the optimizers that have them.
@@ -98,21 +98,27 @@ class Followed:
     def after(self, state: dict[str, Any], trace: Trace) -> None:
         """Follow a step of the optimizer, from what it saw and the parameter's state after it; the gradient stands."""
         grad = self.gradient()
-        roots = self.roots(state)
         taken = float(state[f"refreshes.{self.number}"][self.place]) > self.oracle.refreshes  # a zero one is not
         for seen in trace.refreshes if taken else ():
             row = seen.row(self.param, self.number, self.place)
             if row is not None:
-                left, right = (float(seen.shares[side][row]) for side in ("left", "right"))
+                shares = {side: float(share[row]) for side, share in seen.shares.items()}
                 cut = any(bool(short[row]) for short in seen.capped.values()) if seen.capped else None
-                self.oracle.refresh(grad, seen.refresh, (left, right), cut)
+                self.oracle.refresh(grad, seen.refresh, shares, cut)
         self._raw.add(grad)
-        self._seen.add(roots[0] @ grad @ roots[1])
+        kept = self.state(state)
+        self._seen.add(METHODS[self.method].direction(kept, grad[None])[0])
 
-    def roots(self, state: dict[str, Any]) -> Pair:
-        """The optimizer's roots, copies in float64."""
-        left, right = (state[f"{side}.{self.number}"][self.place].double().clone() for side in ("left", "right"))
-        return left, right
+    def state(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """What the optimizer keeps of the block, a stack of one in float64."""
+        keys = (key.rpartition(".") for key in state)
+        names = [name for name, _, number in keys if number == str(self.number)]
+        return {n: state[f"{n}.{self.number}"][self.place : self.place + 1].double() for n in names}
+
+    def roots(self, state: dict[str, Any]) -> Sides:
+        """The optimizer's roots in float64, of the sides that it tracks."""
+        kept = self.state(state)
+        return {side: kept[side][0] for side in self.oracle.own()}
 
     def measure(self, state: dict[str, Any]) -> dict[str, list[float] | None]:
         """Each of :data:`MEASURES` for the left and the right side; None where the method has no such thing."""
@@ -124,7 +130,7 @@ class Followed:
         found["memory"] = list(oracle.memory.refreshes)
         if oracle.memory.cut is not None:
             found["cut"] = [oracle.cuts / oracle.refreshes] * 2
-        found["asymmetry"] = [float((root - root.mT).norm() / root.norm()) for root in roots]
+        found["asymmetry"] = [float((root - root.mT).norm() / root.norm()) for root in roots.values()]
         found["condition"], found["whiteness"] = self._seen.spectra()
         found["raw_condition"], found["raw_whiteness"] = self._raw.spectra()
         return found
@@ -151,10 +157,10 @@ class _Moments:
         return conditions, whitenesses
 
 
-def _distances(roots: Pair, exact: Pair) -> tuple[list[float], list[float]]:
+def _distances(roots: Sides, exact: Sides) -> tuple[list[float], list[float]]:
     """Error and cosine of each side; see :func:`distance`."""
-    (left, left_cosine), (right, right_cosine) = (distance(*pair) for pair in zip(roots, exact, strict=True))
-    return [left, right], [left_cosine, right_cosine]
+    found = [distance(root, exact[side]) for side, root in roots.items()]
+    return [error for error, _ in found], [cosine for _, cosine in found]
 
 
 def distance(root: Tensor, exact: Tensor) -> tuple[float, float]:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 from jorge.methods import METHODS, Method, Refresh
 from jorge.options import Options
 
-#: The two sides of a block, left and right.
-Pair = tuple[Tensor, Tensor]
+#: What each tracked side of a block is, by its name.
+Sides = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Memory:
     """What one refresh remembers.
 
     Args:
-        refreshes: for each side 1 over the share that the newest gradient gets in the second moment.
+        refreshes: for each side 1 over the share that the newest gradient gets in the second moment, in their order.
         cut: whether the cap on the step kept a side from giving the gradient the weight that β2 asks for; None for
             methods without a cap.
     """
 
-    refreshes: tuple[float, float]
+    refreshes: tuple[float, ...]
     cut: bool | None
 
 
@@ -58,10 +59,10 @@ class Oracle:
         assert shampoo is not None
         self._own, self._shampoo = own, shampoo
         self.refreshes = 0
-        self.memory = Memory((1.0, 1.0), None)
+        self.memory = Memory((), None)
         self.cuts = 0
 
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: tuple[float, float], cut: bool | None) -> None:
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float], cut: bool | None) -> None:
         """Take part in a refresh of the optimizer.
 
         Args:
@@ -72,14 +73,14 @@ class Oracle:
         """
         self._own.refresh(grad, refresh, shares)
         self._shampoo.refresh(grad, refresh, shares)
-        self.memory = Memory((1 / shares[0], 1 / shares[1]), cut)
+        self.memory = Memory(tuple(1 / share for share in shares.values()), cut)
         self.cuts += bool(cut)
         self.refreshes += 1
 
-    def shampoo(self) -> Pair:
+    def shampoo(self) -> Sides:
         """Shampoo's roots, after at least one refresh."""
         return self._shampoo.roots()
 
-    def own(self) -> Pair:
+    def own(self) -> Sides:
         """The roots that the method tracks, without its approximations, up to a factor each."""
         return self._own.roots()
