@@ -78,7 +78,18 @@ def test_a_callable_with_arguments_as_a_table(models: Path, capsys: pytest.Captu
 
 
 def test_json_says_what_the_library_says(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["cost_models:words", "--tokens", "5", "--batch", "4", "--grafting", "adam", "--bf16-roots", "--json"]
+    argv = [
+        "cost_models:words",
+        "--tokens",
+        "5",
+        "--batch",
+        "4",
+        "--grafting",
+        "adam",
+        "--preconditioner-dtype",
+        "bfloat16",
+        "--json",
+    ]
     status, out, _ = run(
         capsys, *argv, "--block-size", "16", "--balance", "50", "--model-speed", "2", "--budget", "0.5"
     )

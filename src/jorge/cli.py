@@ -18,6 +18,8 @@ from jorge import checks, options
 
 #: The group of entry points in which other distributions name commands: objects with a method `add(subparsers)`.
 GROUP = "jorge.commands"
+#: Options of Jorge with a flag of their own in `jorge cost`.
+_FLAGS = ("interval", "block_size", "method", "grafting", "preconditioner_dtype")
 #: What the laboratory brings.
 LABORATORY = ("compare", "tune", "ablate", "report", "tasks")
 _INSTALL = "pip install jorge-lab, or in a checkout of Jorge: pip install ./lab"
@@ -137,11 +139,10 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     model.add_argument("--tokens", type=at_least(1), metavar="N", help="length of one example of token numbers")
     model.add_argument("--model-flops", type=above_zero, metavar="X", help="of a forward and backward pass instead")
     cost.add_argument("--batch", type=at_least(1), default=32, metavar="N", help="examples a step (default: 32)")
-    for name, metavar in (("interval", "K"), ("block_size", "N"), ("method", "NAME"), ("grafting", "NAME")):
+    for name in _FLAGS:
         flag, default = f"--{name.replace('_', '-')}", options.DEFAULTS[name]
         says = f"{checks.wants(name)} (default: {default})"
-        cost.add_argument(flag, type=_value(name), default=default, metavar=metavar, help=says)
-    cost.add_argument("--bf16-roots", action="store_true", help="store the preconditioners in bfloat16")
+        cost.add_argument(flag, type=_value(name), default=default, metavar=name.rpartition("_")[2].upper(), help=says)
     cost.add_argument(
         "--options",
         nargs="+",
@@ -172,8 +173,7 @@ def _cost(args: argparse.Namespace) -> int:
     from jorge.cost import ModelFlopsError, estimate, suggest
     from jorge.cost.targets import load_target, token_input
 
-    given = {name: getattr(args, name) for name in ("interval", "block_size", "method", "grafting")}
-    given |= ({"preconditioner_dtype": torch.bfloat16} if args.bf16_roots else {}) | dict(args.options)
+    given = {name: getattr(args, name) for name in _FLAGS} | dict(args.options)
     scale = {"balance": args.balance, "model_speed": args.model_speed}
     size = args.input or (args.tokens and (args.tokens,))
     try:

@@ -1,4 +1,4 @@
-"""When roots are refreshed: ever more rarely until `interval` is reached, all at once or a part at each step."""
+"""When preconditioners are refreshed: ever more rarely until `interval` is reached, all at once or a part at each step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jorge.methods import Method, Refresh
 class Schedule:
     """The refreshes of a param group. Steps count from 1, and live on the host.
 
-    The gap between two refreshes of a block grows from 1 to the interval, as roots change fast at first: with 20
-    warm-up refreshes and an interval of 5, each of the first 20 steps refreshes, then every second to step 60, every
-    third to 120, every fourth to 200, and every fifth from there on.
+    The gap between two refreshes of a block grows from 1 to the interval, as preconditioners change fast at
+    first: with 20 warm-up refreshes and an interval of 5, each of the first 20 steps refreshes, then every second to
+    step 60, every third to 120, every fourth to 200, and every fifth from there on.
 
     Args:
         interval: steps between the refreshes of a block in the end.

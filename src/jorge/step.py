@@ -255,7 +255,7 @@ def refresh_blocks(
     new = method.refreshed(wide, grad, largest, options, refresh, trace)
     total = largest
     for value in new.values():
-        # A symmetric root is a product `B + Bᵀ`: what is not finite in B reaches its diagonal.
+        # A symmetric preconditioner is `B + Bᵀ`: what is not finite in B reaches its diagonal.
         on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
         total = total + (diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
     usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite

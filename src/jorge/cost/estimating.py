@@ -73,7 +73,7 @@ class Estimate:
         rows: the parameters, in order.
         interval: steps between refreshes.
         block_size: largest side of a block, or `"auto"`, or `None` for whole matrices.
-        method: how the roots are tracked.
+        method: how the preconditioners are tracked.
         grafting: `"sgd"` or `"adam"`: the overhead is that over training with SGD or AdamW.
         launches: of a step.
         bytes_per_step: moved by elementwise work, a mean over the interval.
@@ -109,7 +109,7 @@ class Estimate:
 
     @property
     def refresh_flops(self) -> float:
-        """FLOPs of one refresh of all roots later in training."""
+        """FLOPs of one refresh of all preconditioners later in training."""
         return sum(row.refresh_flops for row in self.rows)
 
     @property
