@@ -1,4 +1,4 @@
-"""When preconditioners are refreshed: ever more rarely until `interval` is reached, all at once or a part at each step."""
+"""When preconditioners are refreshed: ever more rarely until `interval` is reached, all at once or in parts."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class StepCount:
 
 
 def early_refreshes() -> range:
-    """The refreshes that look for the preconditioners' fixed point, by number from 0: some are repeated, none is damped."""
+    """The refreshes that look for the fixed point, by number from 0: some are repeated, none is damped."""
     return range(EARLY_REFRESHES)
 
 
