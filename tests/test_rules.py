@@ -7,9 +7,18 @@ import torch
 from torch import nn
 
 from jorge import Jorge, arrange
+from jorge.allocation import Constants
 from jorge.arrange import ParamSpec
+from jorge.blocks import automatic, matrix_shape, split
+from jorge.compiling import CompiledSteps
+from jorge.methods import METHODS, Refresh, binomial
+from jorge.methods.products import multiply
 from jorge.methods.whitening import whiten
 from jorge.options import Options
+from jorge.schedule import Schedule, pieces
+from jorge.step import refresh_blocks
+from jorge.trace import Trace
+from jorge.transfer import SCHEDULES, lr_factor
 
 
 def parameters(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[nn.Parameter]:
@@ -143,3 +152,176 @@ def test_a_parameter_of_low_precision_is_rounded_once_a_step() -> None:
     expected = (p.detach().float() * (1 - 0.01 * 0.3) - 0.01 * p.grad.float()).bfloat16()
     optimizer.step()
     assert torch.equal(p, expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 10, 60, 97])
+@pytest.mark.parametrize("gap", [2, 3, 7, 10])
+def test_the_parts_of_a_staggered_refresh_are_all_blocks_once(count: int, gap: int) -> None:
+    """However the work of the stacks divides, and rounding falls."""
+    shapes = [(d, d + 1) for d in range(2, 2 + count)]
+    specs = [ParamSpec(shape, torch.float32, (shape[1], 1)) for shape in shapes for _ in range(1 + shape[0] % 3)]
+    options = Options(lr=0.1, interval=gap, warmup_refreshes=0, stagger=True)
+    (work,) = arrange.arrange(specs, options)
+    schedule, most = Schedule(gap, 0, stagger=True), 0.0
+    method = METHODS["whitening"]
+    cost = [method.refresh_flops(stack.shape, stack.sides, options, Refresh()) for stack in work.stacks]
+    seen = [[0] * stack.count for stack in work.stacks]
+    for step in range(1, gap + 1):
+        done = 0
+        for stack, blocks, each in zip(work.stacks, seen, cost, strict=True):
+            for piece in pieces(stack, work.matrices, [step] * len(specs), schedule, method, step):
+                done += each * (piece.stop - piece.start)
+                for i in range(piece.start, piece.stop):
+                    blocks[i] += 1
+        most = max(most, done)
+    assert all(times == 1 for blocks in seen for times in blocks)
+    total = sum(each * len(blocks) for each, blocks in zip(cost, seen, strict=True))
+    assert most <= total / gap + max(cost), "no step has more than its share and a block"
+
+
+def test_refreshes_that_do_the_same_look_the_same() -> None:
+    """In the form that damps as it goes there is no refresh for several: another would be a graph of its own."""
+    for shape, apart in (((12, 12), False), ((24, 4), True)):
+        (work,) = arrange.arrange(
+            [ParamSpec(shape, torch.float32, (shape[1], 1))], Options(lr=0.1, method="congruence")
+        )
+        (stack,) = work.stacks
+        found = [
+            pieces(stack, work.matrices, [t], Schedule(1, 0), METHODS["congruence"], t)[0].refresh.damping
+            for t in range(11, 25)
+        ]
+        assert sum(found) == (14 if apart else 0)
+
+
+def test_a_compiled_step_is_one_work_set_whatever_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
+    specs = [ParamSpec((d, 8), torch.float32, (8, 1)) for d in range(4, 24)]
+    assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1))) > 3
+    assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1, fused=True))) == 1
+
+
+def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
+    compiled = CompiledSteps(torch.device("cpu"), torch.float64)
+    lr = torch.tensor([0.3])
+    for options in (
+        Options(lr=0.1, momentum=0.8, weight_decay=0.2, betas=(0.7, 0.95)),
+        Options(lr=0.2, momentum=0.8, weight_decay=0.1, betas=(0.7, 0.9)),
+        Options(lr=lr, momentum=0.6, betas=(0.5, 0.9)),
+        Options(lr=0.2, momentum=0.6, weight_decay=0.1, betas=(0.5, 0.9)),
+    ):
+        found = compiled.options(options)
+        for value, wanted in (
+            *((found.lr, options.lr), (found.momentum, options.momentum), (found.weight_decay, options.weight_decay)),
+            *zip(found.betas, options.betas, strict=True),
+        ):
+            assert float(value) == pytest.approx(float(wanted), rel=1e-7)
+        assert all(isinstance(v, torch.Tensor) and v.dtype == torch.float64 for v in (found.lr, *found.betas))
+        assert isinstance(found.weight_decay, torch.Tensor) == (options.weight_decay != 0)
+    lr.fill_(0.4)
+    assert float(compiled.options(Options(lr=lr)).lr) == pytest.approx(0.4, rel=1e-7)
+    for weight in (1.0, 3.0, 1.0):
+        refresh = compiled.refresh(Refresh(1, weight, 7))
+        assert isinstance(refresh.weight, torch.Tensor)
+        assert (float(refresh.weight), refresh.substeps, refresh.damping) == (weight, 1, 7)
+
+
+def test_constants_that_are_in_use_stay() -> None:
+    kept = Constants(torch.device("cpu"), most=2)
+    first = kept.get((1,))
+    for i in range(2, 9):
+        kept.get((i,))
+        assert kept.get((1,)) is first
+
+
+def test_a_switch_of_precision_is_turned_back() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    params = parameters((6, 4), dtype=torch.float32)
+    train(Jorge(params, lr=0.05, matmul_precision="bfloat16"), params, 2)
+    assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
+
+
+def test_rounding_to_tf32_keeps_what_is_not_finite() -> None:
+    bad = torch.tensor([[[torch.inf, -torch.inf], [torch.nan, 1.0]]])
+    found = multiply(bad, torch.eye(2)[None], "tf32")
+    assert found.isnan().sum() == 4  # as in float32: each row has one that is not finite, times zero
+    assert torch.equal(multiply(bad[..., 1:, 1:], torch.ones(1, 1, 1), "tf32"), torch.ones(1, 1, 1))
+    assert multiply(torch.full((1, 1, 1), torch.inf), torch.ones(1, 1, 1), "tf32").isinf().all()
+
+
+def test_a_binomial_series_that_overflows_keeps_the_root() -> None:
+    root = torch.eye(5)[None]
+    for narrow in (False, True):
+        assert torch.equal(binomial.refresh_root(root, torch.full((1, 5, 2), 1e25), narrow=narrow), root)
+
+
+def test_what_a_cap_cuts_short_is_told() -> None:
+    """Congruence gives a gradient that is suddenly large what its polynomial covers, and whitening one of rank one."""
+    grads = list(torch.randn(31, 1, 80, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    sudden = {"congruence": 1e4 * grads[0], "whitening": grads[0][:, :, :1] @ grads[0][:, :1, :]}
+    for name, last in sudden.items():
+        method, trace = METHODS[name], Trace()
+        state = method.initial(1, (80, 80), ("full", "full"), dtype=torch.float64)
+        for i, grad in enumerate([*grads[1:], last]):
+            refresh_blocks(method, state, grad, slice(None), Options(lr=0.1), method.refresh_at(i, 1), trace)
+        first, usual, cut = trace.refreshes[0], trace.refreshes[-2], trace.refreshes[-1]
+        assert not any(bool(short) for short in usual.capped.values())
+        assert all(bool(short) for short in cut.capped.values())
+        assert all(float(share) == pytest.approx(0.05, rel=1e-6) for share in usual.shares.values())
+        assert all(float(share) < 0.049 for share in cut.shares.values())
+        if name == "whitening":  # the first asks for all that there is, which is no cut
+            assert not any(bool(short) for short in first.capped.values())
+
+
+@pytest.mark.parametrize("step", [float("nan"), -1, "7", None, True, 2.5], ids=str)
+def test_a_saved_step_that_is_no_count_is_refused(step: Any) -> None:
+    params = parameters((6, 4), (5,))
+    optimizer = Jorge([("w", params[0]), ("b", params[1])], lr=0.05)
+    train(optimizer, params, 3)
+    saved = optimizer.state_dict()
+    saved["state"][1]["step"] = step
+    with pytest.raises(ValueError, match="step of b"):
+        optimizer.load_state_dict(saved)
+    assert [optimizer.state[p]["step"] for p in params] == [3, 3]
+    optimizer.state[params[0]]["step"] = step
+    with pytest.raises(RuntimeError, match="step of w"):
+        train(optimizer, params, 1)
+
+
+def test_a_checkpoint_that_lacks_an_option_leaves_the_groups_own() -> None:
+    params = parameters((6, 4))
+    optimizer = Jorge(params, lr=0.05, interval=7)
+    train(optimizer, params, 1)
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["interval"]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["interval"] == 7
+
+
+def test_a_tensor_lr_that_is_changed_for_one_of_two_elements_is_refused() -> None:
+    params = parameters((6, 4))
+    optimizer = Jorge(params, lr=torch.tensor(0.05))
+    train(optimizer, params, 1)
+    optimizer.param_groups[0]["lr"] = torch.tensor([0.05, 0.1])
+    with pytest.raises(ValueError, match="lr must have one element"):
+        train(optimizer, params, 1)
+
+
+def test_schedules_end_where_they_end() -> None:
+    step, cosine = (lr_factor(name, total_steps=9) for name in SCHEDULES if name != "keep")
+    assert [round(step(t), 6) for t in (8, 9, 12, 100)] == [0.01] * 4
+    assert [cosine(t) for t in (9, 12, 30)] == [0.0] * 3
+
+
+def test_a_tensor_lr_of_a_recipe_is_not_shared() -> None:
+    lr = torch.tensor(0.1)
+    (weight,) = parameters((4, 4))
+    optimizer, _ = Jorge.from_sgd(torch.optim.SGD([weight], lr=lr), schedule="keep")
+    lr.fill_(5.0)
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.1)
+
+
+def test_how_shapes_are_read_and_cut() -> None:
+    assert split(7, 3) == [3, 2, 2]
+    assert matrix_shape((8, 2, 14)) == (8, 28)  # 16 × 14 is squarer, by less than four times
+    assert matrix_shape((4, 4, 12)) == (16, 12)
+    assert automatic((300, 1000)) == (100, 125)
