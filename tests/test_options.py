@@ -46,6 +46,30 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 }
 
 
+#: What else is refused.
+REFUSED: dict[str, list[Any]] = {
+    "lr": [float("nan"), float("inf"), True, "0.1", None],
+    "momentum": [-0.1, float("nan"), True],
+    "weight_decay": [float("inf"), None],
+    "graft_limit": [0.0, float("inf"), True],
+    "betas": [(0.9,), (0.9, 0.9, 0.9), 0.9, (True, 0.9), (-0.1, 0.9)],
+    "beta2_decay": [0.0, -1.5, True],
+    "interval": [True, 1.5, "5", None],
+    "warmup_refreshes": [True, 2.0],
+    "block_size": [True, "all", 0.5],
+    "max_dim": [True, 10.0],
+    "preconditioner_beta2": [0.0, 1.5, True],
+    "damping": [float("inf"), float("nan")],
+    "degree": [0, True, 2.0],
+    "root_eps": [-1e-3, float("inf")],
+    "preconditioner_dtype": ["float32", torch.int32],
+    "matmul_precision": [("tf32",), ("tf32",) * 3, ("tf32", "fp8"), True],
+    "workspace": [-1.0, float("inf"), True],
+    "method": [None, 1, "Whitening"],
+    "grafting": [None, "SGD"],
+}
+
+
 def weight() -> nn.Parameter:
     return nn.Parameter(torch.ones(4, 4))
 
@@ -77,8 +101,9 @@ def test_what_an_option_accepts(name: str) -> None:
     base = {"lr": 0.1}
     for value in (good, *([DEFAULTS[name]] if name in DEFAULTS else [])):
         checks.check(base | {name: value}, "here")
-    with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(checks.wants(name))}, got"):
-        checks.check(base | {name: bad}, "here")
+    for value in (bad, *REFUSED.get(name, [])):
+        with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(checks.wants(name))}, got"):
+            checks.check(base | {name: value}, "here")
     optimizer = Jorge([weight()], lr=0.1)
     optimizer.param_groups[0]["params"][0].grad = torch.ones(4, 4)
     optimizer.param_groups[0][name] = bad

@@ -235,6 +235,7 @@ def test_constants_that_are_in_use_stay() -> None:
 
 def test_a_switch_of_precision_is_turned_back() -> None:
     before = torch.backends.mkldnn.matmul.fp32_precision  # type: ignore[attr-defined]
+    assert before != "bf16", "an earlier step left it on"
     params = parameters((6, 4), dtype=torch.float32)
     train(Jorge(params, lr=0.05, matmul_precision="bfloat16"), params, 2)
     assert torch.backends.mkldnn.matmul.fp32_precision == before  # type: ignore[attr-defined]
@@ -246,6 +247,9 @@ def test_rounding_to_tf32_keeps_what_is_not_finite() -> None:
     assert found.isnan().sum() == 4  # as in float32: each row has one that is not finite, times zero
     assert torch.equal(multiply(bad[..., 1:, 1:], torch.ones(1, 1, 1), "tf32"), torch.ones(1, 1, 1))
     assert multiply(torch.full((1, 1, 1), torch.inf), torch.ones(1, 1, 1), "tf32").isinf().all()
+    for bits in (0x7F800001, -1):  # NaNs whose last bits would carry into the others
+        odd = torch.tensor([[[bits]]], dtype=torch.int32).view(torch.float32)
+        assert multiply(odd, torch.ones(1, 1, 1), "tf32").isnan().all()
 
 
 def test_a_binomial_series_that_overflows_keeps_the_root() -> None:
@@ -325,3 +329,4 @@ def test_how_shapes_are_read_and_cut() -> None:
     assert matrix_shape((8, 2, 14)) == (8, 28)  # 16 × 14 is squarer, by less than four times
     assert matrix_shape((4, 4, 12)) == (16, 12)
     assert automatic((300, 1000)) == (100, 125)
+    assert automatic((760, 64)) == (127, 64)  # eight equal parts would be a third more than six

@@ -117,6 +117,28 @@ def test_alone_all_is_refreshed_here_and_nobody_is_asked() -> None:
     assert all(float(optimizer.state[p]["refreshes.0"].min()) == 3 for p in params if p.dim() > 1)
 
 
+def test_an_exchange_that_is_set_later_is_asked_from_there_on() -> None:
+    class Nothing(Alone):
+        alone = False
+        asked = 0
+
+        def owned(self, stack: Stack) -> tuple[int, int]:
+            return 0, 0
+
+        def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
+            self.asked += 1
+
+    params = parameters()
+    optimizer, exchange = Jorge(params, lr=0.05), Nothing()
+    give(params, 0)
+    optimizer.step()
+    optimizer.exchange = exchange
+    give(params, 1)
+    optimizer.step()
+    assert exchange.asked > 0
+    assert all(float(optimizer.state[p]["refreshes.0"].max()) == 1 for p in params if p.dim() > 1)
+
+
 def test_another_exchange_in_the_middle_arranges_anew_and_loses_nothing() -> None:
     params, plain = parameters(), parameters()
     optimizer, other = Jorge(params, lr=0.05), Jorge(plain, lr=0.05)

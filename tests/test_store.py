@@ -410,6 +410,38 @@ def test_a_checkpoint_that_cannot_be_used_changes_nothing(entry: Any) -> None:
         assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
 
 
+def test_loading_takes_the_place_of_what_was_there() -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 3, seed=2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    del saved["state"][2]
+    own_keys(optimizer, params)
+    optimizer.state["tokens"] = 12  # type: ignore[index]
+    for p in params:
+        p.grad = None
+    optimizer.load_state_dict(saved)
+    assert not any("tag" in entry or "average" in entry for entry in optimizer.state.values())
+    assert "tokens" not in optimizer.state
+    assert not optimizer.state.get(params[2])
+    train(optimizer, params, 1, seed=3)
+    assert [optimizer.state[p]["step"] for p in params[:4]] == [4, 4, 1, 4]
+
+
+def test_groups_and_keys_that_a_checkpoint_has_and_the_optimizer_has_not() -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 2, seed=2)
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["left.5"] = torch.ones(1, 2, 2)
+    with pytest.raises(ValueError, match=r"parameter 0 of group 0 does not fit: left\.5"):
+        optimizer.load_state_dict(saved)
+    del saved["state"][0]["left.5"]
+    saved["param_groups"].append(copy.deepcopy(saved["param_groups"][0]))
+    with pytest.raises(ValueError, match="has 3 param groups, this optimizer 2"):
+        optimizer.load_state_dict(saved)
+
+
 def test_the_first_step_may_be_in_inference_mode() -> None:
     params, plain = parameters(), parameters()
     optimizer, other = build(params), build(plain)
