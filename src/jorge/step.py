@@ -36,7 +36,7 @@ from jorge.trace import Trace
 
 
 @dataclass(frozen=True)
-class Turn:
+class StepInputs:
     """What a step works on in a work set.
 
     Args:
@@ -86,18 +86,18 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     numbers = options if state.compiled is None else state.compiled.options(options)
     try:
         for number, work in enumerate(state.work_sets):
-            turn = _turn(state, number, schedule, options, trace)
-            if any(turn.grads):
+            inputs = _inputs(state, number, schedule, options, trace)
+            if any(inputs.grads):
                 run = _step if state.compiled is None else state.compiled.step(number, _step)
-                run(work, state.tensors[number], turn, finite, numbers, exchange, trace)
+                run(work, state.tensors[number], inputs, finite, numbers, exchange, trace)
                 state.commit(work)
     finally:
         state.let_go()
 
 
-def _turn(state: GroupState, number: int, schedule: Schedule, options: Options, trace: Trace | None) -> Turn:
+def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options, trace: Trace | None) -> StepInputs:
     """Who takes part, and what is refreshed: decided on the host, from counters alone."""
-    work, turn = state.work_sets[number], Turn()
+    work, inputs = state.work_sets[number], StepInputs()
     for group, params, grads in zip(work.groups, state.grouped[number], state.grads[number], strict=True):
         present = None if state.everyone else [grad is not None for grad in grads]
         if present is None or all(present):
@@ -105,23 +105,25 @@ def _turn(state: GroupState, number: int, schedule: Schedule, options: Options, 
         else:
             mask = state.mask(group, present)
             params = [p for p, has in zip(params, present, strict=True) if has]
-        turn.params.append(params)
-        turn.grads.append([grad for grad in grads if grad is not None] if present else cast(list[Tensor], list(grads)))
-        turn.present.append(present)
-        turn.masks.append(mask)
+        inputs.params.append(params)
+        inputs.grads.append(
+            [grad for grad in grads if grad is not None] if present else cast(list[Tensor], list(grads))
+        )
+        inputs.present.append(present)
+        inputs.masks.append(mask)
     same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
     for stack in work.stacks:
         found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
-        turn.scheduled.append(found)
-        turn.refreshes.append(list(_refreshes(state, stack, found)))
+        inputs.scheduled.append(found)
+        inputs.refreshes.append(list(_refreshes(state, stack, found)))
         if trace is not None:
             places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
-            turn.owners.append(
+            inputs.owners.append(
                 [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
             )
     if trace is not None:
-        turn.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
-    return turn
+        inputs.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
+    return inputs
 
 
 def _refreshes(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> Iterator[tuple[Refresh, slice | Tensor]]:
@@ -139,7 +141,7 @@ def _refreshes(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> I
 def _step(
     work: WorkSet,
     tensors: SetState[Tensor],
-    turn: Turn,
+    inputs: StepInputs,
     finite: Tensor,
     options: Options,
     exchange: Exchange,
@@ -150,18 +152,18 @@ def _step(
     Args:
         work: what is worked on.
         tensors: its state.
-        turn: who takes part.
+        inputs: who takes part.
         finite: 0-dim boolean.
         options: of the param group; its numbers may be 0-dim tensors.
         exchange: who refreshes what.
         trace: told of what was seen.
     """
     vectors = len(work.groups) - len(work.matrices)
-    grads = _gradients(work, turn, finite, maximize=options.maximize)
-    mask = Mask(finite.to(work.compute), turn.masks)
-    matrix_mask = Mask(mask.taken, turn.masks[vectors:])  # of the matrices
+    grads = _gradients(work, inputs, finite, maximize=options.maximize)
+    mask = Mask(finite.to(work.compute), inputs.masks)
+    matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
-    _refresh(work, tensors.stacks, turn, matrices, options, exchange, trace)
+    _refresh(work, tensors.stacks, inputs, matrices, options, exchange, trace)
     updates, lengths = _graft(tensors, grads, vectors, mask, matrix_mask, options)
     if updates:
         _clear(updates, finite)
@@ -173,21 +175,25 @@ def _step(
         moved, ratios = _momentum(directions, buffers, limited, matrix_mask, options)
         if trace is not None:
             trace.stepped(
-                params=tuple(turn.all_matrices), finite=finite, lengths=limited, limited=limited < whole, ratios=ratios
+                params=tuple(inputs.all_matrices),
+                finite=finite,
+                lengths=limited,
+                limited=limited < whole,
+                ratios=ratios,
             )
         updates += moved
-    _update(work, turn, updates, mask.taken, options)
+    _update(work, inputs, updates, mask.taken, options)
 
 
-def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> list[Tensor]:
+def _gradients(work: WorkSet, inputs: StepInputs, finite: Tensor, *, maximize: bool) -> list[Tensor]:
     """G of each shape group, `[count, *shape]`, a copy; zero where there is none or not all are finite."""
     grads: list[Tensor] = []
     rooms: list[Tensor] = []
-    for group, present in zip(work.groups, turn.present, strict=True):
+    for group, present in zip(work.groups, inputs.present, strict=True):
         make = torch.empty if present is None else torch.zeros
         grads.append(make((len(group.places), *group.spec.shape), dtype=work.compute, device=finite.device))
         rooms += _given(grads[-1], present)
-    torch._foreach_copy_(rooms, list(chain.from_iterable(turn.grads)))
+    torch._foreach_copy_(rooms, list(chain.from_iterable(inputs.grads)))
     if maximize:
         torch._foreach_neg_(grads)
     _clear(grads, finite)
@@ -197,7 +203,7 @@ def _gradients(work: WorkSet, turn: Turn, finite: Tensor, *, maximize: bool) -> 
 def _refresh(
     work: WorkSet,
     states: Sequence[State],
-    turn: Turn,
+    inputs: StepInputs,
     grads: Sequence[Tensor],
     options: Options,
     exchange: Exchange,
@@ -206,16 +212,16 @@ def _refresh(
     """L and R: refresh what is scheduled, in place. What raises here has moved no weight, momentum or step."""
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
-        if turn.refreshes[number]:
+        if inputs.refreshes[number]:
             blocks = _blocks(stack, work, grads)
             with precision_scope(blocks.device, precision):
-                for refresh, where in turn.refreshes[number]:
+                for refresh, where in inputs.refreshes[number]:
                     if trace is not None:
-                        trace.begin_refresh(turn.owners[number], where, refresh)
+                        trace.begin_refresh(inputs.owners[number], where, refresh)
                     refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
             del blocks
-        if turn.scheduled[number] and not exchange.alone:
-            exchange.collect(stack, state, turn.scheduled[number])
+        if inputs.scheduled[number] and not exchange.alone:
+            exchange.collect(stack, state, inputs.scheduled[number])
 
 
 def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], options: Options) -> list[Tensor]:
@@ -351,7 +357,7 @@ def _momentum(
     return directions, ratios
 
 
-def _update(work: WorkSet, turn: Turn, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
+def _update(work: WorkSet, inputs: StepInputs, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
     """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""
     rate, decay, scale = options.lr, options.weight_decay, 1.0
     if isinstance(rate, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
@@ -362,7 +368,7 @@ def _update(work: WorkSet, turn: Turn, updates: Sequence[Tensor], taken: Tensor,
     wide: list[Tensor] = []
     moved: list[Tensor] = []
     lower: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for group, params, update, present in zip(work.groups, turn.params, updates, turn.present, strict=True):
+    for group, params, update, present in zip(work.groups, inputs.params, updates, inputs.present, strict=True):
         moved += _given(update, present)
         if group.spec.dtype == work.compute:
             wide += params
