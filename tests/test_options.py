@@ -164,6 +164,12 @@ def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> No
         assert any(word in says for word in ("must be", "did you mean", "name=value"))
 
 
+def test_which_options_shape_the_state() -> None:
+    """In the method, the graft, the memory of its averages, the cuts and the dtype lies what the state means."""
+    expected = {"method", "grafting", "beta2_decay", "block_size", "max_dim", "preconditioner_dtype"}
+    assert set(SHAPING) == expected
+
+
 @pytest.mark.parametrize("name", FIELDS)
 def test_what_shapes_the_state_cannot_change_and_all_else_may(name: str) -> None:
     value, _ = OTHERS[name]

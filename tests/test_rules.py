@@ -112,7 +112,7 @@ def test_blocks_that_are_refreshed_a_few_at_a_time_are_as_all_at_once(
 
 
 def test_statistics_of_the_exact_method_are_symmetric_to_the_bit() -> None:
-    (p,) = parameters((40, 30), dtype=torch.float32)
+    (p,) = parameters((67, 129))
     optimizer = Jorge([p], lr=0.05, method="exact")
     train(optimizer, [p], 6)
     for name in ("left_factor.0", "right_factor.0"):
@@ -225,11 +225,23 @@ def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
         assert (float(refresh.weight), refresh.substeps, refresh.damping) == (weight, 1, 7)
 
 
+def test_compiled_numbers_are_as_exact_as_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CompiledSteps, "step", lambda self, number, plain: plain)
+    ends = []
+    for fused in (False, True):
+        params = parameters((6, 4), (5,))
+        optimizer = Jorge(params, lr=0.1, momentum=0.7, weight_decay=0.3, fused=fused)
+        train(optimizer, params, 5)
+        ends.append(params)
+    assert all(torch.allclose(p, q, rtol=1e-12, atol=1e-14) for p, q in zip(*ends, strict=True))
+
+
 def test_constants_that_are_in_use_stay() -> None:
     kept = Constants(torch.device("cpu"), most=2)
     first = kept.get((1,))
     for i in range(2, 9):
-        kept.get((i,))
+        made = kept.get((i,))
+        assert kept.get((i,)) is made
         assert kept.get((1,)) is first
 
 
@@ -293,7 +305,7 @@ def test_a_saved_step_that_is_no_count_is_refused(step: Any) -> None:
 
 def test_a_checkpoint_that_lacks_an_option_leaves_the_groups_own() -> None:
     params = parameters((6, 4))
-    optimizer = Jorge(params, lr=0.05, interval=7)
+    optimizer = Jorge([{"params": params, "interval": 7}], lr=0.05)
     train(optimizer, params, 1)
     saved = optimizer.state_dict()
     del saved["param_groups"][0]["interval"]

@@ -1,11 +1,16 @@
 """When preconditioners are refreshed."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jorge.schedule import Schedule
+from jorge.arrange import ParamSpec, arrange
+from jorge.methods import METHODS
+from jorge.options import Options
+from jorge.schedule import Schedule, pieces
 
 SCHEDULES = st.builds(Schedule, st.integers(1, 12), st.integers(0, 8), st.booleans())
 
@@ -59,6 +64,19 @@ def test_the_default_grows_to_five() -> None:
 
 def test_without_a_warm_up_the_interval_holds_from_the_start() -> None:
     assert [step for step in range(1, 20) if Schedule(6, 0).at(step)] == [6, 12, 18]
+
+
+def test_a_part_that_ends_with_a_block_does_not_take_the_next() -> None:
+    """15 blocks from 0 to a third of the work in five parts: rounding must not move the edge behind the ninth."""
+    spec = ParamSpec((4, 6), torch.float32, (6, 1))
+    (work,) = arrange([spec] * 15, Options(lr=0.1))
+    stack = replace(work.stacks[0], span=(0.0, 1 / 3))
+    schedule, found = Schedule(5, 0, stagger=True), []
+    for step in range(1, 6):
+        found += [
+            (p.start, p.stop) for p in pieces(stack, work.matrices, [step] * 15, schedule, METHODS["exact"], step)
+        ]
+    assert found == [(0, 9), (9, 15)]
 
 
 def test_the_zeroth_step_refreshes_nothing() -> None:

@@ -2,13 +2,14 @@
 
 import threading
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from jorge import Jorge
+from jorge import Jorge, arrange
 from jorge.arrange import Stack
 from jorge.cost.counter import Meter
 from jorge.exchange import Alone
@@ -153,8 +154,9 @@ def test_another_exchange_in_the_middle_arranges_anew_and_loses_nothing() -> Non
 
 
 @pytest.mark.parametrize("grafting", ["sgd", "adam"])
-def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any) -> None:
+def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     params, plain = parameters(), parameters()
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)  # so that refreshes are cut into pieces
     options: dict[str, Any] = {"lr": 0.05, "grafting": grafting, "block_size": 8, "interval": 2, "warmup_refreshes": 2}
     optimizer, other = Jorge(params, **options), Jorge(plain, **options)
     for step in range(9):
@@ -172,11 +174,11 @@ def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any) -> None:
         optimizer.trace = trace = Trace()
         optimizer.step()
         other.step()
-        (seen,) = trace.steps
         matrices = [p for p in params if p.dim() > 1]
-        assert {id(p) for p in seen.params} == {id(p) for p in matrices}
-        assert bool(seen.finite) == (step != 7)
-        for p, length, ratio, limited in zip(seen.params, seen.lengths, seen.ratios, seen.limited, strict=True):
+        assert sorted(id(p) for seen in trace.steps for p in seen.params) == sorted(map(id, matrices))
+        assert all(bool(seen.finite) == (step != 7) for seen in trace.steps)
+        rows = (zip(seen.params, seen.lengths, seen.ratios, seen.limited, strict=True) for seen in trace.steps)
+        for p, length, ratio, limited in chain.from_iterable(rows):
             i = next(i for i, q in enumerate(params) if q is p)
             moved = (p.detach() - before[i]).norm() / 0.05
             assert torch.allclose(moved, length if step != 7 else length * 0, rtol=1e-6, atol=1e-9)
@@ -193,7 +195,9 @@ def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any) -> None:
             for block in range(len(value))
         }
         assert blocks == (expected if refreshing else set())
+        assert len(blocks) == sum(len(event.blocks) for event in trace.refreshes), "none of them twice"
         for event in trace.refreshes:
+            assert all(len(share) == len(event.blocks) for share in event.shares.values())
             assert event.row(*event.blocks[-1]) == len(event.blocks) - 1
             assert event.row(params[2], 0, 0) is None
             assert set(event.shares) == set(event.capped) == {"left", "right"}

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from jorge import Jorge, arrange, grafting, methods
+from jorge.cost.counter import Meter
 from jorge.methods import Method, State
 
 SHAPES = [(6, 4), (4, 6), (6, 4), (9, 30), (4,), (), (3, 2, 3, 3)]
@@ -408,6 +409,53 @@ def test_a_checkpoint_that_cannot_be_used_changes_nothing(entry: Any) -> None:
     assert now["param_groups"] == before["param_groups"]
     for old, new in zip(before["state"].values(), now["state"].values(), strict=True):
         assert all(torch.equal(v, new[k]) if isinstance(v, Tensor) else v == new[k] for k, v in old.items())
+
+
+def test_a_rollback_in_a_running_optimizer_is_one() -> None:
+    """Into the tensors that are there, with the callers' keys as they were saved."""
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 3, seed=2)
+    optimizer.state[params[0]]["tag"] = 1
+    train(optimizer, params, 1, seed=5)
+    saved = copy.deepcopy(optimizer.state_dict())
+    train(optimizer, params, 3, seed=3)
+    optimizer.state[params[0]]["tag"] = 2
+    optimizer.state[params[1]]["other"] = 3
+    train(optimizer, params, 1, seed=4)
+    before = [value for _, _, value in tensors(optimizer)]
+    optimizer.load_state_dict(saved)
+    for i, p in enumerate(params):
+        entry, wanted = optimizer.state[p], saved["state"][i]
+        assert set(entry) == set(wanted)
+        assert all(torch.equal(v, wanted[k]) if isinstance(v, Tensor) else v == wanted[k] for k, v in entry.items())
+    assert all(a is b for a, b in zip(before, (value for _, _, value in tensors(optimizer)), strict=True))
+
+
+def test_a_parameter_that_is_taken_out_is_worked_on_no_more() -> None:
+    """Its gradient, if it has one, costs nothing: the step is that of the others alone."""
+    counts = []
+    for taken_out in (False, True):
+        params = parameters() if taken_out else parameters()[1:]
+        optimizer = Jorge(params, lr=0.05)
+        train(optimizer, params, 2, seed=2)
+        if taken_out:
+            del optimizer.param_groups[0]["params"][0]
+        train(optimizer, params, 1, seed=3)
+        with Meter() as meter:
+            optimizer.step()
+        counts.append((meter.total, meter.moved_bytes, meter.flops))
+    assert counts[0] == counts[1]
+
+
+def test_a_broken_state_is_refused_before_its_parameter_has_a_gradient() -> None:
+    params = parameters()
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    optimizer.state[params[0]]["graft_momentum_buffer"] = torch.zeros(6, 4)
+    for p in params[1:]:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"optimizer.state of w0 lacks"):
+        optimizer.step()
 
 
 def test_loading_takes_the_place_of_what_was_there() -> None:
