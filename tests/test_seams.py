@@ -212,7 +212,9 @@ def test_a_trace_finds_the_blocks_that_are_refreshed_out_of_a_row() -> None:
             p.grad = torch.randn(6, 8) if step or i % 2 else None  # the first and third are a step behind
         counts = [float(optimizer.state[p]["refreshes.0"]) if p in optimizer.state else 0.0 for p in params]
         optimizer.trace = trace = Trace()
-        optimizer.step()
+        with Meter() as meter:
+            optimizer.step()
+        assert meter.waits == 0, "a trace waits for the device only where it is read"
         seen = {id(p) for event in trace.refreshes for p, _, _ in event.blocks}
         now = [float(optimizer.state[p]["refreshes.0"]) if p in optimizer.state else 0.0 for p in params]
         assert seen == {id(p) for p, a, b in zip(params, counts, now, strict=True) if b > a}

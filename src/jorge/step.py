@@ -46,7 +46,7 @@ class StepInputs:
         masks: the same on the device, `[count, 1, …]`.
         scheduled: of each stack, what is refreshed, here or in another process.
         refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
-        owners: of each stack, whose each block is, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
+        owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
         all_matrices: the parameters of the shape groups of matrices, whoever has a gradient; where there is a trace.
     """
 
@@ -56,7 +56,7 @@ class StepInputs:
     masks: list[Tensor | None] = field(default_factory=list)
     scheduled: list[list[Piece]] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
-    owners: list[list[tuple[Tensor, int, int]]] = field(default_factory=list)
+    owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
 
 
@@ -115,19 +115,21 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
     for stack in work.stacks:
         found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
-        inputs.refreshes.append(list(_refreshes(state, stack, found)))
+        chunks = list(_refreshes(state, stack, found))
+        inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
             places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
-            inputs.owners.append(
-                [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
-            )
+            owners = [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
+            inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
     if trace is not None:
         inputs.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
     return inputs
 
 
-def _refreshes(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> Iterator[tuple[Refresh, slice | Tensor]]:
-    """What of it is refreshed here, so many blocks at a time as the arrangement says."""
+def _refreshes(
+    state: GroupState, stack: Stack, scheduled: Sequence[Piece]
+) -> Iterator[tuple[Refresh, slice | Tensor, Sequence[int]]]:
+    """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
     for piece in scheduled:
         refresh = piece.refresh if state.compiled is None else state.compiled.refresh(piece.refresh)
         first, last = piece.start, piece.stop
@@ -135,7 +137,10 @@ def _refreshes(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> I
             first, last = piece.within(*stack.owned)
         for start in range(first, last, stack.chunk):
             chunk = slice(start, min(last, start + stack.chunk))
-            yield refresh, chunk if piece.places is None else state.constants.get(piece.places)[chunk]
+            if piece.places is None:
+                yield refresh, chunk, range(chunk.start, chunk.stop)
+            else:
+                yield refresh, state.constants.get(piece.places)[chunk], piece.places[chunk]
 
 
 def _step(
@@ -215,9 +220,9 @@ def _refresh(
         if inputs.refreshes[number]:
             blocks = _blocks(stack, work, grads)
             with precision_scope(blocks.device, precision):
-                for refresh, where in inputs.refreshes[number]:
+                for i, (refresh, where) in enumerate(inputs.refreshes[number]):
                     if trace is not None:
-                        trace.begin_refresh(inputs.owners[number], where, refresh)
+                        trace.begin_refresh(inputs.owners[number][i], refresh)
                     refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
             del blocks
         if inputs.scheduled[number] and not exchange.alone:

@@ -66,10 +66,9 @@ class Trace:
     _blocks: tuple[tuple[Tensor, int, int], ...] = ()
     _refresh: Any = None
 
-    def begin_refresh(self, blocks: Sequence[tuple[Tensor, int, int]], where: slice | Tensor, refresh: Any) -> None:
-        """What is told next is of these blocks of a stack, and of this refresh."""
-        chosen = blocks[where] if isinstance(where, slice) else [blocks[i] for i in where.tolist()]
-        self._blocks, self._refresh = tuple(chosen), refresh
+    def begin_refresh(self, blocks: Sequence[tuple[Tensor, int, int]], refresh: Any) -> None:
+        """What is told next is of these blocks, and of this refresh."""
+        self._blocks, self._refresh = tuple(blocks), refresh
 
     def refreshed(self, shares: Mapping[str, Tensor], capped: Mapping[str, Tensor] | None = None) -> None:
         """Take in a refresh."""
