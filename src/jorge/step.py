@@ -242,6 +242,8 @@ def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], opt
                 grads[part.group] = mine.view_as(grads[part.group])
             else:
                 scatter(mine.mT if part.transposed else mine, _as_matrices(grads, part.group, work), part.grid)
+            del mine
+        del found  # before the next stack takes its memory
     return grads
 
 
