@@ -136,7 +136,7 @@ def test_safetensors_are_read_from_their_header(models: Path, capsys: pytest.Cap
     status, out, _ = run(capsys, "model.safetensors", "--model-flops", "1e9", "--rows", "0")
     assert status == 0
     assert "… and 1 more" in out
-    assert "predicted overhead over SGD" in out
+    assert "predicted overhead over AdamW" in out
 
 
 class Config:

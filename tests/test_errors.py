@@ -22,7 +22,7 @@ def weight(*shape: int, **kwargs: Any) -> nn.Parameter:
         ({"lr": float("nan")}, "lr must be"),
         ({"lr": torch.tensor([0.1, 0.2])}, "one such element"),
         ({"lr": torch.tensor(1)}, "floating-point tensor"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"momentum": 1.0}, r"momentum must be None or in \[0, 1\)"),
         ({"momentum": -0.1}, "momentum"),
         ({"method": "shampoo"}, "method must be one of 'whitening'"),
         ({"grafting": "rmsprop"}, "grafting"),
@@ -154,7 +154,7 @@ def test_a_parameter_that_changed_its_shape_or_dtype_is_named() -> None:
         assert same(before, snapshot(optimizer))
 
 
-@pytest.mark.parametrize(("option", "value"), [("block_size", 2), ("beta2_decay", -0.8)])
+@pytest.mark.parametrize(("option", "value"), [("block_size", 2), ("beta2_decay", -0.5)])
 def test_an_option_that_shapes_the_state_cannot_change(option: str, value: object) -> None:
     p = weight()
     optimizer = Jorge([p], lr=0.1)

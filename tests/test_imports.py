@@ -11,7 +11,7 @@ ALLOWED = {
     "reference": set(),
     "blocks": {"options"},
     "grafting": {"options"},
-    "transfer": set(),
+    "transfer": {"options"},
     "trace": set(),
     "methods": {"blocks", "options", "trace"},
     "routing": {"blocks", "grafting", "methods", "options"},

@@ -19,14 +19,14 @@ ROOT = Path(__file__).parents[1]
 OTHERS: dict[str, tuple[Any, Any]] = {
     "lr": (0.2, -1.0),
     "momentum": (0.5, 1.0),
-    "nesterov": (True, 1),
+    "nesterov": (False, 1),
     "weight_decay": (0.1, -0.1),
     "method": ("exact", "shampoo"),
-    "grafting": ("adam", "adamw"),
+    "grafting": ("sgd", "adamw"),
     "graft_limit": (None, 0.5),
     "betas": ((0.8, 0.9), (0.9, 1.0)),
     "eps": (1e-6, -1e-8),
-    "beta2_decay": (-0.8, 0.8),
+    "beta2_decay": (None, 0.8),
     "interval": (3, 0),
     "warmup_refreshes": (0, -1),
     "block_size": (None, 0),
@@ -50,7 +50,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
 REFUSED: dict[str, list[Any]] = {
     "lr": [float("nan"), float("inf"), True, "0.1", None],
     "momentum": [-0.1, float("nan"), True],
-    "weight_decay": [float("inf"), None],
+    "weight_decay": [float("inf"), True],
     "graft_limit": [0.0, float("inf"), True],
     "betas": [(0.9,), (0.9, 0.9, 0.9), 0.9, (True, 0.9), (-0.1, 0.9)],
     "beta2_decay": [0.0, -1.5, True],
@@ -77,11 +77,38 @@ def weight() -> nn.Parameter:
 def test_the_constructor_has_just_these_options_and_defaults() -> None:
     parameters = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
     assert [p.name for p in parameters] == list(FIELDS) == list(OTHERS)
-    for p in parameters[1:]:
-        assert p.kind is p.KEYWORD_ONLY
+    assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["lr"]
+    for p in parameters:
         assert p.default == DEFAULTS[p.name]
         assert type(p.default) is type(DEFAULTS[p.name])
-    assert "lr" not in DEFAULTS
+
+
+def test_what_follows_the_step_length_follows_it() -> None:
+    assert Options() == Options(momentum=0.9, nesterov=True, weight_decay=0.01)
+    assert Options(betas=(0.8, 0.99)).momentum == 0.8
+    assert Options(betas=(0.8, 0.99), momentum=0.0, weight_decay=0.0, nesterov=False).momentum == 0.0
+    assert Options(grafting="sgd") == Options(grafting="sgd", momentum=0.9, nesterov=False, weight_decay=0.0)
+    assert Options(grafting="sgd", betas=(0.8, 0.99)).momentum == 0.9
+
+
+@pytest.mark.parametrize("recipe", [{}, {"lr": 3e-3, "betas": (0.8, 0.99), "weight_decay": 0.1, "eps": 1e-6}])
+def test_the_constructor_gives_what_the_transfer_from_adamw_gives(recipe: dict[str, Any]) -> None:
+    transferred, _ = Jorge.from_adamw(torch.optim.AdamW([weight()], **recipe))
+    plain = Jorge([weight()], **recipe)
+    assert Options.of(plain.param_groups[0]) == Options.of(transferred.param_groups[0])
+
+
+def test_momentum_follows_a_scheduler_that_cycles_betas() -> None:
+    parameter = weight()
+    optimizer = Jorge([parameter], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
+    seen = []
+    for _ in range(10):
+        parameter.grad = torch.randn(4, 4)
+        optimizer.step()
+        scheduler.step()
+        seen.append(Options.of(optimizer.param_groups[0]).momentum)
+    assert seen[0] > seen[-1] >= 0.85
 
 
 def test_a_group_has_them_and_what_is_read_is_what_was_given() -> None:
@@ -99,7 +126,7 @@ def test_a_group_has_them_and_what_is_read_is_what_was_given() -> None:
 def test_what_an_option_accepts(name: str) -> None:
     good, bad = OTHERS[name]
     base = {"lr": 0.1}
-    for value in (good, *([DEFAULTS[name]] if name in DEFAULTS else [])):
+    for value in (good, DEFAULTS[name]):
         checks.check(base | {name: value}, "here")
     for value in (bad, *REFUSED.get(name, [])):
         with pytest.raises(ValueError, match=rf"here: {name} must be {re.escape(checks.wants(name))}, got"):
@@ -118,14 +145,14 @@ def test_the_documentation_is_made_of_them() -> None:
     main, _, others = text.partition("Further options:")
     assert sum(rule.main for rule in RULES.values()) == 10
     for name, rule in RULES.items():
-        default = f" Default {DEFAULTS[name]!r}." if name in DEFAULTS else ""
+        default = f" Default {DEFAULTS[name]!r}."
         sentence = re.sub(r"\s+", " ", f" {name}: {rule.says}{default}")
         assert (sentence in main, sentence in others) == (rule.main, not rule.main), name
         assert rule.says[-1] == "."
 
 
 def test_the_page_of_options_is_made_of_them() -> None:
-    """`python -c "from jorge import options; print(checks.markdown())"` prints its tables."""
+    """`python -c "from jorge import checks; print(checks.markdown())"` prints its tables."""
     page = (ROOT / "docs" / "generated" / "options.md").read_text(encoding="utf-8")
     assert page.endswith(checks.markdown() + "\n")
 
@@ -140,8 +167,7 @@ def test_a_command_line_may_say_them(name: str) -> None:
         return str(value).removeprefix("torch.")
 
     assert checks.parse(name, text(good)) == good
-    if name in DEFAULTS:
-        assert checks.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
+    assert checks.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
     if name not in ("fused",):  # of which None is refused in words of its own
         with pytest.raises(ValueError, match=rf"{name} must be"):
             checks.parse(name, text(bad))

@@ -27,7 +27,7 @@ SYMMETRIC = ["whitening", "congruence", "exact"]
 METHODS = [*SYMMETRIC, "binomial"]  # the first is the default
 
 CASES: dict[str, dict[str, Any]] = {
-    "default": {},
+    "sgd": {},
     "from_adamw": ADAMW,
     "nesterov": {"nesterov": True},
     "nesterov, adam": {"nesterov": True, "grafting": "adam"},
@@ -71,6 +71,8 @@ CASES: dict[str, dict[str, Any]] = {
     "congruence, root_eps": {"method": "congruence", "root_eps": 0.3},
     "exact, root_eps": {"method": "exact", "root_eps": 1e-4},
 }
+# The rules of SGD's length are the more: a case has it that does not say otherwise.
+CASES = {"default": {}, **{name: {"grafting": "sgd", **given} for name, given in CASES.items()}}
 
 
 @functools.cache

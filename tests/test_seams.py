@@ -157,7 +157,8 @@ def test_another_exchange_in_the_middle_arranges_anew_and_loses_nothing() -> Non
 def test_a_trace_sees_the_step_and_changes_nothing(grafting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     params, plain = parameters(), parameters()
     monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)  # so that refreshes are cut into pieces
-    options: dict[str, Any] = {"lr": 0.05, "grafting": grafting, "block_size": 8, "interval": 2, "warmup_refreshes": 2}
+    options: dict[str, Any] = {"lr": 0.05, "grafting": grafting, "weight_decay": 0, "block_size": 8}
+    options |= {"interval": 2, "warmup_refreshes": 2}
     optimizer, other = Jorge(params, **options), Jorge(plain, **options)
     for step in range(9):
         give(params, step)

@@ -324,7 +324,7 @@ def test_what_cannot_be_used_is_refused_by_name_and_changes_nothing(change: Any,
 
 def test_the_only_tensor_of_a_vector_is_missed() -> None:
     params = parameters()
-    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05, grafting="sgd")
     train(optimizer, params, 3, seed=2)
     del optimizer.state[params[4]]["graft_momentum_buffer"]
     with pytest.raises(RuntimeError, match=r"optimizer.state of w4 lacks graft_momentum_buffer"):
@@ -450,7 +450,7 @@ def test_a_parameter_that_is_taken_out_is_worked_on_no_more() -> None:
 
 def test_a_broken_state_is_refused_before_its_parameter_has_a_gradient() -> None:
     params = parameters()
-    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05)
+    optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05, grafting="sgd")
     optimizer.state[params[0]]["graft_momentum_buffer"] = torch.zeros(6, 4)
     for p in params[1:]:
         p.grad = torch.ones_like(p)
@@ -583,7 +583,7 @@ def test_what_an_error_in_the_middle_leaves(monkeypatch: pytest.MonkeyPatch) -> 
     params, plain = ([nn.Parameter(torch.randn(16, 16) * 0.1) for _ in range(8)] for _ in range(2))
     for p, q in zip(params, plain, strict=True):
         q.data.copy_(p)
-    optimizer, other = Jorge(params, lr=0.05), Jorge(plain, lr=0.05)
+    optimizer, other = (Jorge(some, lr=0.05, grafting="sgd") for some in (params, plain))
     train(optimizer, params, 3, seed=2)
     train(other, plain, 4, seed=2)
     before = [p.detach().clone() for p in params]

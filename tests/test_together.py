@@ -134,7 +134,7 @@ def as_nadam(params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> li
 def test_adams_length_looks_ahead_with_nesterov_momentum() -> None:
     mine = parameters(torch.float64, shapes=[(12, 20), (8, 8), (4, 3, 3, 3), (7,)])
     theirs = copies(mine)
-    optimizer = Jorge(mine, lr=0.05, grafting="adam", nesterov=True)
+    optimizer = Jorge(mine, lr=0.05, weight_decay=0, beta2_decay=None)
     graft = torch.optim.Adam(theirs, lr=0.05)
     for step in range(12):
         before = [p.detach().clone() for p in mine]
@@ -154,7 +154,8 @@ def test_matrices_move_as_far_as_the_graft_optimizer(grafting: Any, nesterov: bo
     shapes = [(12, 20), (8, 8), (4, 3, 3, 3)]
     mine = parameters(torch.float64, shapes=shapes)
     theirs = copies(mine)
-    optimizer = Jorge(mine, lr=0.05, grafting=grafting, nesterov=nesterov, graft_limit=None)
+    options: dict[str, Any] = {"grafting": grafting, "nesterov": nesterov, "graft_limit": None, "beta2_decay": None}
+    optimizer = Jorge(mine, lr=0.05, weight_decay=0, **options)
     graft: torch.optim.Optimizer = torch.optim.Adam(theirs, lr=0.05)
     if grafting == "sgd":
         graft = torch.optim.SGD(theirs, lr=0.05, momentum=0.9, nesterov=nesterov)

@@ -21,7 +21,7 @@ import torch
 
 from jorge.blocks import BlockGrid, Blocking, Side
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
-from jorge.options import DEFAULTS, Options
+from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES, route
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there up to four times
@@ -229,7 +229,7 @@ def _stack(
 
 def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:
     """Operations of a refresh of a block under the method's default options."""
-    usual = Options(**{**DEFAULTS, "lr": 0.0, "method": options.method})
+    usual = Options(method=options.method)
     return METHODS[options.method].refresh_flops(shape, sides, usual, refresh)
 
 

@@ -111,12 +111,8 @@ def markdown() -> str:
     """The options as two Markdown tables."""
     parts = []
     for title, main in (("The ten that people set", True), ("The others", False)):
-        rows = [f"| `{n}` | {_default(n)} | {wants(n)} | {r.says} |" for n, r in RULES.items() if r.main == main]
+        rows = [f"| `{n}` | `{DEFAULTS[n]!r}` | {wants(n)} | {r.says} |" for n, r in RULES.items() if r.main == main]
         parts.append(
             "\n".join([f"## {title}\n", "| option | default | accepts | what it does |", "|---|---|---|---|", *rows])
         )
     return "\n\n".join(parts)
-
-
-def _default(name: str) -> str:
-    return f"`{DEFAULTS[name]!r}`" if name in DEFAULTS else "–"

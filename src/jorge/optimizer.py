@@ -69,12 +69,12 @@ class Jorge(torch.optim.Optimizer):
     >>> import torch
     >>> from jorge import Jorge
     >>> model = torch.nn.Linear(8, 4)
-    >>> optimizer = Jorge(model.named_parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    >>> optimizer = Jorge(model.named_parameters(), lr=3e-3, weight_decay=0.1)
     >>> loss = model(torch.ones(2, 8)).square().mean()
     >>> loss.backward()
     >>> optimizer.step()
     >>> sorted(optimizer.state[model.weight])
-    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
+    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
     """
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
@@ -85,17 +85,17 @@ class Jorge(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor,
+        lr: float | Tensor = 1e-3,
         *,
-        momentum: float = 0.9,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
+        momentum: float | None = None,
+        nesterov: bool | None = None,
+        weight_decay: float | None = None,
         method: str = "whitening",
-        grafting: Grafting = "sgd",
+        grafting: Grafting = "adam",
         graft_limit: float | None = 2.0,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        beta2_decay: float | None = None,
+        beta2_decay: float | None = -0.8,
         interval: int = 5,
         warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",
@@ -188,7 +188,7 @@ class Jorge(torch.optim.Optimizer):
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
-        [('weight', 'matrix', 588), ('bias', 'vector', 16)]
+        [('weight', 'matrix', 712), ('bias', 'vector', 36)]
         """
         return Plan(
             tuple(

@@ -11,7 +11,7 @@ import math
 import numbers
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -110,31 +110,41 @@ _POSITIVE = "a finite number of at least 0"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a param group. Their sentences are those of :class:`jorge.Jorge`'s documentation."""
+    """The options of a param group. Their sentences are those of :class:`jorge.Jorge`'s documentation.
+
+    What is given as `None` and follows the step length (momentum, Nesterov, decay) has here the value that it follows.
+    """
 
     lr: Scalar = _option(
-        MISSING,
+        1e-3,
         _lr,
         f"{_POSITIVE}, or a floating-point tensor with one such element",
-        "learning rate, a float or a tensor with one element; the one that SGD or AdamW was tuned to.",
+        "learning rate, a float or a tensor with one element; the one that AdamW, or with SGD's length SGD, was tuned "
+        "to. The default is that of both in torch.",
         main=True,
     )
     momentum: Scalar = _option(
-        0.9,
-        _fraction,
-        "in [0, 1)",
-        "momentum of the direction, and of SGD's step length. It comes from the recipe and was not measured. "
-        "Schedulers that cycle momentum cycle the first of `betas` with Adam's length, and leave this one.",
+        None,
+        _or_none(_fraction),
+        "None or in [0, 1)",
+        "momentum of the direction, and of SGD's step length. `None` follows the first of `betas` with Adam's length, "
+        "also while a scheduler cycles that, and is 0.9 with SGD's.",
         main=True,
     )
     nesterov: bool = _option(
-        False, _flag, "True or False", "Nesterov momentum, for the direction and for the step length.", main=True
+        None,
+        _or_none(_flag),
+        "None, True or False",
+        "Nesterov momentum, for the direction and for the step length. `None` is True with Adam's length and False "
+        "with SGD's.",
+        main=True,
     )
     weight_decay: Scalar = _option(
-        0.0,
-        _at_least(0),
-        _POSITIVE,
-        "decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it.",
+        None,
+        _or_none(_at_least(0)),
+        "None or a finite number of at least 0",
+        "decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it. `None` is "
+        "0.01 with Adam's length and 0 with SGD's, as torch's AdamW and SGD have it.",
         main=True,
     )
     method: str = _option(
@@ -147,10 +157,10 @@ class Options:
         shapes_state=True,
     )
     grafting: Grafting = _option(
-        "sgd",
+        "adam",
         _one_of("sgd", "adam"),
         "'sgd' or 'adam'",
-        'whose step length: `"sgd"` or `"adam"`.',
+        'whose step length: `"adam"`, for the lr of a recipe for Adam, or `"sgd"`, for that of one for SGD.',
         main=True,
         shapes_state=True,
     )
@@ -167,12 +177,12 @@ class Options:
     )
     eps: float = _option(1e-8, _at_least(0), _POSITIVE, "Adam's denominator term, for Adam's length only.")
     beta2_decay: float | None = _option(
-        None,
+        -0.8,
         _or_none(lambda value: _number(value) and -1 <= value < 0),
         "None or a number in [-1, 0)",
         "as in `torch.optim.Adafactor`: Adam's length of matrices remembers squared gradients by "
-        "`max(1 − β2, t**beta2_decay)` at step t instead of `1 − β2`. `None` is Adam's; `from_adamw` gives -0.8, as "
-        "Adam's length is too short for long where the first gradients are by far the largest.",
+        "`max(1 − β2, t**beta2_decay)` at step t instead of `1 − β2`. `None` is Adam's own rule, by which steps are "
+        "too short for long where the first gradients are by far the largest.",
         shapes_state=True,
     )
     interval: int = _option(
@@ -303,6 +313,11 @@ class Options:
         given = self.matmul_precision
         pair = (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
         object.__setattr__(self, "precisions", pair)  # a field, as the step reads it often
+        adam = self.grafting == "adam"
+        follows = {"momentum": self.betas[0] if adam else 0.9, "nesterov": adam, "weight_decay": 0.01 if adam else 0.0}
+        for name, value in follows.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     @property
     def shaping(self) -> tuple[Any, ...]:
@@ -321,8 +336,8 @@ RULES: dict[str, Rule] = {name: each.metadata["rule"] for name, each in FIELDS.i
 SHAPING = tuple(name for name, rule in RULES.items() if rule.shapes_state)
 #: Options by which the state is arranged in memory.
 ARRANGING = tuple(name for name, rule in RULES.items() if rule.arranges)
-#: The defaults of all but the learning rate, which has none.
-DEFAULTS: dict[str, Any] = {name: each.default for name, each in FIELDS.items() if each.default is not MISSING}
+#: The defaults.
+DEFAULTS: dict[str, Any] = {name: each.default for name, each in FIELDS.items()}
 
 
 @cache
@@ -331,7 +346,7 @@ def documentation(*, main: bool) -> str:
     lines = []
     for name, rule in RULES.items():
         if rule.main == main:
-            default = f" Default {DEFAULTS[name]!r}." if name in DEFAULTS else ""
+            default = f" Default {DEFAULTS[name]!r}."
             lines.append(
                 textwrap.fill(f"{name}: {rule.says}{default}", 108, subsequent_indent="    ", break_on_hyphens=False)
             )

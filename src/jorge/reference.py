@@ -14,13 +14,14 @@ Sources: Jorge (Singh, Sating, Bhatele, arXiv 2310.12298), whose full text was n
 reconstructed from its abstract, its public reviews and a third party's comments on the algorithm. Shampoo (Gupta et
 al., arXiv 1802.09568). Grafting (Agarwal et al., arXiv 2002.11803). Whitening is of the family of PSGD-Kron (Li, arXiv
 1512.04202) and KL-Shampoo (Lin et al., arXiv 2509.03378). The paper's own algorithm is here `Options(lr,
-method="binomial", init="paper", interval=1, warmup_refreshes=0, graft_limit=None)`.
+method="binomial", init="paper", grafting="sgd", interval=1, warmup_refreshes=0, graft_limit=None)`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,21 +37,23 @@ EARLY = 10  #         so many first refreshes find the roots far from their fixe
 PERIOD = 7  #         damping that has a step of its own comes at every seventh refresh; odd, as gradients may alternate
 KEPT = 0.9  #         of the running average of step lengths, a step
 
+FOLLOWS: Any = None  # the default of what follows the graft
+
 
 @dataclass(frozen=True)
 class Options:
     """Options of :class:`jorge.Jorge` that change a number, under its names and with its defaults."""
 
-    lr: float
-    momentum: float = 0.9  #                       μ
-    nesterov: bool = False
-    weight_decay: float = 0.0  #                   λ
+    lr: float = 1e-3
+    momentum: float = FOLLOWS  #                   μ
+    nesterov: bool = FOLLOWS
+    weight_decay: float = FOLLOWS  #               λ
     method: str = "whitening"
-    grafting: str = "sgd"
+    grafting: str = "adam"
     graft_limit: float | None = 2.0
     betas: tuple[float, float] = (0.9, 0.999)  #   Adam's
     eps: float = 1e-8  #                           Adam's
-    beta2_decay: float | None = None
+    beta2_decay: float | None = -0.8
     interval: int = 5
     warmup_refreshes: int = 20
     max_dim: int = 8192
@@ -61,6 +64,13 @@ class Options:
     root_eps: float | None = None  #               ε; None is the method's own
     stagger: bool = False
     maximize: bool = False
+
+    def __post_init__(self) -> None:
+        adam = self.grafting == "adam"
+        follow = {"momentum": self.betas[0] if adam else 0.9, "nesterov": adam, "weight_decay": 0.01 if adam else 0.0}
+        for name, value in follow.items():
+            if getattr(self, name) is FOLLOWS:
+                object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
 
     SGD would step by 0.3 and 0.1 here. Jorge steps as far, and the roots have made both parts alike:
 
-    >>> options, W = Options(lr=0.1), torch.eye(2, dtype=torch.float64)
+    >>> options, W = Options(lr=0.1, grafting="sgd"), torch.eye(2, dtype=torch.float64)
     >>> state = init(W, options)
     >>> W = step(W, torch.tensor([[3.0, 0.0], [0.0, 1.0]], dtype=torch.float64), state, options)
     >>> [[round(w, 4) for w in row] for row in W.tolist()]

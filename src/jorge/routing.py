@@ -91,7 +91,7 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     """The state of a parameter of `shape`.
 
     >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1)).tensors((4, 6)))
-    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
+    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
     """
     decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
     if decision.kind == "empty":

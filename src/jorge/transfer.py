@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from jorge.options import DEFAULTS
+
 Schedule = Literal["step", "cosine", "keep"]
 SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
-
-#: Adafactor's memory (arXiv 1804.04235, section 7.2), as `torch.optim.Adafactor` has it by default.
-BETA2_DECAY = -0.8
 
 #: Options of torch's optimizers that choose an implementation, not a result.
 _IMPLEMENTATION = ("foreach", "fused", "differentiable")
@@ -111,7 +110,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "nesterov": True,
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),
-            "beta2_decay": BETA2_DECAY,
+            "beta2_decay": DEFAULTS["beta2_decay"],
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "capturable": group["capturable"],
@@ -129,7 +128,9 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's")
         )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
-        lines.append(Line(index, "beta2_decay", "–", _show(BETA2_DECAY), "the length forgets as Adafactor's does"))
+        lines.append(
+            Line(index, "beta2_decay", "–", _show(DEFAULTS["beta2_decay"]), "the length forgets as Adafactor's does")
+        )
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe
 

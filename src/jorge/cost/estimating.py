@@ -195,7 +195,7 @@ def estimate(
     >>> from jorge.cost import estimate
     >>> cost = estimate(torch.nn.Linear(8, 4), sample_input=torch.empty(1000, 8), interval=5)
     >>> cost.state_bytes, cost.direction_flops, cost.model_flops
-    (604, 768, 128000)
+    (748, 768, 128000)
     >>> [(row.plan.name, row.direction_flops) for row in cost.rows]
     [('weight', 768), ('bias', 0)]
     """
@@ -240,7 +240,7 @@ def checked(given: Mapping[str, Any]) -> Options:
         TypeError: unknown options.
         ValueError: values out of range.
     """
-    values = {**DEFAULTS, "lr": 0.1, **given}
+    values = {**DEFAULTS, **given}
     check_known(given, "the options of the estimate")
     check(values, "the options of the estimate")
     return Options.of(values)

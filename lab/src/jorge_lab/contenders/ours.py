@@ -29,14 +29,11 @@ def _make(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
 
 
 def variant(name: str, label: str, **overrides: Any) -> Contender:
-    """Jorge with some options given, in every setting; the rest is transferred, tuned or default.
-
-    The lr, which has no default, is SGD's in the default setting, as the default grafting is SGD's step length.
-    """
+    """Jorge with some options given, in every setting; the rest is transferred, tuned or default."""
     options = by_setting(
         name,
         lambda task: _transferred(task, overrides.get("grafting")) | overrides,
-        lambda task: {"lr": task.recipe.sgd["lr"], **overrides},
+        lambda _: dict(overrides),
     )
     return Contender(name, label, options, _make)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from jorge.transfer import BETA2_DECAY
+from jorge.options import DEFAULTS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.jobs import Job, jobs_for
 from jorge_lab.runs.records import read_file
@@ -49,7 +49,7 @@ class Ablation:
         }
         asked = [name.format(**words) for name in self.optimizers]
         # the task's own schedule is that of the baseline and of Jorge by default, and so is the recipe's length
-        same = [f":schedule={task.recipe.schedule}", *[f":beta2_decay={BETA2_DECAY}"] * is_adam]
+        same = [f":schedule={task.recipe.schedule}", *[f":beta2_decay={DEFAULTS['beta2_decay']}"] * is_adam]
         return [baseline, "jorge", *(name for name in asked if not name.endswith(tuple(same)))]
 
 
@@ -117,7 +117,7 @@ ABLATIONS: dict[str, Ablation] = {
             "How long should Adam's step length remember how large gradients were?",
             ("beta2_decay", "betas"),
             (
-                f"jorge:{{adam}}beta2_decay={BETA2_DECAY}",
+                f"jorge:{{adam}}beta2_decay={DEFAULTS['beta2_decay']}",
                 "jorge:{adam}beta2_decay=None",
                 *_values("{adam}beta2_decay=None:betas", "(0.9,0.95)", "(0.9,0.99)"),
             ),
