@@ -36,6 +36,7 @@ CONTENDERS: dict[str, Contender] = {
         packaged.SOAP_AGAIN,
         natural_gradient.SINGD,
         natural_gradient.SIRF_SHAMPOO,
+        *ours.FROM_SGD,
         *ours.VARIANTS,
     )
 }

@@ -40,6 +40,12 @@ def variant(name: str, label: str, **overrides: Any) -> Contender:
 
 JORGE = variant("jorge", "Jorge")
 SHAMPOO = variant("shampoo", "Shampoo", method="exact")
+#: The paper's own claim: settings from SGD's recipe, where Jorge and Shampoo otherwise take AdamW's if there is one.
+FROM_SGD = (
+    variant("jorge-from-sgd", "Jorge from SGD", grafting="sgd"),
+    variant("shampoo-from-sgd", "Shampoo from SGD", method="exact", grafting="sgd"),
+    variant("binomial-from-sgd", "The paper's series from SGD", method="binomial", grafting="sgd"),
+)
 VARIANTS = (
     variant("jorge-congruence", "Jorge, congruence", method="congruence"),
     variant("jorge-binomial", "Jorge, binomial (paper)", method="binomial"),

@@ -1,0 +1,310 @@
+"""What makes training end lower? One change of Jorge's step at a time: `python -m jorge_lab.studies.hypotheses TASK …`.
+
+Trains Jorge as transferred with each change and prints a table a task: the steps to the target of the task's
+first-order baseline (taken from the records of a comparison, `--records`), and the smoothed loss at the end, a seed a
+number. `--out` keeps the runs; the same command given again goes on, and prints what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import jorge.step
+from jorge import grafting
+from jorge_lab.contenders import CONTENDERS
+from jorge_lab.runs.environment import environment
+from jorge_lab.runs.records import read, setting
+from jorge_lab.runs.run import train
+from jorge_lab.runs.store import Record, Store
+from jorge_lab.runs.workers import prepare_worker, processes
+from jorge_lab.statistics.reaching import first_step_below, smooth, targets
+from jorge_lab.tasks.finding import find_task
+from jorge_lab.tasks.task import Task
+
+#: Least memory of a running mean: of about twenty values.
+_NEWEST = 0.05
+_TINY = 1e-30
+
+
+@dataclass
+class Memory:
+    """What a changed step remembers in one run, by a name and the place of a tensor."""
+
+    means: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
+    adam: list[Tensor] = field(default_factory=list)
+
+    def mean(self, key: Any, value: Tensor) -> Tensor:
+        """The running mean of a value: of all until there are twenty, then of the last twenty or so."""
+        count, old = self.means.get(key, (0, torch.zeros_like(value)))
+        new = old + max(_NEWEST, 1 / (count + 1)) * (value - old)
+        self.means[key] = count + 1, new
+        return new
+
+
+Change = Callable[[Memory, Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A change of the step.
+
+    Args:
+        says: what is changed, in a line.
+        options: of the optimizer, beside those that are transferred.
+        look: is shown each shape group's directions `[count, *shape]` before the momentum averages them.
+        direction: what is averaged in their place.
+        adapt: what is given the step's length in the place of the momentum.
+        length: the lengths `[count]` in the place of the graft's, from these, the momentum and Adam's directions.
+        decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
+        keep_norms: whether each matrix keeps the norm that it has at the start.
+    """
+
+    says: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    look: Callable[[Memory, Any, Tensor], None] | None = None
+    direction: Change | None = None
+    adapt: Change | None = None
+    length: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    decay: Callable[[Tensor, Tensor], Tensor] | None = None
+    keep_norms: bool = False
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    return tensor.reshape(len(tensor), tensor.shape[1], -1)
+
+
+def _mean_square(matrix: Tensor) -> Tensor:
+    return matrix.square().mean((1, 2), keepdim=True)
+
+
+def _note_rows_and_columns(memory: Memory, key: Any, directions: Tensor) -> None:
+    """Running mean squares of rows and columns, each direction counted as if its own mean square were 1."""
+    shape = _matrix(directions)
+    squares = shape.square() / _mean_square(shape).clamp(min=_TINY)
+    memory.mean((key, "rows"), squares.mean(2, keepdim=True))
+    memory.mean((key, "columns"), squares.mean(1, keepdim=True))
+
+
+def _rows_and_columns(power: float) -> Change:
+    """Rows and columns divided by a power of their running mean squares (rank one, as Adafactor's)."""
+
+    def adapt(memory: Memory, key: Any, momentum: Tensor) -> Tensor:
+        rows, columns = (memory.means[key, side][1] for side in ("rows", "columns"))
+        weight = (rows * columns).clamp(min=_TINY) ** -power
+        return (_matrix(momentum) * weight).view_as(momentum)
+
+    return adapt
+
+
+def _of_length(power: float) -> Change:
+    """Each direction divided by a power of its root mean square before it is averaged."""
+
+    def change(_: Memory, __: Any, directions: Tensor) -> Tensor:
+        matrix = _matrix(directions)
+        return (matrix / _mean_square(matrix).clamp(min=_TINY) ** (power / 2)).view_as(directions)
+
+    return change
+
+
+def _spread(tensor: Tensor) -> Tensor:
+    """`‖X‖_F⁴ / ‖XXᵀ‖_F²`, `[count]`: over how many singular directions X is spread."""
+    matrix = _matrix(tensor)
+    matrix = matrix / (_mean_square(matrix) * matrix[0].numel()).sqrt().clamp(min=_TINY)
+    gram = matrix @ matrix.mT if matrix.shape[1] <= matrix.shape[2] else matrix.mT @ matrix
+    return 1 / gram.square().sum((1, 2)).clamp(min=_TINY)
+
+
+def _same_schatten_norm(lengths: Tensor, momentum: Tensor, adam: Tensor) -> Tensor:
+    """The length that has Adam's Schatten-4 norm instead of its Frobenius norm."""
+    return lengths * (_spread(momentum) / _spread(adam)) ** 0.25
+
+
+def _root_mean_square(size: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda lengths, momentum, _: torch.full_like(lengths, size * momentum[0].numel() ** 0.5)
+
+
+def _times(factor: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda lengths, _, __: lengths * factor
+
+
+def _polar(_: Memory, __: Any, momentum: Tensor) -> Tensor:
+    """Two Newton–Schulz steps towards singular values of one size: `X ← X(3I − XᵀX)/2`."""
+    matrix = _matrix(momentum)
+    wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
+    wide = 0.6 * wide / (wide.square().sum((1, 2), keepdim=True) / wide.shape[1]).sqrt().clamp(min=_TINY)
+    for _step in range(2):
+        wide = 1.5 * wide - 0.5 * (wide @ wide.mT) @ wide
+    return (wide if matrix.shape[1] <= matrix.shape[2] else wide.mT).reshape(momentum.shape)
+
+
+def _cautious(weights: Tensor, update: Tensor) -> Tensor:
+    """Decay where the update shrinks the weight anyhow (arXiv 2510.12402)."""
+    return weights * (weights * update >= 0)
+
+
+_SHORT = {"betas": (0.9, 0.98)}
+#: By name.
+HYPOTHESES: dict[str, Hypothesis] = {
+    "as it is": Hypothesis("Jorge as it is"),
+    "memory": Hypothesis("Adam's length remembers 50 steps at most", _SHORT),
+    "x1.3": Hypothesis("1.3 times as long", length=_times(1.3)),
+    "x1.8": Hypothesis("1.8 times as long", length=_times(1.8)),
+    "memory, x1.3": Hypothesis("both: 50 steps, 1.3 times as long", _SHORT, length=_times(1.3)),
+    "schatten": Hypothesis("as long as Adam's step in the Schatten-4 norm", length=_same_schatten_norm),
+    "memory, schatten": Hypothesis("both: 50 steps, Schatten-4 norm", _SHORT, length=_same_schatten_norm),
+    "constant": Hypothesis("a root mean square of 0.4 at all steps", length=_root_mean_square(0.4)),
+    "rows and columns": Hypothesis(
+        "rows and columns divided by the root of their mean squares",
+        look=_note_rows_and_columns,
+        adapt=_rows_and_columns(0.5),
+    ),
+    "rows and columns, 1/4": Hypothesis(
+        "the same with the fourth root", look=_note_rows_and_columns, adapt=_rows_and_columns(0.25)
+    ),
+    "memory, schatten, rows and columns, 1/4": Hypothesis(
+        "50 steps, Schatten-4 norm, rows and columns with the fourth root",
+        _SHORT,
+        look=_note_rows_and_columns,
+        adapt=_rows_and_columns(0.25),
+        length=_same_schatten_norm,
+    ),
+    "directions of one length": Hypothesis("each direction divided by its length", direction=_of_length(1.0)),
+    "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
+    "polar": Hypothesis("two polar steps on the momentum", adapt=_polar),
+    "cautious decay": Hypothesis("decay only where the update shrinks the weight", decay=_cautious),
+    "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
+    "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
+}
+
+
+@contextmanager
+def changed(hypothesis: Hypothesis) -> Iterator[None]:
+    """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
+    memory = Memory()
+    adam, momentum, update = grafting.adam, jorge.step._momentum, jorge.step._update
+
+    def noted_adam(*args: Any, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
+        found, correction = adam(*args, **kwargs)
+        memory.adam = [direction.clone() for direction in found]
+        return found, correction
+
+    def changed_momentum(
+        directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, mask: grafting.Mask, options: Any
+    ) -> tuple[list[Tensor], Tensor]:
+        keys = [buffer.data_ptr() for buffer in buffers]
+        for key, direction in zip(keys, directions, strict=True):
+            if hypothesis.look:
+                hypothesis.look(memory, key, direction)
+            if hypothesis.direction:
+                direction.copy_(hypothesis.direction(memory, key, direction))
+        aheads, ratios = momentum(directions, buffers, torch.ones_like(lengths), mask, options)
+        if hypothesis.adapt:
+            aheads = [hypothesis.adapt(memory, key, ahead) for key, ahead in zip(keys, aheads, strict=True)]
+        if hypothesis.length:
+            adams = memory.adam[len(memory.adam) - len(aheads) :]
+            parts = zip(torch.split(lengths, [len(ahead) for ahead in aheads]), aheads, adams, strict=True)
+            lengths = torch.cat([hypothesis.length(*part) for part in parts])
+        ratios = grafting.ratios(aheads, lengths) * mask.each(aheads)
+        torch._foreach_mul_(aheads, grafting.per_parameter(ratios, aheads))
+        return aheads, ratios
+
+    def changed_update(work: Any, inputs: Any, updates: Sequence[Tensor], taken: Tensor, options: Any) -> None:
+        matrices = [p for group in inputs.params for p in group if p.dim() > 1]
+        norms = [memory.means.setdefault((id(p), "norm"), (1, p.norm()))[1] for p in matrices]
+        if hypothesis.decay:
+            for params, moved in zip(inputs.params, updates, strict=True):
+                for p, u in zip(params, moved.unbind(), strict=True):
+                    p.sub_(hypothesis.decay(p, u), alpha=options.lr * options.weight_decay)
+            options = options.replace(weight_decay=0.0)
+        update(work, inputs, updates, taken, options)
+        if hypothesis.keep_norms:
+            torch._foreach_mul_(matrices, [norm / p.norm() for norm, p in zip(norms, matrices, strict=True)])
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(grafting, "adam", noted_adam))
+        stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
+        stack.enter_context(patch.object(jorge.step, "_update", changed_update))
+        yield
+
+
+def run(task: Task, name: str, seed: int) -> Record:
+    """Train Jorge with a change, and say how it went.
+
+    Raises:
+        ValueError: the task has a recipe for SGD alone; the changes are of Adam's length.
+    """
+    if task.recipe.transfer != "adamw":
+        raise ValueError(f"{task.name} has no recipe for AdamW, whose step length is changed here")
+    hypothesis, usual = HYPOTHESES[name], CONTENDERS["jorge"]
+    contender = replace(usual, options=lambda t, s: {**usual.options(t, s), **hypothesis.options})
+    with changed(hypothesis):
+        record = train(task, contender, seed, task.steps, task.load(), lambda *_: None)
+    kept = ("task", "size", "seed", "steps", "diverged_at", "losses", "environment", "task_info")
+    return {"hypothesis": name, **{key: record[key] for key in kept}}
+
+
+def _work(task: str, name: str, seed: int, size: Any) -> Record:
+    return run(find_task(task, size), name, seed)
+
+
+def rows(records: Sequence[Record], goals: Mapping[int, float]) -> list[list[str]]:
+    """A line a hypothesis: steps to the target and loss at the end, a seed a number."""
+    lines = []
+    for name, hypothesis in HYPOTHESES.items():
+        mine = sorted((r for r in records if r["hypothesis"] == name), key=lambda r: int(r["seed"]))
+        if mine:
+            reached = [first_step_below(r, goals[r["seed"]]) if r["seed"] in goals else None for r in mine]
+            ends = ["diverged" if r["diverged_at"] else f"{smooth(r['losses'], r['steps'])[-1]:.4g}" for r in mine]
+            lines.append([hypothesis.says, ", ".join("–" if s is None else str(s) for s in reached), ", ".join(ends)])
+    return lines
+
+
+def goals_of(records: Sequence[Record], task: str) -> dict[int, float]:
+    """The target of each seed, from the records of a comparison."""
+    mine = [r for r in records if r["task"] == task and r["size"] == "small" and setting(r) != "default"]
+    return targets(mine) if mine else {}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is not there yet and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help="as of jorge compare")
+    parser.add_argument("--hypotheses", nargs="+", choices=list(HYPOTHESES), default=list(HYPOTHESES), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--size", choices=("smoke", "small"), default="small")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--records", type=Path, nargs="*", default=[], help="records of a comparison, for the targets")
+    parser.add_argument("--out", type=Path, default=Path("runs/hypotheses"), help="folder of the runs")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    store = Store.open(args.out, "hypotheses.jsonl")
+    found = [r for r in store.read() if r["size"] == args.size]
+    done = {(r["task"], r["hypothesis"], r["seed"]) for r in found}
+    wanted = [(t, h, s) for s in range(args.seeds) for h in args.hypotheses for t in args.tasks]
+    with ProcessPoolExecutor(args.workers, processes(1), prepare_worker, (1,)) as pool:
+        futures = [pool.submit(_work, *job, args.size) for job in wanted if job not in done]
+        for future in as_completed(futures):
+            found.append(future.result())
+            store.add(found[-1])
+    known = read(args.records) if args.records else []
+    print(json.dumps(environment(torch.device("cpu"))))
+    for task in args.tasks:
+        mine = [r for r in found if r["task"] == task]
+        print(f"\n{mine[0]['task_info']['title']}\n\n| | steps to the target | loss at the end |\n|---|---|---|")
+        for line in rows(mine, goals_of(known, task)):
+            print(f"| {' | '.join(line)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
