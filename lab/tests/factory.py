@@ -21,11 +21,12 @@ def record(
     metric: float = 0.9,
     baseline: str = "sgd",
     date: str = "2026-11-23",
+    repetition: int = 0,
 ) -> dict[str, Any]:
     """A run of these losses, `ms` a step, `optimizer_ms` of them the optimizer's; shorter than `steps`: diverged."""
     done = len(losses)
     steps = steps or done
-    return {
+    return ({"repetition": repetition} if repetition else {}) | {
         "key": [1, task, optimizer, seed, steps, 100],
         "task": task,
         "size": size,

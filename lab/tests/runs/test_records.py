@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jorge_lab.runs.records import machines, merge, read, sections
+from jorge_lab.runs.records import machines, merge, read, repetition, sections
 from jorge_lab.runs.store import RecordsError
 from lab.tests.factory import record
 
@@ -62,6 +62,17 @@ def test_sizes_and_lengths_are_sections_of_their_own() -> None:
         ("mnist-full-2-steps", 1),
     ]
     assert found[1].title == "The task mnist (full, 1 steps)"
+
+
+def test_a_repetition_is_neither_the_run_nor_compared_with_others() -> None:
+    run, other = record("sgd", 0, [2.0], date="2026-01-01"), record("jorge", 0, [1.0])
+    again = [record("sgd", 0, [2.0], repetition=n, date="2026-02-01") for n in (1, 2)]
+    found = merge([run, *again, other, {**again[0], "losses": [3.0]}])
+    assert [(repetition(r), r["losses"]) for r in found] == [(0, [2.0]), (1, [3.0]), (2, [2.0]), (0, [1.0])]
+    (section,) = sections(found)
+    assert [r["optimizer"] for r in section.records] == ["sgd", "jorge"]
+    assert [repetition(r) for r in section.repetitions] == [1, 2]
+    assert sections(again) == []
 
 
 def test_machines_are_told_apart() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jorge_lab.statistics.paired import _difference, against, interval, verdict
+from jorge_lab.statistics.paired import _difference, against, compare, interval, verdict
 from jorge_lab.statistics.reaching import Reach, reach
 from lab.tests.factory import record
 
@@ -50,6 +50,37 @@ def test_seeds_are_compared_in_pairs() -> None:
     assert against(mine, {7: other[0]}, "steps") is None
     assert against(mine, {0: other[0]}, "steps") is None
     assert against(mine, other, "cpu_seconds") is None, "these have no CPU seconds"
+
+
+def test_a_comparison_has_the_interval_of_the_ratio() -> None:
+    """Logarithms of the ratios −0.5, −0.6 and −0.7: their mean is −0.6 ± 4.3027 · 0.1 / √3."""
+    mine = reaches([100 * exp(-0.5), 100 * exp(-0.6), 100 * exp(-0.7)], 1000)
+    found = compare(mine, reaches([100, 100, 100], 1000), "steps")
+    assert found is not None
+    assert (found.verdict, found.seeds, found.missed, found.reference_missed) == ("ahead", 3, 0, 0)
+    assert (found.ratio, found.low, found.high) == pytest.approx((exp(-0.6), exp(-0.84841), exp(-0.35159)), rel=1e-4)
+    assert compare(mine, {7: mine[0]}, "steps") is None
+    assert compare(mine, mine, "cpu_seconds") is None
+
+
+def test_one_seed_has_a_ratio_and_no_interval() -> None:
+    found = compare(reaches([50]), reaches([100]), "steps")
+    assert found is not None
+    assert found.ratio == pytest.approx(0.5)
+    assert (found.verdict, found.low, found.high) == (None, None, None)
+
+
+def test_an_interval_says_which_runs_it_bounds() -> None:
+    late, other = reaches([None, 100, 100]), reaches([50, 50, 51], 500)
+    found = compare(late, other, "steps")
+    assert found is not None
+    assert (found.missed, found.reference_missed) == (1, 0)
+    assert found.low is not None
+    assert found.low < 2 < (found.high or 0)
+    for mine, reference in ((late, reaches([None] * 3)), (reaches([None] * 3), reaches([None] * 3))):
+        never = compare(mine, reference, "steps")
+        assert never is not None
+        assert (never.verdict, never.low, never.high, never.reference_missed) == ("level", None, None, 3)
 
 
 def test_a_run_that_does_not_reach_is_never_ahead() -> None:

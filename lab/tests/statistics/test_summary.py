@@ -151,5 +151,10 @@ def test_the_table_as_csv(tmp_path: Path) -> None:
         jorge, sgd, adamw = csv.DictReader(file)
     assert (jorge["optimizer"], jorge["setting"], jorge["size"]) == ("jorge", "transferred", "small")
     assert float(sgd["speedup"]) == 1.0
-    assert sgd["steps_verdict"] == "behind"
+    assert sgd["steps_verdict"] == "slower"
+    assert float(sgd["steps_ratio"]) == pytest.approx(2.5)
+    assert float(sgd["steps_ratio_low"]) == float(sgd["steps_ratio_high"]) == pytest.approx(2.5)
+    assert (jorge["steps_verdict"], jorge["steps_ratio"]) == ("", "")
+    assert (adamw["steps_verdict"], adamw["steps_ratio_low"]) == ("", ""), "one seed"
+    assert float(adamw["steps_ratio"]) > 1
     assert adamw["steps_to_target"] == ""

@@ -138,8 +138,8 @@ def test_the_page_shows_losers_and_what_varies() -> None:
     assert table[0][3:5] == ["steps ÷ baseline's", "seconds ÷ baseline's"]
     shown = {line[0]: line for line in table[2:]}
     assert [shown[name][1] for name in ("SGD", "Jorge", "jorge:interval=50")] == ["–", "5", "50"]
-    assert shown["SGD"][3] == "1.00, behind"
-    assert shown["jorge:interval=50"][3] == "not reached, behind"
+    assert shown["SGD"][3] == "1.00, slower (2.82–2.82)"
+    assert shown["jorge:interval=50"][3] == "not reached, slower (never gets there)"
     assert "diverged" in shown["jorge:interval=2"][5]
     assert len({len(line) for line in table}) == 1
 

@@ -68,6 +68,13 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_wide(parser: argparse.ArgumentParser) -> None:
+    """Add how much of the tables is printed."""
+    parser.add_argument(
+        "--wide", action="store_true", help="print all columns, not the six that fit a terminal of 80 columns"
+    )
+
+
 def given_targets(given: Sequence[str], records: Iterable[dict[str, Any]]) -> dict[str, float]:
     """`[TASK=]LOSS` as losses by task.
 

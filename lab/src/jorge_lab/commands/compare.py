@@ -14,6 +14,7 @@ from jorge_lab.commands.arguments import (
     add_out,
     add_target,
     add_tasks,
+    add_wide,
     console,
     device_named,
     given_targets,
@@ -46,12 +47,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--tuned", type=Path, metavar="FILE", help="of jorge tune --tuned (default: the file that comes with jorge-lab)"
     )
     parser.add_argument("--seeds", type=at_least(1), default=1, metavar="N", help="seeds 0 … N-1 (default: 1)")
+    parser.add_argument(
+        "--repeat",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="train the runs of the first seed N times in all: below the tables stands how far their seconds differ "
+        "(default: 1)",
+    )
     add_out(parser)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=at_least(1), metavar="N", help="optimizer steps (default: the task's)")
     length.add_argument("--epochs", type=above_zero, metavar="X", help="passes over the training data instead of steps")
     add_target(parser)
     add_machine(parser)
+    add_wide(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,11 +89,11 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     store = open_records(args.out)
     chosen = [setting for setting in SETTINGS if setting in settings]
-    jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs)
+    jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs, args.repeat)
     targets = given_targets(args.target, [{"task": name} for name in tasks])
     out = console()
     records, status = train_all(jobs, store, device, out, args.workers)
-    report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out)
+    report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out, wide=args.wide)
     return status
 
 

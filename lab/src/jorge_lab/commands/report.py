@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from jorge_lab.commands.arguments import add_out, add_target, given_targets
+from jorge_lab.commands.arguments import add_out, add_target, add_wide, console, given_targets
 from jorge_lab.commands.frame import Command
 
 
@@ -21,21 +21,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--docs", type=Path, metavar="FILE.md", help="write the tables to a page too, its pictures to images beside it"
     )
+    add_wide(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, write and say where; the exit status."""
     from jorge_lab.report import page
+    from jorge_lab.report.terminal import report
     from jorge_lab.runs import records
 
     found = records.read(args.runs)
     targets = given_targets(args.target, found)
-    path = page.write(found, args.out, "jorge " + shlex.join(sys.argv[1:]), targets)
+    report(found, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, console(), wide=args.wide)
     if args.docs is not None:
         page.write_document(found, args.docs, targets, args.out)
-    for title, _, answer in page.tables(found, targets):
-        print(f"{title}: {answer}")
-    print(f"\n{len(found)} runs; report: {path}")
     return 0
 
 

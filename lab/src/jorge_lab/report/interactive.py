@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,16 @@ from jorge_lab.report.styles import INK, MARKERS, OTHER_MARKER, Style
 from jorge_lab.statistics.curves import Curve, logarithmic
 
 
-def plot(curves: Sequence[Curve], target: float | None, styles: Mapping[str, Style]) -> dict[str, Any]:
+def plot(
+    curves: Sequence[Curve], target: float | None, styles: Mapping[str, Style], shown: Collection[tuple[str, str]]
+) -> dict[str, Any]:
     """A section's curves as plain data, from which the page draws one plot against steps and one against seconds.
 
-    A colour of None stands for the text's, which differs by scheme; `low` and `high` are None for a single seed.
+    A colour of None stands for the text's, which differs by scheme; `low` and `high` are None for a single seed. The
+    curves whose row is not in `shown` appear when their name is clicked.
     """
     return {
-        "curves": [_curve(c, styles[c.row.optimizer]) for c in curves],
+        "curves": [_curve(c, styles[c.row.optimizer]) | {"shown": c.row.key in shown} for c in curves],
         "logarithmic": logarithmic(curves),
         "target": target,
     }

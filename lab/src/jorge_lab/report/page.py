@@ -9,26 +9,23 @@ from typing import Any
 
 import jinja2
 
-from jorge_lab.report import interactive, markdown
-from jorge_lab.report.columns import UNIT_NAMES, costs, names, results
+from jorge_lab.report import interactive, markdown, overview
+from jorge_lab.report.columns import MAIN_UNITS, UNIT_NAMES, costs, names, results
 from jorge_lab.report.figures import on_page, on_white, picture, profile_picture
-from jorge_lab.report.grid import by_setting, by_task, plain
-from jorge_lab.report.overview import sentences, units
+from jorge_lab.report.grid import by_setting, by_task, first_table, plain
+from jorge_lab.report.lead import below, lead
 from jorge_lab.report.parts import Part, answer, parts, target_text, warning
 from jorge_lab.report.styles import Style, styles
 from jorge_lab.report.styles import on_page as colour_on_page
 from jorge_lab.runs.records import measured, setting, task_info
 from jorge_lab.runs.store import Record
-from jorge_lab.statistics.curves import STILL_POINTS, curves
+from jorge_lab.statistics.curves import STILL_POINTS, curves, legible
 from jorge_lab.statistics.paired import RULE
 from jorge_lab.statistics.profiles import Profile, profiles
 from jorge_lab.statistics.row import Row
 from jorge_lab.statistics.summary import write_csv
 
-
-def tables(records: Sequence[Record], targets: Mapping[str, float]) -> list[tuple[str, list[Row], str]]:
-    """Title, rows and answer of each section, for a terminal; `targets` are given losses by task name."""
-    return [(part.section.title, list(part.rows), answer(part)) for part in parts(records, targets)]
+_PROFILE = "profile.svg"
 
 
 def write(records: Sequence[Record], folder: Path, command: str, targets: Mapping[str, float]) -> Path:
@@ -52,10 +49,10 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     page = template.get_template("report.html").render(
         sections=[_view(part, look, pictures[part.section.picture]) for part in found],
-        sentences=sentences(found),
-        overview=[(UNIT_NAMES[unit], by_task(found, unit)) for unit in units(found)],
+        overview=_overview(found) if len(found) > 1 else None,
         reference=next((part.rows[0].reference for part in found if part.rows[0].reference), ""),
-        profile=on_page(pictures.get("profile.svg", "")),
+        panels=[on_page(profile_picture([[p]], look)) for p in (rows[0] if rows else []) if p.unit in MAIN_UNITS],
+        profile=on_page(pictures.get(_PROFILE, "")),
         left_out=[f"{', '.join(p[0].left_out)} ({p[0].setting})" for p in rows if p[0].left_out],
         rule=RULE,
         command=command,
@@ -68,42 +65,54 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
     for name, svg in pictures.items():
         (folder / name).write_text(on_white(svg), encoding="utf-8")
     write_csv([row for part in found for row in part.rows], folder / "summary.csv")
-    chapters = [markdown.overview(found), *(markdown.task(part) for part in found)]
-    (folder / "summary.md").write_text("\n".join(chapters), encoding="utf-8")
+    (folder / "summary.md").write_text("\n".join(_chapters(found, ".", _PROFILE if rows else "")), encoding="utf-8")
     return path
 
 
 def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, float], folder: Path) -> None:
-    """Write the overview and a chapter a task as a Markdown page, with pictures in `images` beside it.
+    """Write the report as a Markdown page, with pictures in `images` beside it.
 
     The pictures are those that :func:`write` has written into `folder` from the same records.
     """
     found = parts(records, targets)
     images = path.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    profile = ["profile.svg"] if profiles_of(found) else []
-    for name in (*profile, *(part.section.picture for part in found)):
+    profile = _PROFILE if profiles_of(found) else ""
+    for name in filter(None, [profile, *(part.section.picture for part in found)]):
         shutil.copyfile(folder / name, images / name)
     said = "\n".join(f"- {line}" for line in measured(records))
-    shown = [f"![Performance profiles](images/{name})\n" for name in profile]
-    chapters = [markdown.overview(found), *shown, *(markdown.task(part, "images") for part in found)]
-    path.write_text("\n".join(["# Results\n", "Measured with\n", said + "\n", *chapters]), encoding="utf-8")
+    chapters = _chapters(found, "images", f"images/{profile}" if profile else "")
+    path.write_text("\n".join(["# Results\n", *chapters, "Measured with\n", said + "\n"]), encoding="utf-8")
+
+
+def _chapters(found: Sequence[Part], images: str = "", profile: str = "") -> list[str]:
+    """The overview where there are several tasks, a chapter a task, and how to read them."""
+    several = [markdown.all_tasks(found, profile)] if len(found) > 1 else []
+    return [*several, *(markdown.task(part, images) for part in found), markdown.HOW]
 
 
 def profiles_of(found: Sequence[Part]) -> list[list[Profile]]:
     """The performance profiles, a list a setting; none for fewer than two tasks or optimizers."""
-    kinds = dict.fromkeys(row.setting for part in found for row in part.rows)
-    rows = [profiles([part.rows for part in found], kind, units(found)) for kind in kinds]
-    return [row for row in rows if row]
+    return profiles([part.rows for part in found], overview.units(found))
 
 
 def _pictures(found: Sequence[Part], rows: Sequence[Sequence[Profile]], look: Mapping[str, Style]) -> dict[str, str]:
     """File name → SVG: a picture a section, and the profiles if there are any."""
     drawn = {}
     for part in found:
-        thin = curves(part.section.records, part.rows, STILL_POINTS)
+        thin = curves(part.section.records, legible(part.rows), STILL_POINTS)
         drawn[part.section.picture] = picture(thin, part.rows[0].target, part.section.title, look)
-    return drawn | ({"profile.svg": profile_picture(rows, look)} if rows else {})
+    return drawn | ({_PROFILE: profile_picture(rows, look)} if rows else {})
+
+
+def _overview(found: Sequence[Part]) -> dict[str, Any]:
+    return {
+        "lead": overview.lead(found),
+        "table": overview.table(found),
+        "below": overview.BELOW,
+        "sentences": overview.sentences(found),
+        "by_task": [(UNIT_NAMES[unit], by_task(found, unit)) for unit in overview.units(found)],
+    }
 
 
 def _view(part: Part, look: Mapping[str, Style], svg: str) -> dict[str, Any]:
@@ -117,9 +126,12 @@ def _view(part: Part, look: Mapping[str, Style], svg: str) -> dict[str, Any]:
         "seeds": len({r["seed"] for r in section.records}),
         "target": target_text(part),
         "warning": warning(part),
+        "lead": lead(part),
+        "main": first_table(rows),
+        "below": below(part),
         "answer": answer(part),
         "picture": on_page(svg),
-        "plot": interactive.plot(found, rows[0].target, look),
+        "plot": interactive.plot(found, rows[0].target, look, {row.key for row in legible(rows)}),
         "by_setting": by_setting(rows),
         "results": plain(rows, results(rows[0])),
         "costs": plain(rows, [*names(), *costs()]),

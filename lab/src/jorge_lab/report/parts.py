@@ -11,7 +11,7 @@ from jorge_lab.runs.store import Record
 from jorge_lab.statistics.paired import against
 from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.row import Row
-from jorge_lab.statistics.summary import summarize
+from jorge_lab.statistics.summary import REFERENCE, summarize
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,16 @@ def parts(records: Iterable[Record], targets: Mapping[str, float]) -> list[Part]
     return found
 
 
+def reference(part: Part) -> Row | None:
+    """The row that the others are compared with."""
+    return next((row for row in part.rows if row.key == REFERENCE), None)
+
+
+def baseline(part: Part) -> Row | None:
+    """The row that sets the target, and that ratios are taken over."""
+    return next((row for row in part.rows if row.is_baseline), None)
+
+
 def first(part: Part, unit: Unit) -> list[Row]:
     """The rows of the lowest median, of those that reach the target with every seed; several where they tie."""
     full = [row for row in part.rows if row.reached == row.tested]
@@ -45,7 +55,7 @@ def first(part: Part, unit: Unit) -> list[Row]:
 
 
 def answer(part: Part) -> str:
-    """Who reaches the target first, and who is level with it, in a sentence or two."""
+    """Who reaches the target first, and who is not clearly slower, in a sentence or two."""
     base = part.rows[0].baseline or "its first-order baseline"
     if all(row.target is None for row in part.rows):
         return f"No target: there is no whole run of {base} here, and no target was given."
@@ -68,11 +78,11 @@ def _level(part: Part, leader: Row, unit: Unit) -> str:
         return " (one seed, or none shared: not tested)." if len(part.rows) > 1 else "."
     others = [part.called(row) for row in part.rows if field in row.best and row is not leader]
     if others:
-        return f"; level with it in {UNIT_NAMES[unit]}: {', '.join(others)}."
+        return f"; not clearly slower in {UNIT_NAMES[unit]}: {', '.join(others)}."
     if any(against(row.reaches, leader.reaches, unit) == "level" for row in part.rows if row is not leader):
-        return ", ahead of all that reach it with every seed."
+        return ", clearly faster than all that reach it with every seed."
     tested = all(len(row.reaches.keys() & leader.reaches.keys()) > 1 for row in part.rows)
-    return ", ahead of all others." if tested else ", ahead of all that share two seeds with it."
+    return ", clearly faster than all others." if tested else ", clearly faster than all that share two seeds with it."
 
 
 def target_text(part: Part) -> str:

@@ -53,6 +53,7 @@ class Job:
         setting: where its hyperparameters come from.
         seed: of weights and batches.
         steps: of the run.
+        repetition: 0 for the run; n for the n-th time that it is trained once more, for its seconds alone.
     """
 
     task: str
@@ -61,26 +62,30 @@ class Job:
     setting: Setting
     seed: int
     steps: int
+    repetition: int = 0
 
     @property
     def title(self) -> str:
         """What messages call it."""
         chosen = "" if self.setting == "transferred" else f", {self.setting}"
-        return f"{self.task} · {self.optimizer}{chosen} · seed {self.seed}"
+        again = f", once more ({self.repetition})" if self.repetition else ""
+        return f"{self.task} · {self.optimizer}{chosen} · seed {self.seed}{again}"
 
     def matches(self, record: Record, settings: dict[str, Any]) -> bool:
         """Whether a record is of this very run, with the same settings."""
-        task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
-        wanted = key(task, contender, self.setting, self.seed, self.steps)
-        return record.get("key") == wanted and record.get("settings") == settings
+        return record.get("key") == self._key() and record.get("settings") == settings
 
     def renamed(self, record: Record) -> Record:
         """The record of this run, made of one with the same settings that was found under another setting's name.
 
         Where tuning finds nothing better than the transferred settings, the two are one run.
         """
+        return {**record, "setting": self.setting, "key": self._key()}
+
+    def _key(self) -> list[Any]:
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
-        return {**record, "setting": self.setting, "key": key(task, contender, self.setting, self.seed, self.steps)}
+        found = key(task, contender, self.setting, self.seed, self.steps)
+        return [*found, f"repetition {self.repetition}"] if self.repetition else found
 
     def settings(self) -> dict[str, Any]:
         """The settings that the optimizer gets; raises what :meth:`Contender.build` raises."""
@@ -90,7 +95,8 @@ class Job:
         """Train."""
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
         data = task.load().to(device)
-        return train(task, contender, self.seed, self.steps, data, watch, self.setting)
+        record = train(task, contender, self.seed, self.steps, data, watch, self.setting)
+        return record | {"repetition": self.repetition, "key": self._key()} if self.repetition else record
 
 
 def jobs_for(
@@ -101,10 +107,12 @@ def jobs_for(
     seeds: int,
     steps: int | None = None,
     epochs: float | None = None,
+    repeat: int = 1,
 ) -> list[Job]:
     """Every run, seed by seed and task by task, so that what is finished at any time is comparable.
 
-    An optimizer `name@setting` is run in that setting alone, the others in each of `settings`.
+    An optimizer `name@setting` is run in that setting alone, the others in each of `settings`. With `repeat` the runs
+    of the first seed are there so many times, the repetitions after all seeds.
 
     Raises:
         UsageError: there is no such task, optimizer or setting.
@@ -123,7 +131,8 @@ def jobs_for(
         lengths[name] = steps or task.steps
         if epochs is not None:  # a batch is never larger than the data
             lengths[name] = max(1, round(epochs * max(1, len(task.load().train[0]) // task.batch_size)))
+    times = [(seed, 0) for seed in range(seeds)] + [(0, again) for again in range(1, repeat)]
     return [
-        Job(task, size, name, setting, seed, lengths[task])
-        for seed, task, (name, setting) in product(range(seeds), tasks, chosen)
+        Job(task, size, name, setting, seed, lengths[task], again)
+        for (seed, again), task, (name, setting) in product(times, tasks, chosen)
     ]

@@ -22,13 +22,17 @@ _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 @dataclass(frozen=True)
 class Section:
-    """The records that are compared with each other: one task at one size, all runs planned for the same steps."""
+    """The records that are compared with each other: one task at one size, all runs planned for the same steps.
+
+    `repetitions` are the same runs once more, which say how seconds repeat and count nowhere else.
+    """
 
     name: str
     title: str
     task: str
     size: str
     records: Sequence[Record]
+    repetitions: Sequence[Record] = ()
 
     @property
     def picture(self) -> str:
@@ -44,6 +48,11 @@ def picture_file(name: str) -> str:
 def setting(record: Record) -> str:
     """Where the options came from: "transferred", "tuned" or "default"."""
     return str(record.get("setting") or "transferred")
+
+
+def repetition(record: Record) -> int:
+    """0 for a run; n for the n-th time that it was trained once more, for its seconds alone."""
+    return int(record.get("repetition") or 0)
 
 
 def label(record: Record) -> str:
@@ -107,7 +116,7 @@ def merge(records: Iterable[Record]) -> list[Record]:
     newest: dict[str, Record] = {}
     for record in records:
         parts = [record.get(k) for k in ("task", "size", "optimizer", "seed", "steps")]
-        key = json.dumps([*parts, setting(record)])
+        key = json.dumps([*parts, setting(record), repetition(record)])
         if key not in newest or _date(record) >= _date(newest[key]):
             newest[key] = record
     return list(newest.values())
@@ -118,11 +127,15 @@ def _date(record: Record) -> str:
 
 
 def sections(records: Iterable[Record]) -> list[Section]:
-    """The records by task, size and planned steps, in the order in which these first appear."""
+    """The records by task, size and planned steps, in the order in which these first appear.
+
+    Repetitions without a run that they repeat are left out.
+    """
     groups: dict[tuple[str, str, int], list[Record]] = {}
+    again: dict[tuple[str, str, int], list[Record]] = {}
     for record in records:
         group = (record["task"], str(record.get("size") or ""), record["steps"])
-        groups.setdefault(group, []).append(record)
+        (again if repetition(record) else groups).setdefault(group, []).append(record)
     found = []
     for (task, size, steps), members in groups.items():
         several_sizes = len({g[1] for g in groups if g[0] == task}) > 1
@@ -131,7 +144,7 @@ def sections(records: Iterable[Record]) -> list[Section]:
         name = "-".join(filter(None, [task, size if several_sizes else "", length.replace(" ", "-")]))
         told = ", ".join(filter(None, [size, length]))
         title = task_info(members[-1])["title"] + (f" ({told})" if told else "")
-        found.append(Section(name, title, task, size, members))
+        found.append(Section(name, title, task, size, members, again.get((task, size, steps), [])))
     return found
 
 

@@ -1,1 +1,1 @@
-"""From records to answers: when a run reaches its target, and who is ahead by the test over seeds."""
+"""From records to answers: when a run reaches its target, who is faster by the test over seeds, how seconds repeat."""

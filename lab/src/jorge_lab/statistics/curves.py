@@ -11,10 +11,12 @@ import numpy as np
 from jorge_lab.runs.records import setting
 from jorge_lab.runs.store import Record
 from jorge_lab.statistics.reaching import smooth
-from jorge_lab.statistics.row import Row
+from jorge_lab.statistics.row import Row, one_each
 
 Axis = Literal["steps", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "seconds")
+#: Curves that one picture shows at once; of more rows it shows one an optimizer.
+LEGIBLE = 8
 #: Points of a curve at most, in a plot that zooms, and in a still picture.
 POINTS = 400
 STILL_POINTS = 150
@@ -68,6 +70,11 @@ def curves(records: Sequence[Record], rows: Sequence[Row], points: int = POINTS)
     mine = {row.key: [r for r in records if (r["optimizer"], setting(r)) == row.key] for row in rows}
     found = (curve(row, mine[row.key], points) for row in rows)
     return [c for c in found if c is not None]
+
+
+def legible(rows: Sequence[Row]) -> list[Row]:
+    """The rows that a picture shows: all if they are few, else one an optimizer."""
+    return list(rows) if len(rows) <= LEGIBLE else one_each(rows)
 
 
 def logarithmic(found: Sequence[Curve]) -> bool:

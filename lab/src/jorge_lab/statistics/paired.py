@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log, sqrt
+from dataclasses import dataclass
+from math import exp, log, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -15,17 +16,43 @@ Verdict = Literal["ahead", "level", "behind"]
 
 #: A difference of less than this factor is never more than level.
 LEAST = 1.02
-#: The rule of `verdict` and `against`, as reports state it.
+#: What reports call a verdict on steps or seconds.
+WORDS: Mapping[Verdict, str] = {"ahead": "faster", "level": "no clear difference", "behind": "slower"}
+#: The rule of `verdict` and `compare`, as reports state it.
 RULE = (
-    "Optimizers are compared seed by seed, by the logarithm of the ratio of their steps or seconds to the target. "
-    "One is ahead or behind if the 95 % t interval of the mean logarithm over the seeds lies wholly on one side of "
-    "0 and the mean ratio is at least 2 % from 1; all else is level, which says that these seeds cannot tell the "
-    "two apart, not that they are the same. A run that does not reach the target counts with its whole length, and "
-    "at the least with the other's time, so that it is never ahead of one that does; where with every seed one of "
-    "the two reaches the target and the other does not, the one that does is ahead. It takes two seeds for a "
-    "verdict, and with two or three the interval is wide. Each comparison stands by itself: of twenty between "
-    "equals, one comes out ahead or behind."
+    "Optimizers are compared seed by seed, by the ratio of their steps or seconds to the target. In parentheses is the "
+    "95 % t interval of the ratio (of its mean logarithm over the seeds): 1 is equal, 0.5 half the time. One is faster "
+    "or slower if the interval lies wholly on one side of 1 and the mean ratio is at least 2 % from it. All else is no "
+    "clear difference: these seeds cannot tell the two apart, which does not say that they are the same; the interval "
+    "says how far apart they may be. A run that does not reach the target counts with its whole length, and at the "
+    "least with the other's time, so that it is never faster than one that does; the interval then says “or "
+    "more”, “or less” or, where both miss it with some seed, “about”. Where with every seed one of "
+    "the two reaches the target and the other does not, the one that does is faster. It takes two seeds for a verdict, "
+    "and with two or three the interval is wide. Each comparison stands by itself: of twenty between equals, one comes "
+    "out faster or slower."
 )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Steps or seconds of one optimizer's runs over those of a reference, seed by seed.
+
+    Args:
+        verdict: by :data:`RULE`; None with one seed.
+        ratio: geometric mean over the seeds; below 1 is faster.
+        low, high: the ends of its 95 % t interval; None with one seed, or where no seed has both reach the target.
+        seeds: how many seeds are compared.
+        missed: with how many of them this optimizer does not reach the target.
+        reference_missed: with how many of them the reference does not.
+    """
+
+    verdict: Verdict | None
+    ratio: float
+    low: float | None
+    high: float | None
+    seeds: int
+    missed: int
+    reference_missed: int
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -53,20 +80,34 @@ def verdict(differences: Sequence[float], least: float = 0.0) -> Verdict | None:
     return "level"
 
 
-def against(mine: Mapping[int, Reach], reference: Mapping[int, Reach], unit: Unit) -> Verdict | None:
-    """The verdict on runs by seed against those of a reference, by :data:`RULE`; None where they share too few seeds.
-
-    Seeds where the record lacks the unit are left out.
-    """
+def compare(mine: Mapping[int, Reach], reference: Mapping[int, Reach], unit: Unit) -> Comparison | None:
+    """Runs by seed beside those of a reference; None where they share no seed whose records have the unit."""
     pairs = [(mine[seed], reference[seed]) for seed in sorted(mine.keys() & reference.keys())]
     pairs = [(a, b) for a, b in pairs if a.amount(unit) is not None and b.amount(unit) is not None]
-    if len(pairs) < 2:
+    if not pairs:
         return None
-    if all(a.reached and not b.reached for a, b in pairs):
-        return "ahead"
-    if all(b.reached and not a.reached for a, b in pairs):
-        return "behind"
-    return verdict([_difference(a, b, unit) for a, b in pairs], log(LEAST))
+    differences = [_difference(a, b, unit) for a, b in pairs]
+    said = verdict(differences, log(LEAST))
+    if said is not None and all(a.reached and not b.reached for a, b in pairs):
+        said = "ahead"
+    elif said is not None and all(b.reached and not a.reached for a, b in pairs):
+        said = "behind"
+    ends = interval(differences) if said is not None and any(a.reached and b.reached for a, b in pairs) else None
+    return Comparison(
+        verdict=said,
+        ratio=exp(fmean(differences)),
+        low=exp(ends[0]) if ends else None,
+        high=exp(ends[1]) if ends else None,
+        seeds=len(pairs),
+        missed=sum(not a.reached for a, _ in pairs),
+        reference_missed=sum(not b.reached for _, b in pairs),
+    )
+
+
+def against(mine: Mapping[int, Reach], reference: Mapping[int, Reach], unit: Unit) -> Verdict | None:
+    """The verdict of :func:`compare`; None where they share fewer than two seeds whose records have the unit."""
+    found = compare(mine, reference, unit)
+    return found.verdict if found else None
 
 
 def _difference(mine: Reach, other: Reach, unit: Unit) -> float:

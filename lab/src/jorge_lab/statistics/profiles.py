@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 
 from jorge_lab.statistics.reaching import Unit
-from jorge_lab.statistics.row import Row
+from jorge_lab.statistics.row import Row, one_each
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Profile:
     """For each optimizer of one setting, how far behind the best of each task it is.
 
     Args:
-        setting: the setting of all of them.
+        setting: the setting of all of them, or what else each was chosen by.
         unit: what is counted.
         tasks: how many tasks there are.
         factors: label → its amount over the best one's, ascending; infinite for a task whose target it does not reach.
@@ -41,8 +41,17 @@ def profile(tables: Sequence[Sequence[Row]], setting: str, unit: Unit) -> Profil
     The amount of a task is the median over its seeds. Tasks without a target, or without the setting, do not count; an
     optimizer that was not run on every task that counts is left out, for what it lacks is not known.
     """
-    chosen = [[row for row in rows if row.setting == setting and _known(row, unit)] for rows in tables]
-    chosen = [rows for rows in chosen if len(rows) > 1]
+    return _profile([[row for row in rows if row.setting == setting] for rows in tables], setting, unit)
+
+
+def best_profile(tables: Sequence[Sequence[Row]], unit: Unit) -> Profile | None:
+    """As :func:`profile`, of one row an optimizer and task (:func:`jorge_lab.statistics.row.one_each`)."""
+    return _profile([one_each(rows) for rows in tables], "one setting each", unit)
+
+
+def _profile(tables: Sequence[Sequence[Row]], setting: str, unit: Unit) -> Profile | None:
+    known = ([row for row in rows if _known(row, unit)] for rows in tables)
+    chosen = [rows for rows in known if len(rows) > 1]
     labels = {row.optimizer: row.label for rows in chosen for row in rows}
     everywhere = [n for n in labels if all(any(row.optimizer == n for row in rows) for rows in chosen)]
     if len(chosen) < 2 or len(everywhere) < 2:
@@ -73,7 +82,11 @@ def _amount(row: Row, unit: Unit) -> float:
     return inf if value is None else max(value, 1e-9)
 
 
-def profiles(tables: Sequence[Sequence[Row]], setting: str, units: Sequence[Unit]) -> list[Profile]:
-    """The profiles of a setting that there are."""
-    found = (profile(tables, setting, unit) for unit in units)
-    return [p for p in found if p is not None]
+def profiles(tables: Sequence[Sequence[Row]], units: Sequence[Unit]) -> list[list[Profile]]:
+    """The profiles that there are, a list a setting; first those of one setting each where there are several."""
+    kinds = list(dict.fromkeys(row.setting for rows in tables for row in rows))
+    found = [[profile(tables, kind, unit) for unit in units] for kind in kinds]
+    if len(kinds) > 1:
+        found.insert(0, [best_profile(tables, unit) for unit in units])
+    known = ([p for p in row if p is not None] for row in found)
+    return [row for row in known if row]

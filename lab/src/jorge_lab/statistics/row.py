@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from jorge_lab.statistics.paired import Verdict
-from jorge_lab.statistics.reaching import Reach
+from jorge_lab.statistics.paired import Comparison, Verdict
+from jorge_lab.statistics.reaching import Reach, Unit
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Row:
     `step_ms` is their sum and `optimizer_share` the optimizer's part of it. `seconds` and `cpu_seconds` are those of
     the whole training.
 
-    `verdicts` compares with the reference, another row (:data:`jorge_lab.statistics.paired.RULE`): by unit, "ahead" if
-    this optimizer is. `best` names the fields in which no row is shown to be ahead of this one.
+    `compared` sets the row beside the reference, another row, by unit (:data:`jorge_lab.statistics.paired.RULE`); it is
+    empty for the reference itself, and where there is none. `best` names the fields in which no row is shown to be
+    ahead of this one.
     """
 
     task: str
@@ -65,7 +67,7 @@ class Row:
     cpu_seconds: float | None
     state_bytes: int
     reference: str
-    verdicts: Mapping[str, Verdict | None]
+    compared: Mapping[Unit, Comparison]
     best: frozenset[str]
     reaches: Mapping[int, Reach]
 
@@ -80,6 +82,27 @@ class Row:
         return f"{self.label} ({self.setting})"
 
     @property
+    def verdicts(self) -> dict[Unit, Verdict | None]:
+        """By unit, "ahead" if this optimizer is ahead of the reference."""
+        return {unit: found.verdict for unit, found in self.compared.items()}
+
+    @property
     def is_baseline(self) -> bool:
         """Whether the target and the ratios come from this row."""
         return self.baseline == (self.label if self.setting == "transferred" else self.name)
+
+
+def one_each(rows: Sequence[Row]) -> list[Row]:
+    """One row an optimizer.
+
+    It is the reference, and of the others the setting that reaches the target with the most seeds, then in the fewest
+    steps, then in the least time, then with the lowest final loss.
+    """
+
+    def place(row: Row) -> tuple[bool, float, float, float, float]:
+        amounts = row.steps_to_target, row.seconds_to_target, row.final_loss
+        steps, seconds, loss = (inf if amount is None else amount for amount in amounts)
+        return row.name != row.reference, -row.reached, steps, seconds, loss
+
+    best = {min((row for row in rows if row.optimizer == name), key=place).key for name in {r.optimizer for r in rows}}
+    return [row for row in rows if row.key in best]

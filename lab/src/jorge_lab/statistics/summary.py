@@ -12,7 +12,7 @@ from statistics import fmean, median, stdev
 
 from jorge_lab.runs.records import SETTINGS, label, setting, task_info
 from jorge_lab.runs.store import Record
-from jorge_lab.statistics.paired import LEAST, Verdict, against, ratios, verdict
+from jorge_lab.statistics.paired import LEAST, WORDS, Comparison, against, compare, ratios, verdict
 from jorge_lab.statistics.reaching import (
     UNITS,
     Reach,
@@ -108,14 +108,14 @@ def _row(records: Sequence[Record], seeds: dict[int, Reach], goal: dict[int, flo
         cpu_seconds=_median([r["cpu_seconds"][-1] for r in whole if r.get("cpu_seconds")]),
         state_bytes=max(r["state_bytes"] for r in records),
         reference="",
-        verdicts={},
+        compared={},
         best=frozenset(),
         reaches=seeds,
     )
 
 
 def _beside(row: Row, base: Row | None, reference: Row | None) -> Row:
-    """The row with its ratios to the baseline and its verdicts against the reference."""
+    """The row with its ratios to the baseline, and set beside the reference."""
     if base is not None:
         row = replace(
             row,
@@ -126,8 +126,8 @@ def _beside(row: Row, base: Row | None, reference: Row | None) -> Row:
         )
     if reference is None or row.key == reference.key:
         return replace(row, reference=reference.name if reference else "")
-    verdicts: dict[str, Verdict | None] = {unit: against(row.reaches, reference.reaches, unit) for unit in UNITS}
-    return replace(row, reference=reference.name, verdicts=verdicts)
+    found = {unit: compare(row.reaches, reference.reaches, unit) for unit in UNITS}
+    return replace(row, reference=reference.name, compared={unit: c for unit, c in found.items() if c is not None})
 
 
 def _best(rows: Sequence[Row], groups: Mapping[tuple[str, str], Sequence[Record]]) -> dict[str, set[tuple[str, str]]]:
@@ -222,12 +222,20 @@ def _spread(values: Sequence[float]) -> float | None:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """The rows as a table with a header; empty cells are values that there are not.
 
-    A verdict has a column a unit; `best` holds the names of its fields, parted by blanks.
+    By unit there are the verdict against the reference, in words, and mean and ends of the interval of the ratio to it;
+    `best` holds the names of its fields, parted by blanks.
     """
-    plain = [f.name for f in fields(Row) if f.name not in ("verdicts", "best", "reaches")]
+    plain = [f.name for f in fields(Row) if f.name not in ("compared", "best", "reaches")]
+    beside = [f"{unit}_{what}" for unit in UNITS for what in ("verdict", "ratio", "ratio_low", "ratio_high")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*plain, *(f"{unit}_verdict" for unit in UNITS), "best"])
+        writer.writerow([*plain, *beside, "best"])
         for row in rows:
-            verdicts = [row.verdicts.get(unit) for unit in UNITS]
-            writer.writerow([*(getattr(row, name) for name in plain), *verdicts, " ".join(sorted(row.best))])
+            found = [value for unit in UNITS for value in _beside_cells(row.compared.get(unit))]
+            writer.writerow([*(getattr(row, name) for name in plain), *found, " ".join(sorted(row.best))])
+
+
+def _beside_cells(found: Comparison | None) -> list[object]:
+    if found is None:
+        return [None] * 4
+    return [WORDS[found.verdict] if found.verdict else None, found.ratio, found.low, found.high]

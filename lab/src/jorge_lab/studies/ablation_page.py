@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
 from typing import Any
 
 from jorge_lab.report.columns import Column, columns, number
-from jorge_lab.report.grid import over_baseline, plain
+from jorge_lab.report.grid import beside_baseline, over_baseline, plain
 from jorge_lab.report.markdown import table
 from jorge_lab.report.parts import Part, parts, target_text, warning
 from jorge_lab.runs.records import measured, task_info
@@ -38,7 +37,8 @@ def page(ablation: Ablation, command: str, records: Sequence[Record]) -> str:
     lines += [
         "The target of a seed is the best smoothed training loss of the task's baseline with that seed; steps and "
         "seconds to it are medians over seeds, as multiples of the baseline's (below 1 is better). A run that does "
-        f"not get there is shown all the same. {RULE} Bold: level with the best of the table.",
+        f"not get there is shown all the same. Beside it stands how it compares with Jorge. {RULE} Bold: not clearly "
+        "worse than the best of the table.",
         "",
     ]
     for part in parts(records, {}):
@@ -69,11 +69,7 @@ def _who(ablation: Ablation, part: Part) -> list[Column]:
 
 def _over_baseline(unit: Unit) -> Column:
     def show(row: Row) -> str:
-        ratio = over_baseline(row, unit)
-        verdict = row.verdicts.get(unit)
-        some = f" ({row.reached} of {row.tested} seeds)" if 0 < row.reached < row.tested else ""
-        shown = "not reached" if ratio == inf else number(ratio, ".2f")
-        return shown + some + (f", {verdict}" if verdict else "")
+        return beside_baseline(row, unit)
 
     return Column(f"{unit} ÷ baseline's", show, lambda row: over_baseline(row, unit), f"{unit}_to_target")
 

@@ -60,28 +60,39 @@
     const sorted = table.querySelector("th[aria-sort$='ending']");
     if (sorted) sort(sorted, sorted.getAttribute("aria-sort"));
     const names = reached.map((line, i) => `${i + 1}. ${line.row.dataset.name}`);
-    table.closest("section").querySelector(".ranking").textContent =
+    table.closest("details").querySelector(".ranking").textContent =
       names.length ? `With R = ${speed}: ${names.join(", ")}.` : "No optimizer reaches the target.";
   }
 
-  const input = document.getElementById("speed");
-  function recompute() {
-    const speed = Number(input.value);
-    const valid = input.value !== "" && speed > 0 && speed < Infinity;
-    input.setAttribute("aria-invalid", String(!valid));
-    if (valid) for (const table of document.querySelectorAll("table.hardware")) rank(table, speed);
+  for (const input of document.querySelectorAll("input.speed")) {
+    const table = input.closest("details").querySelector("table.hardware");
+    const recompute = () => {
+      const speed = Number(input.value);
+      const valid = input.value !== "" && speed > 0 && speed < Infinity;
+      input.setAttribute("aria-invalid", String(!valid));
+      if (valid) rank(table, speed);
+    };
+    input.addEventListener("input", recompute);
+    recompute();
   }
-  input.addEventListener("input", recompute);
-  recompute();
 
   // Plots: drawn when they come near the screen, in the colours of the scheme.
   const scheme = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  // On a phone the first plot alone has a legend, of the curves that are shown.
+  const phone = matchMedia("(max-width: 40rem)");
+  function listed(spec, axis) {
+    if (!phone.matches) return spec.curves;
+    return axis === "steps" ? spec.curves.filter((curve) => curve.shown) : [];
+  }
+
   function traces(spec, axis) {
+    const named = new Set(listed(spec, axis));
     const found = [];
     for (const curve of spec.curves) {
       const colour = curve.colour ?? scheme("--ink");
-      const shared = { name: curve.name, legendgroup: curve.name };
+      const visible = curve.shown || "legendonly";
+      const shared = { name: curve.name, legendgroup: curve.name, visible, showlegend: named.has(curve) };
       const x = curve[axis];
       if (curve.low) {
         found.push({
@@ -99,22 +110,28 @@
     if (spec.target !== null && found.length) {
       const ends = [0, Math.max(...spec.curves.map((curve) => curve[axis].at(-1)))];
       const line = { color: scheme("--ink"), width: 1, dash: "dot" };
-      found.push({ name: "target", x: ends, y: [spec.target, spec.target], mode: "lines", line, hoverinfo: "y" });
+      const y = [spec.target, spec.target];
+      found.push({ name: "target", x: ends, y, mode: "lines", line, hoverinfo: "y", showlegend: named.size > 0 });
     }
     return found;
   }
 
   // The legend stands below the axis; the plot keeps its 300 pixels however many rows the legend takes.
   function layout(spec, axis, width) {
-    const widest = 50 + 7 * Math.max(...spec.curves.map((curve) => curve.name.length));
-    const rows = Math.ceil((spec.curves.length + 1) / Math.max(1, Math.floor((width - 70) / widest)));
+    const names = listed(spec, axis).map((curve) => curve.name);
+    let [rows, end] = [0, Infinity];
+    for (const name of names.length ? [...names, "target"] : []) {
+      const length = 50 + 6.5 * name.length;
+      if (end + length > width - 70) [rows, end] = [rows + 1, 0];
+      end += length;
+    }
     const lines = { gridcolor: scheme("--line"), linecolor: scheme("--soft"), zeroline: false };
     const title = axis === "steps" ? "optimizer steps" : "seconds of training";
     return {
-      height: 30 + 300 + 65 + 28 * rows,
+      height: 30 + 300 + 65 + 25 * rows,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: scheme("--ink"), family: "system-ui, sans-serif" },
-      margin: { l: 60, r: 10, t: 30, b: 65 + 28 * rows },
+      margin: { l: 60, r: 10, t: 30, b: 65 + 25 * rows },
       legend: { orientation: "h", yanchor: "top", y: -60 / 300 },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: scheme("--soft"), activecolor: scheme("--ink") },
       xaxis: { ...lines, title: { text: title } },
