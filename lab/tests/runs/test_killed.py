@@ -76,7 +76,7 @@ def test_killed_while_it_writes_checkpoints(tmp_path: Path) -> None:
 
 
 def test_killed_with_two_workers(tmp_path: Path) -> None:
-    optimizers, folder = "sgd,adamw", tmp_path / "killed"
+    optimizers, folder = "jorge,adamw", tmp_path / "killed"
     assert run("-m", "jorge", *command(optimizers, tmp_path / "whole", steps=400)).returncode == 0
     words = command(optimizers, folder, "--checkpoint-every", 0.01, "--workers", 2, steps=400)
     process = subprocess.Popen(
