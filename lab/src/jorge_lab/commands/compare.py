@@ -27,6 +27,9 @@ from jorge_lab.commands.frame import Command
 #: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
 SUITE = "jorge,sgd@tuned,adamw@tuned,shampoo@tuned,soap@tuned,muon@tuned,psgd@tuned"
 
+#: Seconds of training between two checkpoints of a run at size full. A write takes a second or less.
+EVERY = 60.0
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
@@ -60,6 +63,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--steps", type=at_least(1), metavar="N", help="optimizer steps (default: the task's)")
     length.add_argument("--epochs", type=above_zero, metavar="X", help="passes over the training data instead of steps")
     add_target(parser)
+    parser.add_argument(
+        "--checkpoint-every",
+        type=above_zero,
+        metavar="SECONDS",
+        help="of training between two checkpoints of a run, from which it goes on when it was cut off "
+        f"(default: {EVERY:.0f} at size full, else no checkpoints)",
+    )
     add_machine(parser)
     add_wide(parser)
 
@@ -72,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
     from jorge_lab.contenders.tuned import use_tuned
     from jorge_lab.errors import UsageError
     from jorge_lab.report.terminal import report
+    from jorge_lab.runs.checkpoints import Checkpoints
     from jorge_lab.runs.compare import open_records, train_all
     from jorge_lab.runs.jobs import jobs_for
 
@@ -92,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
     jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs, args.repeat)
     targets = given_targets(args.target, [{"task": name} for name in tasks])
     out = console()
-    records, status = train_all(jobs, store, device, out, args.workers)
+    every = args.checkpoint_every or (EVERY if args.size == "full" else None)
+    checkpoints = Checkpoints(args.out / "checkpoints", every) if every else None
+    records, status = train_all(jobs, store, device, out, args.workers, checkpoints)
     report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out, wide=args.wide)
     return status
 
@@ -102,7 +115,7 @@ COMMAND = Command(
     "train one model with several optimizers: which reaches the target first, and at what cost?",
     "Train the same model from the same weights on the same batches with each optimizer, and report which reaches the "
     "target first, in steps and in seconds. Runs that are finished are kept in --out and not trained again, so the "
-    "command can be stopped and repeated.",
+    "command can be stopped and repeated; long runs go on from checkpoints.",
     arguments,
     run,
 )

@@ -7,7 +7,7 @@ Every one is built from a task's first-order recipe by a rule that its options s
 from jorge_lab.contenders import first_order, muon, natural_gradient, ours, packaged
 from jorge_lab.contenders.contender import SETTINGS, Built, Contender, Setting, UnsuitableError, settings
 from jorge_lab.contenders.ours import variant
-from jorge_lab.contenders.state import state_bytes
+from jorge_lab.contenders.state import restore, state_bytes
 
 __all__ = [
     "CONTENDERS",
@@ -16,6 +16,7 @@ __all__ = [
     "Contender",
     "Setting",
     "UnsuitableError",
+    "restore",
     "settings",
     "state_bytes",
     "variant",

@@ -23,9 +23,23 @@ class Parts(torch.optim.Optimizer):
     ) -> None:
         super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
         self.parts, self.views = list(parts), list(views)
-        self.param_groups = [group for part in parts for group in part.param_groups]
-        states: Any = ChainMap(*(part.state for part in parts))
+        self._gather()
+
+    def _gather(self) -> None:
+        """Show the groups and the states of the parts, which are other objects after they were loaded."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        states: Any = ChainMap(*(part.state for part in self.parts))
         self.state = states
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of the parts, `{"parts": […]}`."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load each part's."""
+        for part, saved in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(saved)
+        self._gather()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients, also those of the parameters behind the views."""

@@ -1,4 +1,4 @@
-"""How many bytes of state an optimizer keeps, whichever way it keeps them."""
+"""The state of an optimizer, whichever way it keeps it: how many bytes it is, and how it is put back to the bit."""
 
 from __future__ import annotations
 
@@ -25,6 +25,30 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
                 if tensor is not None:
                     sizes.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(sizes.values())
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a `state_dict()`, with tensors of the dtypes that were saved.
+
+    Torch casts what it loads to the dtype of the parameter, which rounds the float64 numbers that PSGD-Kron keeps.
+
+    Raises:
+        whatever the optimizer's `load_state_dict` does where the state is not of such an optimizer.
+    """
+    optimizer.load_state_dict(saved)
+    _uncast(saved, optimizer.state_dict())
+
+
+def _uncast(saved: Any, loaded: Any) -> Any:
+    """`loaded`, with each tensor that has another dtype than in `saved` replaced in the dict or list that holds it."""
+    if isinstance(saved, Tensor):
+        return loaded if loaded.dtype == saved.dtype else saved
+    if isinstance(saved, dict):
+        for key in saved.keys() & loaded.keys():
+            loaded[key] = _uncast(saved[key], loaded[key])
+    elif isinstance(saved, list):
+        loaded[:] = map(_uncast, saved, loaded)
+    return loaded
 
 
 def _tensors(value: Any, seen: set[int]) -> Iterator[Tensor]:

@@ -12,8 +12,10 @@ from rich.console import Console
 
 from jorge_lab.contenders import UnsuitableError
 from jorge_lab.errors import UsageError
+from jorge_lab.runs.checkpoints import Checkpoints
 from jorge_lab.runs.jobs import Job, is_stale
 from jorge_lab.runs.records import usable
+from jorge_lab.runs.resuming import see_checkpoints
 from jorge_lab.runs.runner import do
 from jorge_lab.runs.store import Record, Store
 
@@ -31,14 +33,27 @@ def open_records(folder: Path) -> Store:
 
 
 def train_all(
-    jobs: Sequence[Job], store: Store, device: torch.device, console: Console, workers: int = 1
+    jobs: Sequence[Job],
+    store: Store,
+    device: torch.device,
+    console: Console,
+    workers: int = 1,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[list[Record], int]:
     """Do the jobs that are not done; the records of all that are, in order, and the exit status of the runner.
+
+    Args:
+        jobs: the runs.
+        store: of their records.
+        device: to run on.
+        console: is told what happens.
+        workers: runs side by side.
+        checkpoints: from which runs that were cut off go on; None: they begin again.
 
     Raises:
         UsageError: nothing can be run: no optimizer suits, or no data is installed.
     """
-    jobs, settings = _suitable(jobs, console)
+    jobs, settings = _suitable([replace(job, checkpoints=checkpoints) for job in jobs], console)
     twins = _twins(jobs, settings)
     done: dict[Job, Record] = {}
     for record in filter(usable, store.read()):
@@ -59,9 +74,17 @@ def train_all(
     def kept(job: Job, record: Record) -> dict[Job, Record]:
         return {job: record} | {twin: twin.renamed(record) for twin in twins[job][1:]}
 
+    for job in done:  # a command may have been cut off when the record was kept, and its checkpoint not yet removed
+        _remove_checkpoint(job)
     left = [job for job in jobs if job not in done and job in twins]
-    status = do(left, done, len(jobs), store, device, console, workers, kept)
+    see_checkpoints(left, settings, device, console)
+    status = do(left, done, len(jobs), store, device, console, workers, kept, _remove_checkpoint)
     return [done[job] for job in jobs if job in done], status
+
+
+def _remove_checkpoint(job: Job) -> None:
+    if job.checkpoints is not None:
+        job.checkpoints.remove(job.key())
 
 
 def _twins(jobs: Sequence[Job], settings: Mapping[Job, dict[str, object]]) -> dict[Job, list[Job]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from jorge_lab.contenders import SETTINGS, Setting
 from jorge_lab.contenders.finding import find_contender
 from jorge_lab.errors import UsageError
+from jorge_lab.runs.checkpoints import Checkpoints
 from jorge_lab.runs.run import Watcher, describe, first_loss, key, train
 from jorge_lab.runs.store import Record
 from jorge_lab.tasks.finding import find_task
@@ -54,6 +55,7 @@ class Job:
         seed: of weights and batches.
         steps: of the run.
         repetition: 0 for the run; n for the n-th time that it is trained once more, for its seconds alone.
+        checkpoints: where the run's is, None for a run that has none; not part of which run it is.
     """
 
     task: str
@@ -63,6 +65,7 @@ class Job:
     seed: int
     steps: int
     repetition: int = 0
+    checkpoints: Checkpoints | None = field(default=None, compare=False)
 
     @property
     def title(self) -> str:
@@ -71,32 +74,34 @@ class Job:
         again = f", once more ({self.repetition})" if self.repetition else ""
         return f"{self.task} · {self.optimizer}{chosen} · seed {self.seed}{again}"
 
+    def key(self) -> list[Any]:
+        """What identifies the run in its record."""
+        task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
+        found = key(task, contender, self.setting, self.seed, self.steps)
+        return [*found, f"repetition {self.repetition}"] if self.repetition else found
+
     def matches(self, record: Record, settings: dict[str, Any]) -> bool:
         """Whether a record is of this very run, with the same settings."""
-        return record.get("key") == self._key() and record.get("settings") == settings
+        return record.get("key") == self.key() and record.get("settings") == settings
 
     def renamed(self, record: Record) -> Record:
         """The record of this run, made of one with the same settings that was found under another setting's name.
 
         Where tuning finds nothing better than the transferred settings, the two are one run.
         """
-        return {**record, "setting": self.setting, "key": self._key()}
-
-    def _key(self) -> list[Any]:
-        task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
-        found = key(task, contender, self.setting, self.seed, self.steps)
-        return [*found, f"repetition {self.repetition}"] if self.repetition else found
+        return {**record, "setting": self.setting, "key": self.key()}
 
     def settings(self) -> dict[str, Any]:
         """The settings that the optimizer gets; raises what :meth:`Contender.build` raises."""
         return describe(find_task(self.task, self.size), find_contender(self.optimizer), self.setting, self.steps)
 
     def run(self, device: torch.device, watch: Watcher) -> Record:
-        """Train."""
+        """Train; from the checkpoint on if there is one, which stays until its caller has kept the record."""
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
         data = task.load().to(device)
-        record = train(task, contender, self.seed, self.steps, data, watch, self.setting)
-        return record | {"repetition": self.repetition, "key": self._key()} if self.repetition else record
+        checkpoints = None if self.repetition else self.checkpoints  # they have the run's name
+        record = train(task, contender, self.seed, self.steps, data, watch, self.setting, checkpoints)
+        return record | {"repetition": self.repetition, "key": self.key()} if self.repetition else record
 
 
 def jobs_for(

@@ -50,10 +50,14 @@ def _bars(console: Console, runs: int) -> Iterator[Watch]:
         @contextmanager
         def watch(title: str, steps: int, name: str) -> Iterator[Watcher]:
             bar = bars.add_task(title, total=steps, said="")
-            started = time.perf_counter()
+            started, before = time.perf_counter(), None
 
             def step(done: int, loss: float, metric: float | None) -> None:
-                rate = done / (time.perf_counter() - started)
+                nonlocal before
+                if before is None:  # what was done before a run was cut off is no part of the pace
+                    before = done - 1
+                    bars.reset(bar, completed=before)
+                rate = (done - before) / (time.perf_counter() - started)
                 bars.update(bar, completed=done, said=_said(loss, metric, name, rate))
 
             try:
@@ -69,14 +73,16 @@ def _plain(console: Console) -> Watch:
     @contextmanager
     def watch(title: str, steps: int, name: str) -> Iterator[Watcher]:
         started = spoken = time.perf_counter()
+        before = None
 
         def step(done: int, loss: float, metric: float | None) -> None:
-            nonlocal spoken
+            nonlocal spoken, before
+            before = done - 1 if before is None else before
             now = time.perf_counter()
             if done < steps and now - spoken < _PLAIN_EVERY:
                 return
             spoken = now
-            rate = done / (now - started)
+            rate = (done - before) / (now - started)
             left = (steps - done) / rate
             console.print(f"{title}  step {done}/{steps}  {_said(loss, metric, name, rate)}  {left:.0f} s left")
 

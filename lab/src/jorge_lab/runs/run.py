@@ -1,8 +1,8 @@
 """One run of a comparison: a task, an optimizer and a seed in, a plain record out.
 
 All optimizers get the same initial weights and the same batches for the same seed. Seconds are those of training
-(batch, forward, backward, step), without evaluation, on the wall's clock and on the processor's; the first step, which
-sets up state, is also reported apart.
+(batch, forward, backward, step), without evaluation and checkpoints, on the wall's clock and on the processor's; the
+first step, which sets up state, is also reported apart.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 
 from jorge_lab.contenders import Contender, Setting, settings, state_bytes
+from jorge_lab.runs.checkpoints import Checkpoint, Checkpoints, restore_states, states
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.store import Record
 from jorge_lab.tasks.task import Data, Task
@@ -67,6 +69,21 @@ def _switch(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) ->
         switch()
 
 
+@dataclass
+class _Measured:
+    """What a run has measured so far: a number a step in each list but the last, seconds from the beginning on."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    optimizer_seconds: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> _Measured:
+        return cls(**{each.name: checkpoint[each.name] for each in fields(cls)})
+
+
 def train(
     task: Task,
     contender: Contender,
@@ -75,27 +92,43 @@ def train(
     data: Data,
     watch: Watcher,
     setting: Setting = "transferred",
+    checkpoints: Checkpoints | None = None,
 ) -> Record:
     """Train and return the record; a loss that is not finite, or beyond all hope, ends it as diverged.
 
+    Args:
+        task: what is trained.
+        contender: the optimizer.
+        seed: of weights and batches.
+        steps: of the run.
+        data: the task's, on the device to train on.
+        watch: is told of each step.
+        setting: where the optimizer's hyperparameters come from.
+        checkpoints: where to write the run's, and where it goes on from if there is one, which the caller has seen to
+            fit and removes when the record is kept. None: the run begins at its first step.
+
     Raises:
         ModuleNotFoundError, LookupError, UnsuitableError: as :meth:`Contender.build`.
+        CheckpointError: the checkpoint cannot be read.
     """
     device = data.train[0].device
     torch.manual_seed(seed)
     model = task.model().to(device)
     optimizer, scheduler = contender.build(task, model, steps, setting)
+    which = key(task, contender, setting, seed, steps)
     chosen = settings_on(task, optimizer)
-    losses: list[float] = []
-    seconds: list[float] = []
-    cpu_seconds: list[float] = []
-    optimizer_seconds: list[float] = []
-    evaluations: list[tuple[int, float]] = []
-    elapsed, busy, metric, diverged_at = 0.0, 0.0, None, None
-    batches = task.batches(data, seed)
+    measured = _Measured()
+    if checkpoints is not None and (checkpoint := checkpoints.read(which)) is not None:
+        restore_states(checkpoint, model, optimizer, scheduler, device)
+        measured = _Measured.of(checkpoint)
+    losses, done = measured.losses, len(measured.losses)
+    elapsed, busy = (measured.seconds[-1], measured.cpu_seconds[-1]) if done else (0.0, 0.0)
+    metric = measured.evaluations[-1][1] if measured.evaluations else None
+    diverged_at, kept_at = None, elapsed
+    batches = task.batches(data, seed, skip=done)
     every = max(1, steps // EVALUATIONS)
     _switch(optimizer, "train")
-    for step in range(1, steps + 1):
+    for step in range(done + 1, steps + 1):
         started, started_cpu = _clock(device), time.process_time()
         loss = task.loss(model, next(batches))
         optimizer.zero_grad()
@@ -111,17 +144,21 @@ def train(
             diverged_at = step
             break
         losses.append(value)
-        seconds.append(elapsed)
-        cpu_seconds.append(busy)
-        optimizer_seconds.append(after - before)
+        measured.seconds.append(elapsed)
+        measured.cpu_seconds.append(busy)
+        measured.optimizer_seconds.append(after - before)
         if step % every == 0 or step == steps:
             _switch(optimizer, "eval")
             metric = task.evaluate(model, data)
             _switch(optimizer, "train")
-            evaluations.append((step, metric))
+            measured.evaluations.append((step, metric))
+        if checkpoints is not None and elapsed - kept_at >= checkpoints.every and step < steps:
+            about = {"key": which, "seed": seed, "settings": chosen, "environment": environment(device)}
+            checkpoints.write(which, about | vars(measured) | states(model, optimizer, scheduler, device))
+            kept_at = elapsed
         watch(step, value, metric)
     return {
-        "key": key(task, contender, setting, seed, steps),
+        "key": which,
         "task": task.name,
         "size": task.size,
         "task_info": {
@@ -140,10 +177,10 @@ def train(
         "steps": steps,
         "diverged_at": diverged_at,
         "losses": [float(f"{x:.5g}") for x in losses],
-        "seconds": [round(x, 4) for x in seconds],
-        "cpu_seconds": [round(x, 4) for x in cpu_seconds],
-        "optimizer_seconds": [round(x, 5) for x in optimizer_seconds],
-        "evaluations": evaluations,
+        "seconds": [round(x, 4) for x in measured.seconds],
+        "cpu_seconds": [round(x, 4) for x in measured.cpu_seconds],
+        "optimizer_seconds": [round(x, 5) for x in measured.optimizer_seconds],
+        "evaluations": measured.evaluations,
         "state_bytes": state_bytes(optimizer),
         "settings": chosen,
         "environment": environment(device),

@@ -61,6 +61,7 @@ def do(
     console: Console,
     workers: int,
     kept: Callable[[J, Record], Mapping[J, Record]] = lambda job, record: {job: record},
+    stored: Callable[[J], None] = lambda job: None,
 ) -> int:
     """Do the jobs that are left, and keep their records; the exit status.
 
@@ -75,6 +76,7 @@ def do(
         console: is told what happens.
         workers: jobs at a time; more than one have a process each.
         kept: the records that a job's record is kept as, by job; by itself alone if not given.
+        stored: is told of a job when its record is in the store.
 
     Raises:
         UsageError: no job's data is installed, and none is done.
@@ -94,6 +96,7 @@ def do(
             done.update(found)  # first: what is interrupted here is in the report, too
             for record in found.values():
                 store.add(record)
+            stored(job)
             if outcome["diverged_at"]:
                 console.print(f"{job.title}: diverged at step {outcome['diverged_at']}, the others go on")
     except KeyboardInterrupt:

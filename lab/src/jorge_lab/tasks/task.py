@@ -91,15 +91,20 @@ class Task:
     loss: Callable[[nn.Module, Batch], Tensor]
     score: Callable[[nn.Module, Batch], Tensor]
 
-    def batches(self, data: Data, seed: int) -> Iterator[Batch]:
-        """Endless shuffled batches, the same for the same seed; a rest shorter than a batch is left out."""
+    def batches(self, data: Data, seed: int, skip: int = 0) -> Iterator[Batch]:
+        """Endless shuffled batches, the same for the same seed; a rest shorter than a batch is left out.
+
+        The first `skip` are left out too, at the price of drawing the orders of the epochs that they are in.
+        """
         count, device = len(data.train[0]), data.train[0].device
+        size = min(self.batch_size, count)
+        epoch = count // size
         generator = torch.Generator().manual_seed(seed)
         while True:
-            order = torch.randperm(count, generator=generator).to(device)
-            for chosen in torch.split(order, self.batch_size):
-                if len(chosen) == min(self.batch_size, count):
-                    yield tuple(part[chosen] for part in data.train)
+            order = torch.randperm(count, generator=generator)
+            for chosen in torch.split(order[: epoch * size].to(device), size)[skip:]:
+                yield tuple(part[chosen] for part in data.train)
+            skip = max(0, skip - epoch)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, data: Data) -> float:
