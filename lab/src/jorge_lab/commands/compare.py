@@ -27,7 +27,7 @@ from jorge_lab.commands.frame import Command
 #: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
 SUITE = "jorge,sgd@tuned,adamw@tuned,shampoo@tuned,soap@tuned,muon@tuned,psgd@tuned"
 
-#: Seconds of training between two checkpoints of a run at size full. A write takes a second or less.
+#: Seconds of training between two checkpoints of a run at size full; writing one takes up to half a second of CPU.
 EVERY = 60.0
 
 
