@@ -125,7 +125,7 @@ def test_options_are_plain_and_tuned_ones_are_looked_up(
     transferred = found.options(task, "transferred")
     assert json.loads(json.dumps(transferred)) == transferred
     assert found.options(task, "tuned") == transferred | best
-    assert found.options(task, "default").keys() <= {"lr", "method", "interval"}
+    assert found.options(task, "default").keys() <= {"method", "interval", "grafting"}
 
 
 def test_jorge_is_what_the_transfer_rule_makes() -> None:
