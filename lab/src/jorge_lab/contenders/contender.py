@@ -26,6 +26,14 @@ Built = tuple[torch.optim.Optimizer, LambdaLR]
 Make = Callable[[Task, nn.Module, int, Options], Built]
 
 
+@dataclass(frozen=True)
+class Average:
+    """An average of the weights that a run ends with: over its last part, a share, or with a decay a step."""
+
+    kind: Literal["tail", "ema"]
+    value: float
+
+
 class UnsuitableError(Exception):
     """An optimizer cannot train a task's model; the message says which optimizer and why, in a line."""
 
@@ -43,6 +51,7 @@ class Contender:
             :class:`UnsuitableError` where it cannot train the model.
         space: the options that `jorge tune` searches.
         requires: the pip requirement of the package that it comes from.
+        average: of the weights, whose loss and metric count at the end; None: the last ones.
     """
 
     name: str
@@ -51,6 +60,7 @@ class Contender:
     make: Make
     space: tuple[str, ...] = ("lr", "weight_decay")
     requires: str | None = None
+    average: Average | None = None
 
     def build(self, task: Task, model: nn.Module, steps: int, setting: Setting = "transferred") -> Built:
         """The optimizer of `model` and its schedule over `steps` steps.

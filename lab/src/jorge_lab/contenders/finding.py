@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -11,17 +11,20 @@ from jorge.checks import parse
 from jorge.methods import METHODS
 from jorge.transfer import Schedule
 from jorge_lab.contenders import CONTENDERS, Built, Contender, Setting, variant
-from jorge_lab.contenders.contender import Make, Options
+from jorge_lab.contenders.contender import Average, Make, Options
 from jorge_lab.contenders.tuned import tuned_options
 from jorge_lab.errors import UsageError
 from jorge_lab.tasks.task import Task
 
+_AVERAGES: tuple[Literal["tail", "ema"], ...] = ("tail", "ema")
 #: The method that each of our names stands for; only these take options in their names.
 _OURS = {"jorge": "whitening", "shampoo": "exact", **{f"jorge-{method}": method for method in METHODS}}
 
 
 def find_contender(name: str) -> Contender:
     """An optimizer by name; ours may be followed by options, `jorge:interval=5:damping=0`, and all by a schedule.
+
+    All may end with an average of the weights: `adamw:tail=0.2`, over the last fifth of the run, or `adamw:ema=0.99`.
 
     A pair of values is written with a slash: `jorge:betas=0.9/0.99`. Every method is one of ours, `jorge-exact`.
 
@@ -44,16 +47,20 @@ def find_contender(name: str) -> Contender:
             raise UsageError(f"{name!r}: write an option as name=value, not {text!r}")
         options[option] = _value(name, option, value)
     schedule = options.pop("schedule", None)
+    averages = [Average(kind, options.pop(kind)) for kind in _AVERAGES if kind in options]
+    if len(averages) > 1:
+        raise UsageError(f"{name!r}: tail and ema exclude each other")
+    average = averages[0] if averages else None
     if schedule is not None and schedule not in get_args(Schedule):
         raise UsageError(f"{name!r}: there is no schedule {schedule!r}, only {', '.join(get_args(Schedule))}")
     if options and base not in _OURS:
         raise UsageError(f"{name!r}: only {', '.join(n for n in CONTENDERS if n in _OURS)} take other options")
     if schedule is not None and base == "schedule-free":
         raise UsageError(f"{name!r}: schedule-free AdamW has no schedule")
-    found = contender
+    found = replace(contender, average=average)
     label = ", ".join([found.label, *given])
     if options:
-        found = variant(name, label, **{"method": _OURS[base], **options})
+        found = replace(variant(name, label, **{"method": _OURS[base], **options}), average=average)
     if not schedule:
         return replace(found, name=name, label=label)
 
@@ -75,9 +82,17 @@ def _with_schedule(make: Make, schedule: Schedule) -> Make:
 
 
 def _value(name: str, option: str, text: str) -> Any:
-    """The value of an option of :class:`jorge.Jorge`, or the word that `schedule` has."""
+    """The value of an option of :class:`jorge.Jorge`, the word that `schedule` has, or the number of an average."""
     if option == "schedule":
         return text
+    if option in _AVERAGES:
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not 0 < value < 1:
+            raise UsageError(f"{name!r}: {option} must be a number between 0 and 1, got {text!r}")
+        return value
     try:
         return parse(option, text.replace("/", ","))  # a comma ends the name of an optimizer
     except (TypeError, ValueError) as error:

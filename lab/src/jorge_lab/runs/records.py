@@ -45,6 +45,11 @@ def picture_file(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name) + ".svg"
 
 
+def window(steps: int) -> int:
+    """Over how many steps the losses of a run of so many are averaged: a twentieth."""
+    return max(1, steps // 20)
+
+
 def setting(record: Record) -> str:
     """Where the options came from: "transferred", "tuned" or "default"."""
     return str(record.get("setting") or "transferred")

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from jorge_lab.contenders import Contender, Setting, settings, state_bytes
+from jorge_lab.runs.averaging import Averaged
 from jorge_lab.runs.checkpoints import Checkpoint, Checkpoints, restore_states, states
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.store import Record
@@ -117,10 +118,13 @@ def train(
     optimizer, scheduler = contender.build(task, model, steps, setting)
     which = key(task, contender, setting, seed, steps)
     chosen = settings_on(task, optimizer)
+    averaged = Averaged(model, contender.average, steps) if contender.average else None
     measured = _Measured()
     if checkpoints is not None and (checkpoint := checkpoints.read(which)) is not None:
         restore_states(checkpoint, model, optimizer, scheduler, device)
         measured = _Measured.of(checkpoint)
+        if averaged:
+            averaged.model.load_state_dict(checkpoint["averaged"])
     losses, done = measured.losses, len(measured.losses)
     elapsed, busy = (measured.seconds[-1], measured.cpu_seconds[-1]) if done else (0.0, 0.0)
     metric = measured.evaluations[-1][1] if measured.evaluations else None
@@ -147,6 +151,8 @@ def train(
         measured.seconds.append(elapsed)
         measured.cpu_seconds.append(busy)
         measured.optimizer_seconds.append(after - before)
+        if averaged:
+            averaged.take(model, step)
         if step % every == 0 or step == steps:
             _switch(optimizer, "eval")
             metric = task.evaluate(model, data)
@@ -154,6 +160,7 @@ def train(
             measured.evaluations.append((step, metric))
         if checkpoints is not None and elapsed - kept_at >= checkpoints.every and step < steps:
             about = {"key": which, "seed": seed, "settings": chosen, "environment": environment(device)}
+            about |= {"averaged": averaged.model.state_dict() if averaged else None}
             checkpoints.write(which, about | vars(measured) | states(model, optimizer, scheduler, device))
             kept_at = elapsed
         watch(step, value, metric)
@@ -184,4 +191,4 @@ def train(
         "state_bytes": state_bytes(optimizer),
         "settings": chosen,
         "environment": environment(device),
-    }
+    } | ({"averaged": averaged.measured(task, data, seed, steps)} if averaged and diverged_at is None else {})

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from jorge_lab.runs.records import setting
+from jorge_lab.runs.records import setting, window
 from jorge_lab.runs.store import Record
 from jorge_lab.statistics.reaching import smooth
 from jorge_lab.statistics.row import Row, one_each
@@ -42,12 +42,12 @@ def curve(row: Row, records: Sequence[Record], points: int = POINTS) -> Curve | 
     """
     losses = [smooth(r["losses"], r["steps"]) for r in records]
     length = max(map(len, losses), default=0)
-    window = max(1, records[0]["steps"] // 20)
+    before = window(int(records[0]["steps"])) - 1  # steps of the first smoothed loss but its last
     values = np.full((len(losses), length), np.inf)
     clock = np.full((len(losses), length), np.nan)
     for i, (record, loss) in enumerate(zip(records, losses, strict=True)):
         values[i, : len(loss)] = loss
-        clock[i, : len(loss)] = record["seconds"][window - 1 : window - 1 + len(loss)]
+        clock[i, : len(loss)] = record["seconds"][before : before + len(loss)]
     median = np.median(values, axis=0)
     length = int(np.isfinite(median).sum())
     if length < 2:
@@ -56,7 +56,7 @@ def curve(row: Row, records: Sequence[Record], points: int = POINTS) -> Curve | 
     shown = values[:, chosen]
     return Curve(
         row=row,
-        steps=window + chosen,
+        steps=before + 1 + chosen,
         seconds=np.nanmedian(clock[:, chosen], axis=0),
         loss=median[chosen],
         low=shown.min(0),

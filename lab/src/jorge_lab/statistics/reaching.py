@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from jorge_lab.runs.records import setting, task_info
+from jorge_lab.runs.records import setting, task_info, window
 from jorge_lab.runs.store import Record
 
 Unit = Literal["steps", "seconds", "cpu_seconds"]
@@ -42,20 +42,19 @@ def smooth(losses: Sequence[float], steps: int) -> list[float]:
     >>> smooth([4.0, 2.0, 0.0], steps=40)
     [3.0, 1.0]
     """
-    window = max(1, steps // 20)
-    if len(losses) < window:
+    length = window(steps)
+    if len(losses) < length:
         return []
     # no running sum: one loss of 1e10 in it would blur all that follow
-    means: list[float] = sliding_window_view(np.asarray(losses, dtype=float), window).mean(1).tolist()
+    means: list[float] = sliding_window_view(np.asarray(losses, dtype=float), length).mean(1).tolist()
     return means
 
 
 def first_step_below(record: Record, target: float) -> int | None:
     """The first step at which the smoothed loss is at most `target`, from 1."""
-    window: int = max(1, record["steps"] // 20)
     for i, loss in enumerate(smooth(record["losses"], record["steps"])):
         if loss <= target:
-            return i + window
+            return i + window(int(record["steps"]))
     return None
 
 

@@ -170,11 +170,14 @@ def _lowest(values: Mapping[tuple[str, str], dict[int, float]], *, logarithms: b
 
 
 def _finals(records: Sequence[Record]) -> dict[int, float]:
-    return {r["seed"]: smooth(r["losses"], r["steps"])[-1] for r in records if r["losses"]}
+    """The smoothed loss at the end by seed; of the averaged weights where the optimizer ends with those."""
+    ends = {r["seed"]: smooth(r["losses"], r["steps"])[-1] for r in records if r["losses"]}
+    return ends | {r["seed"]: r["averaged"]["loss"] for r in records if r.get("averaged")}
 
 
 def _metrics(records: Sequence[Record]) -> dict[int, float]:
-    return {r["seed"]: r["evaluations"][-1][1] for r in records if r["evaluations"]}
+    ends = {r["seed"]: r["evaluations"][-1][1] for r in records if r["evaluations"]}
+    return ends | {r["seed"]: r["averaged"]["metric"] for r in records if r.get("averaged")}
 
 
 def _range(seeds: Mapping[int, Reach], unit: Unit) -> tuple[float | None, float | None, float | None]:
