@@ -117,7 +117,9 @@ def test_two_tasks_have_a_profile_and_an_overview(tmp_path: Path) -> None:
     text = (tmp_path / "summary.md").read_text()
     assert "| Jorge | transferred | **0.43** | 0.35 |" in text
     assert "| SOAP | transferred | – | **0.28, faster (0.77–0.77)** |" in text
-    assert text.startswith("![Performance profiles](profile.svg)\n\nJorge reaches the target in 0.40 of the baseline's")
+    assert text.startswith(
+        "![Performance profiles](./profile.svg)\n\nJorge reaches the target in 0.40 of the baseline's"
+    )
 
 
 def test_one_task_has_no_overview(tmp_path: Path) -> None:
@@ -250,7 +252,12 @@ def test_the_command_writes_report_and_document(runs: Path, tmp_path: Path, caps
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "jorge 0.1, torch 2" in page
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
-    assert pictures == ["images/profile.svg", "images/mnist.svg", "images/shakespeare.svg"]
+    assert pictures == [
+        "images/profile.svg",
+        "images/profile-by-setting.svg",
+        "images/mnist.svg",
+        "images/shakespeare.svg",
+    ]
     assert all((tmp_path / "docs" / name).exists() for name in pictures)
 
 

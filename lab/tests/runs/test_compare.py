@@ -75,7 +75,7 @@ def test_finished_runs_are_not_trained_again(finished: Path) -> None:
     assert "8 of 8 runs" in result.stdout
     assert (finished / "runs.jsonl").read_bytes() == before
     assert "not reached" in result.stdout
-    assert "No optimizer reached the target" in result.stdout
+    assert "Jorge does not reach a loss of 1e-06; optimizer" in result.stdout
     # another optimizer is added to what is there, a line that was cut off is trained again
     with (finished / "runs.jsonl").open("a") as file:
         file.write('{"key": [1, "mnist"')

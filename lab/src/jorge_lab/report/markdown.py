@@ -28,11 +28,16 @@ def tasks_markdown(records: Iterable[Record], targets: Mapping[str, float] | Non
     return "\n".join(task(part, images) for part in parts(records, targets or {}))
 
 
-def all_tasks(found: Sequence[Part], profile: str = "") -> str:
-    """The overview: the picture of this name, sentence and table, and folded: sentences and a table a unit."""
-    lines = [f"![Performance profiles]({profile})", ""] if profile else []
+def all_tasks(found: Sequence[Part], profiles: Sequence[str] = ()) -> str:
+    """The overview: picture, sentence and table, and folded: other pictures, sentences and a table a unit.
+
+    `profiles` are the pictures as the document names them.
+    """
+    pictures = [[f"![Performance profiles]({name})", ""] for name in profiles]
+    lines = pictures[0] if pictures else []
     lines += [said, "", table(overview.table(found)), overview.BELOW, ""] if (said := overview.lead(found)) else []
-    rest = [" ".join(overview.sentences(found)), ""]
+    lines += [overview.PROFILES, ""] if pictures else []
+    rest = [" ".join(overview.sentences(found)), "", *(line for shown in pictures[1:] for line in shown)]
     for unit in overview.units(found):
         reference = next((part.rows[0].reference for part in found if part.rows[0].reference), "")
         against = f", and how it compares with {reference}" if reference else ""

@@ -20,6 +20,12 @@ BELOW = (
     "Over each task's first-order baseline, medians over seeds; below 1 is better. Clearly faster: by the paired test, "
     "which with few seeds seldom tells two apart."
 )
+#: What the pictures above it show.
+PROFILES = (
+    "Pictures: the share of tasks on which an optimizer takes at most so many times the best one's steps or seconds "
+    "(performance profiles, Dahl et al. 2023). With several settings, one each: Jorge as transferred, and of each "
+    "other optimizer the one that reaches the task's target first."
+)
 
 
 def lead(parts: Sequence[Part]) -> str:

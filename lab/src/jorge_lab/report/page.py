@@ -25,11 +25,12 @@ from jorge_lab.statistics.profiles import Profile, profiles
 from jorge_lab.statistics.row import Row
 from jorge_lab.statistics.summary import write_csv
 
-_PROFILE = "profile.svg"
+#: The files of the profiles: what an overview leads with, and those of each setting.
+_PROFILE, _BY_SETTING = "profile.svg", "profile-by-setting.svg"
 
 
 def write(records: Sequence[Record], folder: Path, command: str, targets: Mapping[str, float]) -> Path:
-    """Write `report.html`, `TASK.svg`, `profile.svg`, `summary.csv` and `summary.md` into a folder.
+    """Write `report.html`, `TASK.svg`, `profile.svg`, `summary.csv`, `summary.md` and the like into a folder.
 
     Args:
         records: of any number of tasks and sizes; at least one.
@@ -52,7 +53,7 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
         overview=_overview(found) if len(found) > 1 else None,
         reference=next((part.rows[0].reference for part in found if part.rows[0].reference), ""),
         panels=[on_page(profile_picture([[p]], look)) for p in (rows[0] if rows else []) if p.unit in MAIN_UNITS],
-        profile=on_page(pictures.get(_PROFILE, "")),
+        profile=on_page(pictures.get(_BY_SETTING, "")),
         left_out=[f"{', '.join(p[0].left_out)} ({p[0].setting})" for p in rows if p[0].left_out],
         rule=RULE,
         command=command,
@@ -65,7 +66,7 @@ def write(records: Sequence[Record], folder: Path, command: str, targets: Mappin
     for name, svg in pictures.items():
         (folder / name).write_text(on_white(svg), encoding="utf-8")
     write_csv([row for part in found for row in part.rows], folder / "summary.csv")
-    (folder / "summary.md").write_text("\n".join(_chapters(found, ".", _PROFILE if rows else "")), encoding="utf-8")
+    (folder / "summary.md").write_text("\n".join(_chapters(found, ".")), encoding="utf-8")
     return path
 
 
@@ -77,17 +78,17 @@ def write_document(records: Sequence[Record], path: Path, targets: Mapping[str, 
     found = parts(records, targets)
     images = path.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    profile = _PROFILE if profiles_of(found) else ""
-    for name in filter(None, [profile, *(part.section.picture for part in found)]):
+    for name in (*_profile_files(found), *(part.section.picture for part in found)):
         shutil.copyfile(folder / name, images / name)
     said = "\n".join(f"- {line}" for line in measured(records))
-    chapters = _chapters(found, "images", f"images/{profile}" if profile else "")
+    chapters = _chapters(found, "images")
     path.write_text("\n".join(["# Results\n", *chapters, "Measured with\n", said + "\n"]), encoding="utf-8")
 
 
-def _chapters(found: Sequence[Part], images: str = "", profile: str = "") -> list[str]:
+def _chapters(found: Sequence[Part], images: str) -> list[str]:
     """The overview where there are several tasks, a chapter a task, and how to read them."""
-    several = [markdown.all_tasks(found, profile)] if len(found) > 1 else []
+    profiles = [f"{images}/{name}" for name in _profile_files(found)]
+    several = [markdown.all_tasks(found, profiles)] if len(found) > 1 else []
     return [*several, *(markdown.task(part, images) for part in found), markdown.HOW]
 
 
@@ -96,13 +97,18 @@ def profiles_of(found: Sequence[Part]) -> list[list[Profile]]:
     return profiles([part.rows for part in found], overview.units(found))
 
 
+def _profile_files(found: Sequence[Part]) -> list[str]:
+    return [_PROFILE, _BY_SETTING][: len(profiles_of(found))]
+
+
 def _pictures(found: Sequence[Part], rows: Sequence[Sequence[Profile]], look: Mapping[str, Style]) -> dict[str, str]:
-    """File name → SVG: a picture a section, and the profiles if there are any."""
+    """File name → SVG: a picture a section, the first profiles if there are any, and the others."""
     drawn = {}
     for part in found:
         thin = curves(part.section.records, legible(part.rows), STILL_POINTS)
         drawn[part.section.picture] = picture(thin, part.rows[0].target, part.section.title, look)
-    return drawn | ({_PROFILE: profile_picture(rows, look)} if rows else {})
+    parted = {_PROFILE: rows[:1], _BY_SETTING: rows[1:]}
+    return drawn | {name: profile_picture(chosen, look) for name, chosen in parted.items() if chosen}
 
 
 def _overview(found: Sequence[Part]) -> dict[str, Any]:
@@ -110,6 +116,7 @@ def _overview(found: Sequence[Part]) -> dict[str, Any]:
         "lead": overview.lead(found),
         "table": overview.table(found),
         "below": overview.BELOW,
+        "profiles": overview.PROFILES,
         "sentences": overview.sentences(found),
         "by_task": [(UNIT_NAMES[unit], by_task(found, unit)) for unit in overview.units(found)],
     }
