@@ -8,14 +8,18 @@ from jorge_lab.contenders.tuned import TUNED, read_tuned
 from jorge_lab.report import page as report
 from jorge_lab.runs.records import read, setting
 from jorge_lab.tuning import pruning
+from lab.tests.report.quoted import FROM_SGD as FROM_SGD_ALONE
 
 ROOT = Path(__file__).parents[3]
 RECORDS, GENERATED = ROOT / "lab" / "records", ROOT / "docs" / "generated"
 SUITE = (RECORDS / "suite.jsonl.gz", GENERATED / "results.md", TUNED)
 HELD_OUT = (RECORDS / "held_out.jsonl.gz", GENERATED / "held-out" / "results.md", RECORDS / "held_out_tuned.json")
+#: Nobody is tuned there.
+FROM_SGD = (RECORDS / "from_sgd.jsonl.gz", GENERATED / "from-sgd" / "results.md", TUNED)
+IDS = ["suite", "held out", "from SGD"]
 
 
-@pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT], ids=["suite", "held out"])
+@pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT, FROM_SGD], ids=IDS)
 def test_the_page_is_made_of_the_records(records: Path, page: Path, _: Path, tmp_path: Path) -> None:
     found = read([records])
     report.write(found, tmp_path, "jorge report", {})
@@ -32,7 +36,7 @@ def now(task: str) -> str:
     return task.replace("benchmarks.held_out:", "jorge_lab.tasks.held_out:")
 
 
-@pytest.mark.parametrize(("records", "_", "tuned"), [SUITE, HELD_OUT], ids=["suite", "held out"])
+@pytest.mark.parametrize(("records", "_", "tuned"), [SUITE, HELD_OUT, FROM_SGD], ids=IDS)
 def test_every_record_says_where_and_when_and_has_tuned_opponents(records: Path, _: Path, tuned: Path) -> None:
     for record in read([records]):
         assert {"jorge", "torch", "python", "machine", "device", "threads", "date"} <= record["environment"].keys()
@@ -41,6 +45,16 @@ def test_every_record_says_where_and_when_and_has_tuned_opponents(records: Path,
             assert entry["trials"] >= 8
             assert entry["command"].startswith(f"jorge tune {now(record['task'])} --optimizers {record['optimizer']} ")
             assert all(record["settings"][name] == pytest.approx(value) for name, value in entry["options"].items())
+
+
+def test_from_sgd_all_have_the_settings_of_sgds_recipe() -> None:
+    found = read([FROM_SGD[0]])
+    assert {r["optimizer"] for r in found} == {"sgd", *FROM_SGD_ALONE}
+    lr = {r["task"]: r["settings"]["lr"] for r in found if r["optimizer"] == "sgd"}
+    for record in found:
+        assert setting(record) == "transferred"
+        assert record["settings"]["lr"] == lr[record["task"]]
+        assert record["optimizer"] == "sgd" or record["settings"]["grafting"] == "sgd"
 
 
 def test_the_tuned_settings_are_the_best_of_the_committed_trials() -> None:
