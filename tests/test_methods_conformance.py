@@ -217,7 +217,17 @@ def test_the_counterpart_is_what_the_method_comes_to(method: Method) -> None:
     assert roots
     for side, theirs in roots.items():
         cosine = torch.nn.functional.cosine_similarity(state[side].flatten(), theirs.flatten(), dim=0)
-        assert cosine > {"binomial": 0.8, "congruence": 0.99}.get(method.name, 1 - 1e-9)
+        assert cosine > {"binomial": 0.8, "congruence": 0.99, "whitening": 0.999}.get(method.name, 1 - 1e-9)
+
+
+def test_a_sudden_length_is_limited(method: Method) -> None:
+    p = nn.Parameter(torch.zeros(6, 4))
+    optimizer = Jorge([p], lr=1.0, method=method.name, momentum=0.0, graft_limit=2.0)
+    for step in range(8):
+        grad, before = random(6, 4, dtype=torch.float32, seed=step), p.detach().clone()
+        p.grad = grad / grad.norm() * (1.0 if step < 7 else 100.0)
+        optimizer.step()
+        assert float((p.detach() - before).norm()) == pytest.approx(1.0 if step < 7 else 2.0, rel=1e-4)
 
 
 def parameters() -> list[nn.Parameter]:

@@ -28,8 +28,8 @@ from jorge_lab.contenders.parts import Parts
 from jorge_lab.runs.run import train
 from lab.tests.tiny import Images, Tokens, WithUnused, tiny
 
-#: Its package divides the gradients in place; putting them back would cost time that is counted against it.
-DIVIDES = ("schedule-free",)
+#: Their packages change the gradients in place; putting them back would cost time that is counted against it.
+CHANGES = ("schedule-free", "normuon")
 #: The modules that the packages bring.
 MODULES = {
     "soap": "heavyball",
@@ -37,6 +37,10 @@ MODULES = {
     "schedule-free": "schedulefree",
     "shampoo-pytorch_optimizer": "pytorch_optimizer",
     "soap-pytorch_optimizer": "pytorch_optimizer",
+    "kl-shampoo": "heavyball",
+    "kl-soap": "heavyball",
+    "psgd-pro": "heavyball",
+    "normuon": "pytorch_optimizer",
     "singd": "singd",
     "sirfshampoo": "sirfshampoo",
 }
@@ -65,7 +69,7 @@ def steps(
         after = [p.grad for p in model.parameters()]
         for a, b in zip(before, after, strict=True):
             assert (a is None) == (b is None)
-            assert a is None or b is None or torch.equal(a, b) or name in DIVIDES
+            assert a is None or b is None or torch.equal(a, b) or name in CHANGES
         scheduler.step()
         yield optimizer
 

@@ -13,7 +13,7 @@ from jorge.options import Options
 from jorge.trace import Trace
 
 #: Keeps the rounding of `eigh` from making an eigenvalue negative, where a method has no regularisation of its own.
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 
 
 def inverse_root(factor: Tensor, *, eps: float, power: float = -0.25) -> Tensor:
@@ -102,7 +102,7 @@ class Moments:
         start: Callable[[Tensor], Tensor | float] | None = None,
         share: Callable[[float], float],
         damping: float = 0.0,
-        eps: float = _ROUNDING,
+        eps: float = ROUNDING,
     ) -> None:
         sides = zip(("left", "right"), shape, strict=True)
         self._moments = {side: torch.zeros(d, d, dtype=torch.float64, device=device) for side, d in sides}

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from jorge.methods.exact import ROUNDING, inverse_root
 from jorge.methods.method import (
     DAMPING_PERIOD,
     EARLY_REFRESHES,
@@ -337,23 +338,42 @@ class Whitening(Method):
         return whiten_flops(shape, full, substeps=refresh.substeps, damped=damped, degree=options.degree)
 
     def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
-        """The method's own float64 run: no exact twin is known to be stable."""
-        return _Twin(self, shape, options, device)
+        """KL-Shampoo of normalised gradients, by `eigh`: without the polynomial, and without `Q L Q` for a product."""
+        return KLShampoo(shape, device, damping=options.damping)
 
 
-class _Twin:
-    """A method in float64."""
+class KLShampoo:
+    """What whitening stands for: factors whose inverse roots whiten the gradients, in float64, by `eigh`.
 
-    def __init__(self, method: Method, shape: Shape, options: Options, device: torch.device) -> None:
-        self._method, self._options = method, options.replace(matmul_precision=None)
-        self._state = method.initial(1, shape, ("full", "full"), dtype=torch.float64, device=device)
+    `A ← (1−a) A + a X/τ` with `X = G B⁻¹ Gᵀ + damping·σ²·tr(B⁻¹)·I` and `τ = tr(A⁻¹X)/m`, B alike, both from what both
+    were before; the roots are `A^(-1/2)` and `B^(-1/2)`. The share a is what the method gave the gradient.
+
+    Source: KL-Shampoo (Lin et al., arXiv 2509.03378), which has n for τ. With τ, as in Tyler's estimate of scatter
+    (Annals of Statistics 15, 1987), each gradient counts alike whatever its size is.
+
+    Args:
+        shape: of the block.
+        device: of its gradients.
+        damping: white noise added to each gradient in expectation, relative to its mean square.
+    """
+
+    def __init__(self, shape: Shape, device: torch.device, *, damping: float) -> None:
+        sides = zip(("left", "right"), shape, strict=True)
+        self._factors = {side: torch.eye(d, dtype=torch.float64, device=device) for side, d in sides}
+        self._damping = damping
 
     def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        block = grad[None]
-        self._state |= self._method.refreshed(self._state, block, largest_entry(block), self._options, refresh, None)
-        self._state["refreshes"] = self._state["refreshes"] + 1
+        inverses = self._powers(-1.0)
+        for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
+            x = seen @ inverses[other] @ seen.mT
+            x.diagonal().add_(self._damping * seen.square().mean() * inverses[other].trace())
+            energy = (inverses[side] * x).sum() / len(x)
+            self._factors[side].lerp_(x / energy, shares[side])
 
     def roots(self) -> dict[str, Tensor]:
         """See :class:`~jorge.methods.method.Counterpart`."""
-        return {side: self._state[side][0] for side in ("left", "right")}
+        return self._powers(-0.5)
+
+    def _powers(self, power: float) -> dict[str, Tensor]:
+        return {side: inverse_root(a[None], eps=ROUNDING, power=power)[0] for side, a in self._factors.items()}

@@ -4,7 +4,7 @@ Every one is built from a task's first-order recipe by a rule that its options s
 (:data:`~jorge_lab.contenders.contender.Setting`). All share the task's schedule but schedule-free AdamW.
 """
 
-from jorge_lab.contenders import first_order, muon, natural_gradient, ours, packaged
+from jorge_lab.contenders import first_order, heavyball, muon, natural_gradient, ours, pytorch_optimizer
 from jorge_lab.contenders.contender import SETTINGS, Built, Contender, Setting, UnsuitableError, settings
 from jorge_lab.contenders.ours import variant
 from jorge_lab.contenders.state import restore, state_bytes
@@ -29,12 +29,16 @@ CONTENDERS: dict[str, Contender] = {
         first_order.SGD,
         first_order.ADAMW,
         ours.SHAMPOO,
-        packaged.SOAP,
+        heavyball.SOAP,
         muon.MUON,
-        packaged.PSGD,
+        heavyball.PSGD,
         first_order.SCHEDULE_FREE,
-        packaged.SCALABLE_SHAMPOO,
-        packaged.SOAP_AGAIN,
+        pytorch_optimizer.SHAMPOO,
+        pytorch_optimizer.SOAP,
+        heavyball.KL_SHAMPOO,
+        heavyball.KL_SOAP,
+        heavyball.PSGD_PRO,
+        pytorch_optimizer.NORMUON,
         natural_gradient.SINGD,
         natural_gradient.SIRF_SHAMPOO,
         *ours.FROM_SGD,

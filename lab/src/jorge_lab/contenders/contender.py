@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -91,6 +93,12 @@ def module_name(requirement: str) -> str:
     'pytorch_optimizer'
     """
     return re.split(r"[^\w-]", requirement)[0].replace("-", "_")
+
+
+def load(module: str) -> Any:
+    """A module of a package, imported without what that does to the program's warning filters."""
+    with warnings.catch_warnings():
+        return importlib.import_module(module)
 
 
 def module_version(requirement: str | None) -> dict[str, str]:

@@ -5,8 +5,12 @@ A run trains a task with one optimizer and follows the largest block of each of 
 
 ================== ====================================================================================================
 own_error          relative Frobenius distance of the root, after the best scaling, to the float64 root that the method
-                   itself tracks: what its polynomial, its cap and its dtype leave out
+                   itself tracks: what its polynomial, its cap and its dtype leave out; for whitening that of
+                   :class:`jorge.methods.whitening.KLShampoo` with the memory that the cap leaves
 own_cosine         cosine between the two
+direction          cosine between the newest gradient as these two precondition it, the same for both sides; none where
+                   it is zero
+rounding           the same distance to the method's own run in float64: what its dtype leaves out
 shampoo_error      the same distance to Shampoo's root of the same gradients; none for whitening, which tracks another
 shampoo_cosine     cosine between these two
 memory             how many refreshes the newest roots remember
@@ -46,7 +50,8 @@ from jorge_lab.tasks.task import Data, Task
 #: The methods, by the names of the optimizers that have them.
 OPTIMIZERS = ("jorge", "jorge-congruence", "jorge-binomial", "shampoo")
 MEASURES = (
-    *("own_error", "own_cosine", "shampoo_error", "shampoo_cosine", "memory", "cut", "asymmetry"),
+    *("own_error", "own_cosine", "direction", "rounding"),
+    *("shampoo_error", "shampoo_cosine", "memory", "cut", "asymmetry"),
     *("condition", "raw_condition", "whiteness", "raw_whiteness"),
 )
 #: Measured steps of a run, evenly spread, the last one among them.
@@ -56,7 +61,7 @@ BLOCKS = 4
 #: Condition numbers above it are said to be it: float64 does not tell them from a null space.
 SINGULAR = 1e12
 #: Version of the records' layout.
-VERSION = 1
+VERSION = 2
 #: Weight of the newest step in the averages of gradients: about 20 steps.
 _NEWEST = 0.05
 
@@ -124,7 +129,11 @@ class Followed:
         """Each of :data:`MEASURES` for the left and the right side; None where the method has no such thing."""
         roots, oracle = self.roots(state), self.oracle
         found: dict[str, list[float] | None] = dict.fromkeys(MEASURES)
-        found["own_error"], found["own_cosine"] = _distances(roots, oracle.own())
+        exact, grad = oracle.own(), self.gradient()
+        found["own_error"], found["own_cosine"] = _distances(roots, exact)
+        if grad.any():
+            found["direction"] = [distance(_along(roots, grad), _along(exact, grad))[1]] * 2
+        found["rounding"], _ = _distances(roots, oracle.unrounded())
         if self.method != "whitening":
             found["shampoo_error"], found["shampoo_cosine"] = _distances(roots, oracle.shampoo())
         found["memory"] = list(oracle.memory.refreshes)
@@ -161,6 +170,10 @@ def _distances(roots: Sides, exact: Sides) -> tuple[list[float], list[float]]:
     """Error and cosine of each side; see :func:`distance`."""
     found = [distance(root, exact[side]) for side, root in roots.items()]
     return [error for error, _ in found], [cosine for _, cosine in found]
+
+
+def _along(roots: Sides, grad: Tensor) -> Tensor:
+    return roots["left"] @ grad @ roots["right"]
 
 
 def distance(root: Tensor, exact: Tensor) -> tuple[float, float]:

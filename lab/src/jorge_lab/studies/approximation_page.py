@@ -25,6 +25,8 @@ QUESTION = (
 _DISTANCES = (
     ("own_error", "error to its own exact root", ".2g"),
     ("own_cosine", "cosine to it", ".4f"),
+    ("direction", "cosine of L G R", ".4f"),
+    ("rounding", "error to itself in float64", ".2g"),
     ("shampoo_error", "error to Shampoo's root", ".2g"),
     ("shampoo_cosine", "cosine to it", ".4f"),
     ("asymmetry", "asymmetry", ".2g"),
@@ -52,9 +54,12 @@ after a twentieth of the steps, in the middle and at the end: medians over block
 
 - The *own exact root* is in float64 what the method tracks, without its polynomial, its cap and its dtype: Shampoo's
   moment by `eigh`, for congruence with its start and damping, for binomial with the β2 that it implies at each refresh;
-  for whitening, which has another fixed point, its own run in float64 on the same gradients. *Shampoo's root* is that
-  of the moment with β2 = 0.95 and the regularisation of `method="exact"`. An error is the relative Frobenius norm of
-  the difference after the best scaling, thus the sine of the angle whose cosine stands beside it.
+  for whitening, which has another fixed point, KL-Shampoo's factors by `eigh`, of gradients scaled to the same energy,
+  with the weights that whitening gave them. *Shampoo's root* is that of the moment with β2 = 0.95 and the
+  regularisation of `method="exact"`. An error is the relative Frobenius norm of the difference after the best scaling,
+  thus the sine of the angle whose cosine stands beside it. *Cosine of L G R* is that of the newest gradient as the
+  method and its own exact root precondition it.
+- *Itself in float64* is the same method on the same gradients.
 - *Asymmetry* is ‖L − Lᵀ‖ / ‖L‖ in the Frobenius norm.
 - *Memory* is 1 over the weight that the newest gradient gets in the second moment. A refresh is *cut short* where the
   cap on the step keeps it from giving the weight that β2 asks for; the share is that of the refreshes so far.

@@ -4,6 +4,7 @@
 
 - Shampoo's root: that of `method="exact"` in float64;
 - the root that the method itself tracks, free of its approximations (:meth:`jorge.methods.Method.counterpart`);
+- the same method's root in float64, approximations and all;
 - how many refreshes the method remembers, and whether the cap on its step left it short of what β2 asks for, as the
   optimizer's trace tells.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from jorge.methods import METHODS, Method, Refresh
 from jorge.options import Options
+from jorge.step import refresh_blocks
 
 #: What each tracked side of a block is, by its name.
 Sides = dict[str, Tensor]
@@ -58,6 +60,8 @@ class Oracle:
         shampoo = METHODS["exact"].counterpart(shape, plain, device)
         assert shampoo is not None
         self._own, self._shampoo = own, shampoo
+        self._method, self._options = method, options.replace(matmul_precision=None)
+        self._state = method.initial(1, shape, ("full", "full"), dtype=torch.float64, device=device)
         self.refreshes = 0
         self.memory = Memory((), None)
         self.cuts = 0
@@ -73,6 +77,7 @@ class Oracle:
         """
         self._own.refresh(grad, refresh, shares)
         self._shampoo.refresh(grad, refresh, shares)
+        refresh_blocks(self._method, self._state, grad[None], slice(None), self._options, refresh)
         self.memory = Memory(tuple(1 / share for share in shares.values()), cut)
         self.cuts += bool(cut)
         self.refreshes += 1
@@ -84,3 +89,7 @@ class Oracle:
     def own(self) -> Sides:
         """The roots that the method tracks, without its approximations, up to a factor each."""
         return self._own.roots()
+
+    def unrounded(self) -> Sides:
+        """The method's roots in float64, of the same refreshes."""
+        return {side: self._state[side][0] for side in self.own()}

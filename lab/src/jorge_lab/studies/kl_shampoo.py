@@ -1,0 +1,128 @@
+"""How near `whitening` is to KL-Shampoo by `eigh`: `python -m jorge_lab.studies.kl_shampoo`.
+
+Prints a Markdown table over gradients `A^(1/2) Z B^(1/2)` of white noise Z, whose roots are known: they are `A^(-1/2)`
+and `B^(-1/2)`. All is in float64 and with the same damping. Beside :class:`jorge.methods.whitening.KLShampoo`, the
+oracle of whitening, stands KL-Shampoo as its paper has it. How near whitening is to its oracle while a task is trained
+is what `jorge ablate error` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jorge.methods import METHODS, Refresh
+from jorge.methods.whitening import KLShampoo
+from jorge.options import Options
+from jorge.step import refresh_blocks
+from jorge.trace import Trace
+from jorge_lab.runs.environment import environment
+from jorge_lab.studies.approximation import distance
+from jorge_lab.studies.oracles import Sides
+
+SHAPE, REFRESHES = (48, 64), (3, 10, 30, 100, 300)
+CONDITIONS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
+SIDES = ("left", "right")
+
+
+class Published(KLShampoo):
+    """KL-Shampoo of its paper (Lin et al., arXiv 2509.03378): a gradient counts by its size, and by β2 alone."""
+
+    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
+        """`A ← (1−a) A + a (G B⁻¹ Gᵀ + damping·σ²·tr(B⁻¹)·I)/n`."""
+        inverses = self._powers(-1.0)
+        for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
+            x = seen @ inverses[other] @ seen.mT
+            x.diagonal().add_(self._damping * seen.square().mean() * inverses[other].trace())
+            self._factors[side].lerp_(x / seen.shape[1], shares[side])
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is found after some refreshes.
+
+    Args:
+        refreshes: how many.
+        error: relative Frobenius distance of whitening's roots to its oracle's after the best scaling, the larger side.
+        direction: cosine of `L G R` of the newest gradient, whitening's and its oracle's.
+        published: the same, whitening's and that of KL-Shampoo as published.
+        truth: the same, whitening's and that of the true roots.
+        oracle_truth: the same, its oracle's and that of the true roots.
+    """
+
+    refreshes: int
+    error: float
+    direction: float
+    published: float
+    truth: float
+    oracle_truth: float
+
+
+def factor(d: int, condition: float, generator: torch.Generator) -> Tensor:
+    """A symmetric matrix with eigenvalues from 1 down to 1/condition, evenly spread by their logarithms, `[d, d]`."""
+    basis = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float64))[0]
+    found: Tensor = basis * torch.logspace(0, -math.log10(condition), d, dtype=torch.float64) @ basis.mT
+    return found
+
+
+def compare(condition: float) -> Iterator[Row]:
+    """A row for each of :data:`REFRESHES`, with factors of this condition number."""
+    generator = torch.Generator().manual_seed(0)
+    method, options, device = METHODS["whitening"], Options(lr=0.0), torch.device("cpu")
+    factors = {side: factor(d, condition, generator) for side, d in zip(SIDES, SHAPE, strict=True)}
+    truth = {side: _power(a, -0.5) for side, a in factors.items()}
+    scales = {side: _power(a, 0.5) for side, a in factors.items()}
+    state = method.initial(1, SHAPE, ("full", "full"), dtype=torch.float64)
+    oracle = KLShampoo(SHAPE, device, damping=options.damping)
+    published = Published(SHAPE, device, damping=options.damping)
+    for number in range(max(REFRESHES)):
+        grad = _along(scales, torch.randn(*SHAPE, generator=generator, dtype=torch.float64))
+        refresh, trace = method.refresh_at(number, 1), Trace()
+        refresh_blocks(method, state, grad[None], slice(None), options, refresh, trace)
+        oracle.refresh(grad, refresh, {side: float(share) for side, share in trace.refreshes[0].shares.items()})
+        share = max(1 - options.preconditioner_beta2, 1 / (number + 2))  # 1 would leave singular factors
+        published.refresh(grad, refresh, dict.fromkeys(SIDES, share))
+        if number + 1 in REFRESHES:
+            ours, exact = {side: state[side][0] for side in SIDES}, oracle.roots()
+            direction, wanted = _along(ours, grad), _along(exact, grad)
+            yield Row(
+                refreshes=number + 1,
+                error=max(distance(ours[side], exact[side])[0] for side in SIDES),
+                direction=distance(direction, wanted)[1],
+                published=distance(direction, _along(published.roots(), grad))[1],
+                truth=distance(direction, _along(truth, grad))[1],
+                oracle_truth=distance(wanted, _along(truth, grad))[1],
+            )
+
+
+def _along(roots: Sides, grad: Tensor) -> Tensor:
+    return roots["left"] @ grad @ roots["right"]
+
+
+def _power(factor: Tensor, exponent: float) -> Tensor:
+    values, vectors = torch.linalg.eigh(factor)
+    found: Tensor = (vectors * values**exponent) @ vectors.mT
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print(environment(torch.device("cpu")))
+    print(f"\nA {SHAPE[0]} × {SHAPE[1]} block; cosines are those of `L G R` of the newest gradient\n")
+    heads = ("whitening's roots, error to the oracle's", "cosine to the oracle", "to KL-Shampoo as published")
+    print(f"| condition of A and B | refreshes | {' | '.join(heads)} | to the truth | the oracle to the truth |")
+    print("|---|---|---|---|---|---|---|")
+    for condition in CONDITIONS:
+        for row in compare(condition):
+            cosines = (row.direction, row.published, row.truth, row.oracle_truth)
+            cells = [f"{condition:.0e}", str(row.refreshes), f"{row.error:.3f}", *(f"{x:.4f}" for x in cosines)]
+            print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

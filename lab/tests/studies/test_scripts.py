@@ -1,0 +1,45 @@
+"""The studies that are scripts: what they find, on few refreshes and steps."""
+
+import pytest
+import torch
+
+from jorge_lab.studies import kl_shampoo, sgd_lengths
+from jorge_lab.tasks import TASKS
+
+
+def test_whitening_comes_to_kl_shampoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kl_shampoo, "SHAPE", (12, 16))
+    monkeypatch.setattr(kl_shampoo, "REFRESHES", (10, 40, 120))
+    first, second, last = kl_shampoo.compare(1e3)
+    assert (first.refreshes, second.refreshes, last.refreshes) == (10, 40, 120)
+    assert first.error > second.error > last.error > 0
+    assert last.error < 0.03
+    assert min(last.direction, last.published) > 0.99 > first.direction > first.published
+    assert min(last.truth, last.oracle_truth) > 0.95
+
+
+def test_its_table_has_a_row_for_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(kl_shampoo, "CONDITIONS", (1e1, 1e2))
+    monkeypatch.setattr(kl_shampoo, "REFRESHES", (1, 2))
+    kl_shampoo.main()
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 1e")]
+    assert [[cell.strip() for cell in row] for row in rows] == [[c, k] for c in ("1e+01", "1e+02") for k in "12"]
+
+
+def test_a_task_in_float64() -> None:
+    task = sgd_lengths.widened(TASKS["mnist1d-mlp"]("smoke"), torch.float64)
+    model, batch = task.model(), next(task.batches(task.load(), 0))
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert [each.dtype for each in batch] == [torch.float64, torch.int64]
+    assert task.loss(model, batch).dtype == torch.float64
+
+
+def test_who_diverges_at_sgds_lengths(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    wild = "shampoo:grafting=sgd:lr=1e6:graft_limit=None"
+    variants = (("wild", wild, torch.float64), ("tame", "shampoo:grafting=sgd:lr=0.1", torch.float32))
+    monkeypatch.setattr(sgd_lengths, "VARIANTS", variants)
+    monkeypatch.setattr("sys.argv", ["sgd_lengths", "--seeds", "1", "--size", "smoke"])
+    sgd_lengths.main()
+    wild, tame = (line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()[-2:])
+    assert wild.startswith("diverged at step ")
+    assert 0 < float(tame) < 2.4
