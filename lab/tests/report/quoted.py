@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -178,13 +179,15 @@ def claim() -> str:
         for name in ("jorge-from-sgd", "shampoo-from-sgd", "binomial-from-sgd")
     )
     failed = [called(p) for p in from_sgd_alone() if row(p, "jorge-from-sgd").reached < row(p, "jorge-from-sgd").tested]
-    return (
+    count = {1: "one", 2: "two", 3: "three"}[len(failed)]
+    said = (
         f"With settings from SGD's recipe alone, as in the paper, Jorge reaches SGD's best loss in {own[0]} of SGD's "
         f"steps and {own[1]} of its seconds, in the median over ten tasks; Shampoo in {theirs[0]} and {theirs[1]}, "
         f"the paper's own series in {series[0]} and {series[1]} "
         f"([each task](docs/notebook/comparison.md#from-sgds-recipe)). It does not get there with every seed on "
-        f"{len(failed)} of ten: {'; '.join(failed)}.\n"
+        f"{count} of ten: {'; '.join(failed)}."
     )
+    return textwrap.fill(said, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def all_held_out() -> str:
