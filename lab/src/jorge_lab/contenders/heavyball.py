@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from jorge_lab.contenders.parts import Parts
 from jorge_lab.tasks.task import Task
 
 _REQUIRES = "heavyball>=3,<4"
+#: The longest side that the package preconditions. KL-Shampoo's step along a matrix of which it leaves a side of n out
+#: is √n times too short.
+_LONGEST = 2048
 #: Options that the KL methods have in common with the AdamW that takes the vectors.
 _OF_ADAMW = ("lr", "betas", "weight_decay")
 
@@ -43,15 +47,22 @@ def _whole(kind: str, **fixed: Any) -> Make:
     return make
 
 
-def _matrices(kind: str) -> Make:
+def _matrices(kind: str, longest: float = math.inf) -> Make:
     """An optimizer that takes the parameters with two dims above 1, as the authors' does; AdamW takes the rest.
 
     Given the rest too, the package's KL-Shampoo steps along their plain momentum, at a length that no lr for the
     matrices suits.
+
+    Args:
+        kind: the optimizer.
+        longest: side of a matrix, or of a kernel read as one, that it takes.
     """
 
+    def takes(p: nn.Parameter) -> bool:
+        return sum(size > 1 for size in p.shape) > 1 and max(p.shape[0], p[0].numel()) <= longest
+
     def make(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
-        matrices = [p for p in model.parameters() if sum(size > 1 for size in p.shape) > 1]
+        matrices = [p for p in model.parameters() if takes(p)]
         chosen = {id(p) for p in matrices}
         rest = [p for p in model.parameters() if id(p) not in chosen]
         parts = [_optimizer(kind, matrices, options)] if matrices else []
@@ -116,6 +127,6 @@ def _contender(name: str, label: str, options: Callable[[Task], Options], make: 
 
 SOAP = _contender("soap", "SOAP", soap_options, _whole("SOAP"))
 KL_SOAP = _contender("kl-soap", "KL-SOAP", _kl, _matrices("KLSOAP"))
-KL_SHAMPOO = _contender("kl-shampoo", "KL-Shampoo", _kl, _matrices("KLShampoo"))
+KL_SHAMPOO = _contender("kl-shampoo", "KL-Shampoo", _kl, _matrices("KLShampoo", _LONGEST))
 PSGD = _contender("psgd", "PSGD-Kron", _psgd, _whole("PSGDKron"))
 PSGD_PRO = _contender("psgd-pro", "PSGD PRO", _psgd_pro, _whole("PSGDPRO", update_clipping=_clip))
