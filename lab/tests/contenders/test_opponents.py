@@ -187,9 +187,9 @@ def test_the_kl_methods_leave_vectors_to_adamw(name: str, most: int) -> None:
 def test_a_step_is_as_long_as_adams(name: str) -> None:
     """Of noise it is √((1−β1)/(1+β1)) of the lr: 0.23 with β1 = 0.9, 0.16 with SOAP's 0.95. Muon's is 0.2."""
     first = nn.Linear(24, 16)
-    model, task = nn.Sequential(first, nn.Linear(16, 4)), tiny()
-    optimizer, _ = installed(name).build(task, model, 1000)
-    weight, shares = first.weight, []
+    model, weight = nn.Sequential(first, nn.Linear(16, 4)), first.weight
+    optimizer, _ = installed(name).build(tiny(), model, 1000)
+    shares: list[float] = []
     for step in range(300):
         for p in model.parameters():
             p.grad = 1e-2 * torch.randn_like(p)

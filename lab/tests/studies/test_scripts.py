@@ -10,7 +10,7 @@ from jorge_lab.tasks import TASKS
 def test_whitening_comes_to_kl_shampoo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kl_shampoo, "SHAPE", (12, 16))
     monkeypatch.setattr(kl_shampoo, "REFRESHES", (10, 40, 120))
-    first, second, last = kl_shampoo.compare(1e3)
+    first, second, last = kl_shampoo.compare(1e3, 1e-4)
     assert (first.refreshes, second.refreshes, last.refreshes) == (10, 40, 120)
     assert first.error > second.error > last.error > 0
     assert last.error < 0.03
@@ -18,9 +18,18 @@ def test_whitening_comes_to_kl_shampoo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(last.truth, last.oracle_truth) > 0.95
 
 
+def test_whitening_needs_the_damping_that_its_oracle_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kl_shampoo, "REFRESHES", (300,))
+    (without,), (damped,) = kl_shampoo.compare(1e6, 0.0), kl_shampoo.compare(1e6, 1e-4)
+    assert without.oracle_truth > 0.95 > damped.truth > without.truth
+    assert without.direction < 0.5
+    assert damped.direction > 0.99
+
+
 def test_its_table_has_a_row_for_each(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(kl_shampoo, "CONDITIONS", (1e1, 1e2))
     monkeypatch.setattr(kl_shampoo, "REFRESHES", (1, 2))
+    monkeypatch.setattr("sys.argv", ["kl_shampoo", "--damping", "1e-3"])
     kl_shampoo.main()
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("| 1e")]
     assert [[cell.strip() for cell in row] for row in rows] == [[c, k] for c in ("1e+01", "1e+02") for k in "12"]

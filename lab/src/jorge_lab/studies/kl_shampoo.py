@@ -1,4 +1,4 @@
-"""How near `whitening` is to KL-Shampoo by `eigh`: `python -m jorge_lab.studies.kl_shampoo`.
+"""How near `whitening` is to KL-Shampoo by `eigh`: `python -m jorge_lab.studies.kl_shampoo [--damping X]`.
 
 Prints a Markdown table over gradients `A^(1/2) Z B^(1/2)` of white noise Z, whose roots are known: they are `A^(-1/2)`
 and `B^(-1/2)`. All is in float64 and with the same damping. Beside :class:`jorge.methods.whitening.KLShampoo`, the
@@ -8,6 +8,7 @@ is what `jorge ablate error` says.
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,16 +70,16 @@ def factor(d: int, condition: float, generator: torch.Generator) -> Tensor:
     return found
 
 
-def compare(condition: float) -> Iterator[Row]:
-    """A row for each of :data:`REFRESHES`, with factors of this condition number."""
+def compare(condition: float, damping: float) -> Iterator[Row]:
+    """A row for each of :data:`REFRESHES`, with factors of this condition number and the damping of the gradients."""
     generator = torch.Generator().manual_seed(0)
-    method, options, device = METHODS["whitening"], Options(lr=0.0), torch.device("cpu")
+    method, options, device = METHODS["whitening"], Options(lr=0.0, damping=damping), torch.device("cpu")
     factors = {side: factor(d, condition, generator) for side, d in zip(SIDES, SHAPE, strict=True)}
     truth = {side: _power(a, -0.5) for side, a in factors.items()}
     scales = {side: _power(a, 0.5) for side, a in factors.items()}
     state = method.initial(1, SHAPE, ("full", "full"), dtype=torch.float64)
-    oracle = KLShampoo(SHAPE, device, damping=options.damping)
-    published = Published(SHAPE, device, damping=options.damping)
+    oracle = KLShampoo(SHAPE, device, damping=damping)
+    published = Published(SHAPE, device, damping=damping)
     for number in range(max(REFRESHES)):
         grad = _along(scales, torch.randn(*SHAPE, generator=generator, dtype=torch.float64))
         refresh, trace = method.refresh_at(number, 1), Trace()
@@ -111,14 +112,19 @@ def _power(factor: Tensor, exponent: float) -> Tensor:
 
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--damping", type=float, default=Options(lr=0.0).damping, help="default: the optimizer's")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     print(environment(torch.device("cpu")))
-    print(f"\nA {SHAPE[0]} × {SHAPE[1]} block; cosines are those of `L G R` of the newest gradient\n")
+    print(
+        f"\nA {SHAPE[0]} × {SHAPE[1]} block, damping {args.damping:g}; cosines are of `L G R` of the newest gradient\n"
+    )
     heads = ("whitening's roots, error to the oracle's", "cosine to the oracle", "to KL-Shampoo as published")
     print(f"| condition of A and B | refreshes | {' | '.join(heads)} | to the truth | the oracle to the truth |")
     print("|---|---|---|---|---|---|---|")
     for condition in CONDITIONS:
-        for row in compare(condition):
+        for row in compare(condition, args.damping):
             cosines = (row.direction, row.published, row.truth, row.oracle_truth)
             cells = [f"{condition:.0e}", str(row.refreshes), f"{row.error:.3f}", *(f"{x:.4f}" for x in cosines)]
             print(f"| {' | '.join(cells)} |")
