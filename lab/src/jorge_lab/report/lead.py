@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jorge_lab.report.columns import MAIN_UNITS
 from jorge_lab.report.grid import over_baseline
-from jorge_lab.report.parts import Part, baseline, first, reference
+from jorge_lab.report.parts import Part, baseline, first, nobody, reference
 from jorge_lab.statistics.repeats import Repeated, repeated
 from jorge_lab.statistics.row import Row
 
@@ -55,11 +55,8 @@ def multiple(value: float) -> str:
 
 
 def _without(part: Part) -> str:
-    base = part.rows[0].baseline or "its first-order baseline"
-    if all(row.target is None for row in part.rows):
-        return f"No target: there is no whole run of {base} here, and no target was given."
-    if not first(part, "steps"):
-        return "No optimizer reached the target with every seed."
+    if none := nobody(part):
+        return none
     steps, seconds = first(part, "steps")[0], first(part, "seconds")[0]
     if steps is seconds:
         said = f"in {steps.steps_to_target:.0f} steps and {steps.seconds_to_target:.1f} seconds"

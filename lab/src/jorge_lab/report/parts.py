@@ -54,13 +54,19 @@ def first(part: Part, unit: Unit) -> list[Row]:
     return [row for value, row in medians if value == least]
 
 
+def nobody(part: Part) -> str | None:
+    """Why nobody is first, in a sentence; None where somebody is."""
+    if all(row.target is None for row in part.rows):
+        base = part.rows[0].baseline or "its first-order baseline"
+        return f"No target: there is no whole run of {base} here, and no target was given."
+    return None if first(part, "steps") else "No optimizer reached the target with every seed."
+
+
 def answer(part: Part) -> str:
     """Who reaches the target first, and who is not clearly slower, in a sentence or two."""
-    base = part.rows[0].baseline or "its first-order baseline"
-    if all(row.target is None for row in part.rows):
-        return f"No target: there is no whole run of {base} here, and no target was given."
-    if not first(part, "steps"):
-        return "No optimizer reached the target with every seed."
+    if none := nobody(part):
+        return none
+    base = part.rows[0].baseline
     steps, seconds = first(part, "steps")[0], first(part, "seconds")[0]
     said = f"{part.called(steps)} reaches the target in the fewest steps, {steps.steps_to_target:.0f}"
     if steps.step_ratio is not None and steps.step_ratio != 1:
