@@ -98,9 +98,12 @@ def test_the_constructor_gives_what_the_transfer_from_adamw_gives(recipe: dict[s
     assert Options.of(plain.param_groups[0]) == Options.of(transferred.param_groups[0])
 
 
-def test_momentum_follows_a_scheduler_that_cycles_betas() -> None:
+@pytest.mark.parametrize("transferred", [False, True])
+def test_momentum_follows_a_scheduler_that_cycles_betas(transferred: bool) -> None:
     parameter = weight()
     optimizer = Jorge([parameter], lr=0.1)
+    if transferred:
+        optimizer, _ = Jorge.from_adamw(torch.optim.AdamW([parameter], lr=0.1))
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=20)
     seen = []
     for _ in range(10):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from jorge import Jorge
+from jorge.options import Options
 from jorge.transfer import lr_factor
 
 
@@ -57,7 +58,7 @@ def test_adamws_options_are_kept() -> None:
     assert group["grafting"] == "adam"
     assert group["nesterov"]
     assert group["beta2_decay"] == -0.8
-    assert group["momentum"] == 0.85
+    assert Options.of(group).momentum == 0.85
     p.grad = torch.randn(4, 4)
     optimizer.step()
     scheduler.step()

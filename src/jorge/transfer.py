@@ -106,7 +106,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
         beta1, beta2 = (float(beta) for beta in group["betas"])
         options = {
             "grafting": "adam",
-            "momentum": beta1,
+            "momentum": None,  # the first of betas, also while a scheduler cycles it
             "nesterov": True,
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),

@@ -147,9 +147,9 @@ def all_results() -> str:
 
 #: With settings from SGD's recipe, as tables have them.
 FROM_SGD = {
-    "binomial-from-sgd": "the paper's series",
-    "shampoo-from-sgd": "Shampoo",
-    "jorge-from-sgd": "Jorge",
+    "jorge-binomial:grafting=sgd": "the paper's series",
+    "shampoo:grafting=sgd": "Shampoo",
+    "jorge:grafting=sgd": "Jorge",
 }
 
 
@@ -176,9 +176,13 @@ def claim() -> str:
     """The paper's claim, as it was found, in a sentence."""
     own, theirs, series = (
         [_share_of_sgd(name, unit) for unit in ("steps", "seconds")]
-        for name in ("jorge-from-sgd", "shampoo-from-sgd", "binomial-from-sgd")
+        for name in ("jorge:grafting=sgd", "shampoo:grafting=sgd", "jorge-binomial:grafting=sgd")
     )
-    failed = [called(p) for p in from_sgd_alone() if row(p, "jorge-from-sgd").reached < row(p, "jorge-from-sgd").tested]
+    failed = [
+        called(p)
+        for p in from_sgd_alone()
+        if row(p, "jorge:grafting=sgd").reached < row(p, "jorge:grafting=sgd").tested
+    ]
     count = {1: "one", 2: "two", 3: "three"}[len(failed)]
     said = (
         f"With settings from SGD's recipe alone, as in the paper, Jorge reaches SGD's best loss in {own[0]} of SGD's "

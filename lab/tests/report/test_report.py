@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jorge_lab.commands.report import COMMAND
+from jorge_lab.report import overview
 from jorge_lab.report import page as report
 from jorge_lab.report.grid import by_setting, by_task, first_table
 from jorge_lab.report.markdown import all_tasks, tasks_markdown
@@ -120,6 +121,12 @@ def test_two_tasks_have_a_profile_and_an_overview(tmp_path: Path) -> None:
     assert text.startswith(
         "![Performance profiles](./profile.svg)\n\nJorge reaches the target in 0.40 of the baseline's"
     )
+
+
+def test_where_the_median_is_infinite_the_tasks_are_counted() -> None:
+    never = comparison("shakespeare", {"sgd": 0.06, "jorge": 0.001})
+    found = parts([*comparison("mnist", {"sgd": 0.02, "jorge": 0.06}), *never], {})
+    assert overview.lead(found).startswith("Jorge reaches the target on 1 of 2 tasks; ")
 
 
 def test_one_task_has_no_overview(tmp_path: Path) -> None:

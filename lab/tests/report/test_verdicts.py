@@ -16,7 +16,7 @@ def said(verdict: Verdict | None, low: float | None = None, high: float | None =
 def test_every_verdict_has_a_word_and_numbers() -> None:
     assert said("ahead", 0.781, 0.884) == "faster (0.78–0.88)"
     assert said("behind", 1.153, 12.31) == "slower (1.15–12.3)"
-    assert said("level", 0.0009, 1120.4) == "no clear difference (0.001–1,120)"
+    assert said("level", 0.0009, 1120.4) == "no clear difference (0.001–1,000)"
     assert said(None) == "1.50 (one seed)"
     assert in_words(None) == "–"
     assert all(word in RULE for word in WORDS.values())

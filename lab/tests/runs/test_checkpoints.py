@@ -1,6 +1,7 @@
 """A run that is cut off goes on from its checkpoint to the same losses, to the bit."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -213,6 +214,34 @@ def test_a_command_goes_on_and_removes_the_checkpoint_when_the_record_is_kept(
     # of a command that was cut off between the record and the removal
     left_at_17.write(JOB.key(), {})
     trained(left_at_17, tmp_path)
+    assert list(left_at_17.folder.iterdir()) == []
+
+
+def test_a_repetition_has_a_checkpoint_of_its_own(left_at_17: Checkpoints, tmp_path: Path) -> None:
+    def watch(step: int, loss: float, metric: float | None) -> None:
+        if step == 21:
+            raise CutOffError
+
+    again = replace(JOB, repetition=1, checkpoints=left_at_17)
+    with pytest.raises(CutOffError):
+        again.run(CPU, watch)
+    steps = {repetition: len(left_at_17.read(job.key())["losses"]) for repetition, job in ((0, JOB), (1, again))}  # type: ignore[index]
+    assert steps == {0: 17, 1: 21}
+    record = again.run(CPU, lambda *_: None)
+    assert (record["repetition"], record["key"]) == (1, again.key())
+
+
+def test_no_checkpoint_is_left_of_a_run_under_the_name_of_another_setting(
+    left_at_17: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JORGE_TUNED", str(tmp_path / "tuned.json"))
+    entry: dict[str, Any] = {find_task(JOB.task, JOB.size).name: {JOB.size: {"adamw": {"options": {}}}}}
+    (tmp_path / "tuned.json").write_text(json.dumps(entry))
+    tuned = replace(JOB, setting="tuned")
+    left_at_17.write(tuned.key(), {})
+    store = Store.open(tmp_path, "runs.jsonl")
+    records, _ = train_all([JOB, tuned], store, CPU, Console(file=io.StringIO()), checkpoints=left_at_17)
+    assert [r["setting"] for r in records] == ["transferred", "tuned"]
     assert list(left_at_17.folder.iterdir()) == []
 
 

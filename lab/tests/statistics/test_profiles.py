@@ -111,7 +111,7 @@ def test_an_overview_without_verdicts_or_without_a_reference() -> None:
     no_reference = parts([r for r in TWO_TASKS if r["optimizer"] != "jorge"], {})
     assert lead(no_reference) == ""
     never = parts(TWO_TASKS, {"mnist": 1e-9, "shakespeare": 1e-9})
-    assert lead(never).startswith("Jorge reaches the target on fewer than half of 2 tasks")
+    assert lead(never).startswith("Jorge reaches the target on 0 of 2 tasks")
     assert table(never).lines[0].cells[1].text == "not reached"
 
 

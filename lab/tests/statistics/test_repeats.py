@@ -42,7 +42,8 @@ def test_a_run_that_ends_early_is_compared_by_its_pace() -> None:
 def test_only_the_same_run_on_the_same_machine_repeats() -> None:
     elsewhere = again("sgd", 20, 1)
     elsewhere["environment"] = elsewhere["environment"] | {"device": "GPU"}
-    (section,) = sections([*RUNS, elsewhere, again("sgd", 20, 1, setting="tuned")])
+    others = again("sgd", 20, 1) | {"settings": {"lr": 7.0}}
+    (section,) = sections([*RUNS, elsewhere, others, again("sgd", 20, 1, setting="tuned")])
     assert repeated(section) == []
 
 

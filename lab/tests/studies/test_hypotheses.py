@@ -14,6 +14,7 @@ from jorge_lab.runs.run import train
 from jorge_lab.runs.store import Store
 from jorge_lab.studies import hypotheses
 from jorge_lab.studies.hypotheses import HYPOTHESES, changed
+from lab.tests.factory import falling, record
 from lab.tests.tiny import Images, Tokens, tiny
 
 #: Of AdamW's recipe, with decay for what changes the decay.
@@ -72,6 +73,12 @@ def test_what_the_changes_are() -> None:
     matrix = torch.randn(1, 6, 8)
     assert hypotheses._spread(torch.linalg.svd(matrix, full_matrices=False).Vh).item() == pytest.approx(6, rel=1e-4)
     assert hypotheses._spread(torch.ones(1, 6, 8)).item() == pytest.approx(1, rel=1e-4)
+
+
+def test_the_target_is_that_of_runs_as_long() -> None:
+    runs = [record("sgd", 0, falling(0.02, 0), task="mnist"), record("sgd", 0, [9.0] * 50, task="mnist")]
+    assert hypotheses.goals_of(runs, runs[0])[0] < 1
+    assert hypotheses.goals_of(runs, runs[0] | {"size": "smoke"}) == {}
 
 
 def test_it_goes_on_where_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

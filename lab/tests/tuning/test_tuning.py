@@ -254,6 +254,7 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
         (["nothing"], "unknown task 'nothing'"),
         (["mnist", "--optimizers", "adagrad"], "unknown optimizer 'adagrad'"),
         (["mnist", "--optimizers", ","], "--optimizers is empty"),
+        (["mnist", "--size", "smoke", "--optimizers", "sgd,adamw:tail=0.2"], "adamw:tail=0.2: tune without an average"),
         (["mnist", "--device", "abacus"], "--device abacus"),
         (["mnist", "--out", "/proc/nowhere"], "jorge tune: "),
         (["mnist", "--size", "smoke", "--tuned", "/proc/tuned.json"], "jorge tune: "),

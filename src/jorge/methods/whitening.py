@@ -368,12 +368,15 @@ class KLShampoo:
         for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
             x = seen @ inverses[other] @ seen.mT
             x.diagonal().add_(self._damping * seen.square().mean() * inverses[other].trace())
-            energy = (inverses[side] * x).sum() / len(x)
-            self._factors[side].lerp_(x / energy, shares[side])
+            self._factors[side].lerp_(x / self._energy(inverses[side], x, seen), shares[side])
 
     def roots(self) -> dict[str, Tensor]:
         """See :class:`~jorge.methods.method.Counterpart`."""
         return self._powers(-0.5)
+
+    def _energy(self, inverse: Tensor, x: Tensor, grad: Tensor) -> Tensor | float:
+        """What X is divided by: τ."""
+        return (inverse * x).sum() / len(x)
 
     def _powers(self, power: float) -> dict[str, Tensor]:
         return {side: inverse_root(a[None], eps=ROUNDING, power=power)[0] for side, a in self._factors.items()}

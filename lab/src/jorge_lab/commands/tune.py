@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     there = with_data(((name, args.size) for name in tasks), partial(print, file=sys.stderr), needed=True)
     tasks = [name for name in tasks if (name, args.size) in there]
     found, contenders = [find_task(name, args.size) for name in tasks], [find_contender(n) for n in optimizers]
+    if averaged := [contender.name for contender in contenders if contender.average]:
+        raise UsageError(f"{', '.join(averaged)}: tune without an average; compare takes what is tuned with one, too")
     # What is wrong is said, and every study is there, before workers start.
     for task in found:
         data = task.load().to(device)

@@ -41,7 +41,6 @@ CONTENDERS: dict[str, Contender] = {
         pytorch_optimizer.NORMUON,
         natural_gradient.SINGD,
         natural_gradient.SIRF_SHAMPOO,
-        *ours.FROM_SGD,
         *ours.VARIANTS,
     )
 }

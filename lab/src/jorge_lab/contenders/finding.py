@@ -24,7 +24,8 @@ _OURS = {"jorge": "whitening", "shampoo": "exact", **{f"jorge-{method}": method 
 def find_contender(name: str) -> Contender:
     """An optimizer by name; ours may be followed by options, `jorge:interval=5:damping=0`, and all by a schedule.
 
-    All may end with an average of the weights: `adamw:tail=0.2`, over the last fifth of the run, or `adamw:ema=0.99`.
+    All but schedule-free AdamW may end with an average of the weights: `adamw:tail=0.2`, over the last fifth of the
+    run, or `adamw:ema=0.99`.
 
     A pair of values is written with a slash: `jorge:betas=0.9/0.99`. Every method is one of ours, `jorge-exact`.
 
@@ -57,16 +58,20 @@ def find_contender(name: str) -> Contender:
         raise UsageError(f"{name!r}: only {', '.join(n for n in CONTENDERS if n in _OURS)} take other options")
     if schedule is not None and base == "schedule-free":
         raise UsageError(f"{name!r}: schedule-free AdamW has no schedule")
+    if average is not None and base == "schedule-free":
+        raise UsageError(f"{name!r}: schedule-free AdamW ends with an average of its own")
+    # An average takes the settings that were tuned without it.
+    tuned_as = ":".join([base, *(text for text in given if text.partition("=")[0] not in _AVERAGES)])
     found = replace(contender, average=average)
     label = ", ".join([found.label, *given])
     if options:
-        found = replace(variant(name, label, **{"method": _OURS[base], **options}), average=average)
+        found = replace(variant(tuned_as, label, **{"method": _OURS[base], **options}), average=average)
     if not schedule:
         return replace(found, name=name, label=label)
 
     def chosen(task: Task, setting: Setting) -> Options:
         if setting == "tuned":  # under this schedule, not under the task's own
-            return found.options(task, "transferred") | tuned_options(task, name)
+            return found.options(task, "transferred") | tuned_options(task, tuned_as)
         return found.options(task, setting)
 
     return replace(found, name=name, label=label, options=chosen, make=_with_schedule(found.make, schedule))

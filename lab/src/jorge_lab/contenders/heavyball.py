@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jorge_lab.contenders.contender import Built, Contender, Make, Options, arguments, by_setting, load, scheduled
 from jorge_lab.contenders.first_order import adamw_options
-from jorge_lab.contenders.parts import Parts
+from jorge_lab.contenders.parts import Parts, the_rest
 from jorge_lab.tasks.task import Task
 
 _REQUIRES = "heavyball>=3,<4"
@@ -63,8 +63,7 @@ def _matrices(kind: str, longest: float = math.inf) -> Make:
 
     def make(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
         matrices = [p for p in model.parameters() if takes(p)]
-        chosen = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in chosen]
+        rest = the_rest(model, matrices)
         parts = [_optimizer(kind, matrices, options)] if matrices else []
         if rest:
             shared = {name: value for name, value in options.items() if name in _OF_ADAMW}

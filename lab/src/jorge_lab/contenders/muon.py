@@ -11,7 +11,7 @@ from torch import nn
 from jorge.cost.muon_partition import hidden
 from jorge_lab.contenders.contender import Built, Contender, Options, arguments, by_setting, scheduled
 from jorge_lab.contenders.first_order import adamw_options
-from jorge_lab.contenders.parts import Parts, as_matrix
+from jorge_lab.contenders.parts import Parts, as_matrix, the_rest
 from jorge_lab.tasks.task import Task
 
 #: Options of the part that is AdamW alone.
@@ -22,8 +22,7 @@ _MUON_ALONE = ("momentum", "nesterov", "adjust_lr_fn", "ns_steps")
 
 def _make(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
     matrices = hidden(model)
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = the_rest(model, matrices)
     given = arguments(options)
     views = [(p, as_matrix(p)) for p in matrices]
     parts: list[torch.optim.Optimizer] = []

@@ -13,7 +13,7 @@ from torch import nn
 
 from jorge_lab.contenders.contender import Built, Contender, Options, UnsuitableError, arguments, by_setting, scheduled
 from jorge_lab.contenders.first_order import adamw_options, sgd_options
-from jorge_lab.contenders.parts import Parts
+from jorge_lab.contenders.parts import Parts, the_rest
 from jorge_lab.tasks.task import Task
 
 
@@ -37,8 +37,7 @@ def _singd(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
     given = {name: value for name, value in options.items() if name != "rest"}
     singd = kind(model, taken, loss_average=_loss_average(model), **arguments(given))
     singd.register_step_pre_hook(_need_gradients("singd"))
-    chosen = {id(p) for p in taken}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = the_rest(model, taken)
     adamw = [torch.optim.AdamW(rest, **arguments(options.get("rest", {})))] if rest else []
     return scheduled(Parts([singd, *adamw]), task, steps)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,12 @@ class Parts(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+def the_rest(model: nn.Module, taken: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """The model's parameters that are not taken."""
+    chosen = {id(p) for p in taken}
+    return [p for p in model.parameters() if id(p) not in chosen]
 
 
 def as_matrix(p: nn.Parameter) -> nn.Parameter:

@@ -11,6 +11,7 @@ from jorge.cost.muon_partition import hidden
 from jorge_lab.contenders.contender import Built, Contender, Make, Options, arguments, by_setting, load, scheduled
 from jorge_lab.contenders.first_order import adamw_options
 from jorge_lab.contenders.heavyball import soap_options
+from jorge_lab.contenders.parts import the_rest
 from jorge_lab.tasks.task import Task
 
 _REQUIRES = "pytorch-optimizer>=4,<5"
@@ -33,8 +34,7 @@ def _whole(kind: str) -> Make:
 def _normuon(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
     """Its own AdamW takes what Muon leaves (:mod:`jorge.cost.muon_partition`); it reads kernels as matrices itself."""
     matrices = hidden(model)
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = the_rest(model, matrices)
     given = arguments(options)
     groups: list[dict[str, Any]] = []
     if matrices:

@@ -37,7 +37,7 @@ def lead(parts: Sequence[Part]) -> str:
     name, tasks = own[0][1].label, len(ratios["steps"])
     middles = [median(ratios[unit]) for unit in MAIN_UNITS]
     if not all(map(isfinite, middles)):
-        said = f"{name} reaches the target on fewer than half of {tasks} tasks"
+        said = f"{name} reaches the target on {sum(map(isfinite, ratios['steps']))} of {tasks} tasks"
     else:
         said = f"{name} reaches the target in {middles[0]:.2f} of the baseline's steps and {middles[1]:.2f} of its "
         said += f"seconds, in the median over {tasks} tasks"

@@ -46,11 +46,11 @@ def _who(found: Comparison) -> str:
 
 
 def ratio(value: float) -> str:
-    """A ratio above 0 in three digits or so.
+    """A ratio above 0 in three digits or so; beyond a factor of a thousand, which two seeds give, that factor.
 
-    >>> [ratio(value) for value in (0.00001, 0.034, 0.957, 9.87, 12.34, 4321.0)]
-    ['0.001', '0.03', '0.96', '9.87', '12.3', '4,321']
+    >>> [ratio(value) for value in (0.00001, 0.034, 0.957, 9.87, 12.34, 432.1, 7e10)]
+    ['0.001', '0.03', '0.96', '9.87', '12.3', '432', '1,000']
     """
     if value < 0.095:
         return f"{max(value, 0.001):.1g}"
-    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 99.95 else f"{min(value, 1000):,.0f}"

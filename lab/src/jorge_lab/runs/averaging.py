@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_swa_avg_fn
 
 from jorge_lab.contenders.contender import Average
 from jorge_lab.runs.records import window
@@ -18,14 +18,16 @@ class Averaged:
     """The average of a model's weights and buffers during a run.
 
     Args:
-        model: as it is at the start of the run.
+        model: as it is at the start of the run, before an optimizer puts hooks on it.
         average: which.
         steps: of the run.
     """
 
     def __init__(self, model: nn.Module, average: Average, steps: int) -> None:
-        ema: Any = get_ema_multi_avg_fn(average.value) if average.kind == "ema" else None  # type: ignore[no-untyped-call]
-        self.model = AveragedModel(model, multi_avg_fn=ema, use_buffers=True)
+        ema = average.kind == "ema"
+        # One tensor at a time: the functions for lists do not divide counts, which batch norms have, on a GPU.
+        rule: Any = get_ema_avg_fn(average.value) if ema else get_swa_avg_fn()  # type: ignore[no-untyped-call]
+        self.model = AveragedModel(model, avg_fn=rule, use_buffers=True)
         self.model.requires_grad_(False)
         self._first = 1 if ema else min(steps, steps - round(average.value * steps) + 1)
 
@@ -36,9 +38,13 @@ class Averaged:
 
     @torch.no_grad()
     def measured(self, task: Task, data: Data, seed: int, steps: int) -> dict[str, float]:
-        """Loss and metric at the end of the run: the loss is the mean over the batches that the smoothed one is of."""
+        """Loss and metric at the end of the run: the loss is the mean over the batches that the smoothed one is of.
+
+        These have been trained on by then, while each term of the smoothed loss is of a batch before its step.
+        """
+        model: Any = self.model.module
+        metric = task.evaluate(model, data)  # before the losses, which move the statistics of batch norms
         count = window(steps)
         batches = task.batches(data, seed, skip=steps - count)
-        model: Any = self.model.module
         losses = [task.loss(model, next(batches)).item() for _ in range(count)]
-        return {"loss": fmean(losses), "metric": task.evaluate(model, data)}
+        return {"loss": fmean(losses), "metric": metric}

@@ -74,11 +74,15 @@ def train_all(
     def kept(job: Job, record: Record) -> dict[Job, Record]:
         return {job: record} | {twin: twin.renamed(record) for twin in twins[job][1:]}
 
+    def stored(job: Job) -> None:
+        for twin in twins[job]:
+            _remove_checkpoint(twin)
+
     for job in done:  # a command may have been cut off when the record was kept, and its checkpoint not yet removed
         _remove_checkpoint(job)
     left = [job for job in jobs if job not in done and job in twins]
     see_checkpoints(left, settings, device, console)
-    status = do(left, done, len(jobs), store, device, console, workers, kept, _remove_checkpoint)
+    status = do(left, done, len(jobs), store, device, console, workers, kept, stored)
     return [done[job] for job in jobs if job in done], status
 
 

@@ -77,8 +77,7 @@ class Job:
     def key(self) -> list[Any]:
         """What identifies the run in its record."""
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
-        found = key(task, contender, self.setting, self.seed, self.steps)
-        return [*found, f"repetition {self.repetition}"] if self.repetition else found
+        return key(task, contender, self.setting, self.seed, self.steps, self.repetition)
 
     def matches(self, record: Record, settings: dict[str, Any]) -> bool:
         """Whether a record is of this very run, with the same settings."""
@@ -99,9 +98,9 @@ class Job:
         """Train; from the checkpoint on if there is one, which stays until its caller has kept the record."""
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
         data = task.load().to(device)
-        checkpoints = None if self.repetition else self.checkpoints  # they have the run's name
-        record = train(task, contender, self.seed, self.steps, data, watch, self.setting, checkpoints)
-        return record | {"repetition": self.repetition, "key": self.key()} if self.repetition else record
+        return train(
+            task, contender, self.seed, self.steps, data, watch, self.setting, self.checkpoints, self.repetition
+        )
 
 
 def jobs_for(

@@ -40,9 +40,10 @@ def _clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def key(task: Task, contender: Contender, setting: Setting, seed: int, steps: int) -> list[Any]:
+def key(task: Task, contender: Contender, setting: Setting, seed: int, steps: int, repetition: int = 0) -> list[Any]:
     """What identifies a run: one with the same key, and the same settings in its record, is not trained again."""
-    return [RECORD_VERSION, task.name, task.size, contender.name, setting, seed, steps, task.batch_size]
+    found = [RECORD_VERSION, task.name, task.size, contender.name, setting, seed, steps, task.batch_size]
+    return [*found, f"repetition {repetition}"] if repetition else found
 
 
 def describe(task: Task, contender: Contender, setting: Setting, steps: int) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def train(
     watch: Watcher,
     setting: Setting = "transferred",
     checkpoints: Checkpoints | None = None,
+    repetition: int = 0,
 ) -> Record:
     """Train and return the record; a loss that is not finite, or beyond all hope, ends it as diverged.
 
@@ -107,6 +109,7 @@ def train(
         setting: where the optimizer's hyperparameters come from.
         checkpoints: where to write the run's, and where it goes on from if there is one, which the caller has seen to
             fit and removes when the record is kept. None: the run begins at its first step.
+        repetition: 0 for the run; n where it is trained once more for the n-th time, which the record then says.
 
     Raises:
         ModuleNotFoundError, LookupError, UnsuitableError: as :meth:`Contender.build`.
@@ -115,10 +118,10 @@ def train(
     device = data.train[0].device
     torch.manual_seed(seed)
     model = task.model().to(device)
-    optimizer, scheduler = contender.build(task, model, steps, setting)
-    which = key(task, contender, setting, seed, steps)
-    chosen = settings_on(task, optimizer)
     averaged = Averaged(model, contender.average, steps) if contender.average else None
+    optimizer, scheduler = contender.build(task, model, steps, setting)
+    which = key(task, contender, setting, seed, steps, repetition)
+    chosen = settings_on(task, optimizer)
     measured = _Measured()
     if checkpoints is not None and (checkpoint := checkpoints.read(which)) is not None:
         restore_states(checkpoint, model, optimizer, scheduler, device)
@@ -191,4 +194,6 @@ def train(
         "state_bytes": state_bytes(optimizer),
         "settings": chosen,
         "environment": environment(device),
-    } | ({"averaged": averaged.measured(task, data, seed, steps)} if averaged and diverged_at is None else {})
+        **({"repetition": repetition} if repetition else {}),
+        **({"averaged": averaged.measured(task, data, seed, steps)} if averaged and diverged_at is None else {}),
+    }

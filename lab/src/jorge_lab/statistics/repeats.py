@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ def repeated(section: Section) -> list[Repeated]:
 
 def _identity(record: Record) -> tuple[object, ...]:
     """What two trainings of the same run have in common."""
-    return record["optimizer"], setting(record), record["seed"], *machines([record])
+    settings = json.dumps(record.get("settings"), sort_keys=True)  # those of an earlier version may be others
+    return record["optimizer"], setting(record), record["seed"], settings, *machines([record])
 
 
 def _pace(record: Record, clock: str) -> float | None:

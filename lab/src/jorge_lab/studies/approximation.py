@@ -132,7 +132,7 @@ class Followed:
         exact, grad = oracle.own(), self.gradient()
         found["own_error"], found["own_cosine"] = _distances(roots, exact)
         if grad.any():
-            found["direction"] = [distance(_along(roots, grad), _along(exact, grad))[1]] * 2
+            found["direction"] = [distance(along(roots, grad), along(exact, grad))[1]] * 2
         found["rounding"], _ = _distances(roots, oracle.unrounded())
         if self.method != "whitening":
             found["shampoo_error"], found["shampoo_cosine"] = _distances(roots, oracle.shampoo())
@@ -172,7 +172,8 @@ def _distances(roots: Sides, exact: Sides) -> tuple[list[float], list[float]]:
     return [error for error, _ in found], [cosine for _, cosine in found]
 
 
-def _along(roots: Sides, grad: Tensor) -> Tensor:
+def along(roots: Sides, grad: Tensor) -> Tensor:
+    """The direction `L G R`."""
     return roots["left"] @ grad @ roots["right"]
 
 

@@ -270,10 +270,10 @@ def rows(records: Sequence[Record], goals: Mapping[int, float]) -> list[list[str
     return lines
 
 
-def goals_of(records: Sequence[Record], task: str) -> dict[int, float]:
-    """The target of each seed, from the records of a comparison."""
-    mine = [r for r in records if r["task"] == task and r["size"] == "small" and setting(r) != "default"]
-    return targets(mine) if mine else {}
+def goals_of(records: Sequence[Record], run: Record) -> dict[int, float]:
+    """The target of each seed on the task of a run, from the records of a comparison of such runs."""
+    mine = [r for r in records if all(r[key] == run[key] for key in ("task", "size", "steps"))]
+    return targets([r for r in mine if setting(r) != "default"])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -302,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task in args.tasks:
         mine = [r for r in found if r["task"] == task]
         print(f"\n{mine[0]['task_info']['title']}\n\n| | steps to the target | loss at the end |\n|---|---|---|")
-        for line in rows(mine, goals_of(known, task)):
+        for line in rows(mine, goals_of(known, mine[0])):
             print(f"| {' | '.join(line)} |", flush=True)
 
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from jorge.methods import METHODS, Refresh
+from jorge.methods import METHODS
 from jorge.methods.whitening import KLShampoo
 from jorge.options import Options
 from jorge.step import refresh_blocks
 from jorge.trace import Trace
 from jorge_lab.runs.environment import environment
-from jorge_lab.studies.approximation import distance
-from jorge_lab.studies.oracles import Sides
+from jorge_lab.studies.approximation import along, distance
 
 SHAPE, REFRESHES = (48, 64), (3, 10, 30, 100, 300)
 CONDITIONS = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
@@ -33,13 +32,9 @@ SIDES = ("left", "right")
 class Published(KLShampoo):
     """KL-Shampoo of its paper (Lin et al., arXiv 2509.03378): a gradient counts by its size, and by β2 alone."""
 
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
-        """`A ← (1−a) A + a (G B⁻¹ Gᵀ + damping·σ²·tr(B⁻¹)·I)/n`."""
-        inverses = self._powers(-1.0)
-        for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
-            x = seen @ inverses[other] @ seen.mT
-            x.diagonal().add_(self._damping * seen.square().mean() * inverses[other].trace())
-            self._factors[side].lerp_(x / seen.shape[1], shares[side])
+    def _energy(self, inverse: Tensor, x: Tensor, grad: Tensor) -> float:
+        """n."""
+        return float(grad.shape[1])
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def compare(condition: float, damping: float) -> Iterator[Row]:
     oracle = KLShampoo(SHAPE, device, damping=damping)
     published = Published(SHAPE, device, damping=damping)
     for number in range(max(REFRESHES)):
-        grad = _along(scales, torch.randn(*SHAPE, generator=generator, dtype=torch.float64))
+        grad = along(scales, torch.randn(*SHAPE, generator=generator, dtype=torch.float64))
         refresh, trace = method.refresh_at(number, 1), Trace()
         refresh_blocks(method, state, grad[None], slice(None), options, refresh, trace)
         oracle.refresh(grad, refresh, {side: float(share) for side, share in trace.refreshes[0].shares.items()})
@@ -89,19 +84,15 @@ def compare(condition: float, damping: float) -> Iterator[Row]:
         published.refresh(grad, refresh, dict.fromkeys(SIDES, share))
         if number + 1 in REFRESHES:
             ours, exact = {side: state[side][0] for side in SIDES}, oracle.roots()
-            direction, wanted = _along(ours, grad), _along(exact, grad)
+            direction, wanted = along(ours, grad), along(exact, grad)
             yield Row(
                 refreshes=number + 1,
                 error=max(distance(ours[side], exact[side])[0] for side in SIDES),
                 direction=distance(direction, wanted)[1],
-                published=distance(direction, _along(published.roots(), grad))[1],
-                truth=distance(direction, _along(truth, grad))[1],
-                oracle_truth=distance(wanted, _along(truth, grad))[1],
+                published=distance(direction, along(published.roots(), grad))[1],
+                truth=distance(direction, along(truth, grad))[1],
+                oracle_truth=distance(wanted, along(truth, grad))[1],
             )
-
-
-def _along(roots: Sides, grad: Tensor) -> Tensor:
-    return roots["left"] @ grad @ roots["right"]
 
 
 def _power(factor: Tensor, exponent: float) -> Tensor:
