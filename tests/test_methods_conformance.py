@@ -280,4 +280,7 @@ def test_the_plan_and_the_estimate_are_right_to_the_byte_and_to_the_operator(
             sides = (row.plan.left, row.plan.right)
             for count, m, n in row.plan.blocks:
                 expected += count * method.refresh_flops((m, n), sides, OPTIONS, refresh)
+                expected += (
+                    count * 2 * (2 * m * n * min(m, n)) * ("full" in sides and len(row.plan.shape) == 2)
+                )  # the step's Schatten norm
     assert counter.get_total_flops() == expected

@@ -142,6 +142,7 @@ def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float |
     """And a vector as far as Adam would in either case."""
     matrix, vector = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(9))
     options: dict[str, Any] = {"nesterov": False, "betas": (0.8, 0.95), "eps": 1e-6, "beta2_decay": decay}
+    options["graft_norm"] = "frobenius"
     optimizer = Jorge([matrix, vector], lr=0.1, weight_decay=0, **options)
     moments = {p: [torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, vector)}
     for t in range(1, 60):  # from step 43 on, 1 - 0.95 is the larger weight

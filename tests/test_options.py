@@ -27,6 +27,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "betas": ((0.8, 0.9), (0.9, 1.0)),
     "eps": (1e-6, -1e-8),
     "beta2_decay": (None, 0.8),
+    "graft_memory": (None, 0),
+    "graft_norm": ("frobenius", "spectral"),
     "interval": (3, 0),
     "warmup_refreshes": (0, -1),
     "block_size": (None, 0),
@@ -54,6 +56,8 @@ REFUSED: dict[str, list[Any]] = {
     "graft_limit": [0.0, float("inf"), True],
     "betas": [(0.9,), (0.9, 0.9, 0.9), 0.9, (True, 0.9), (-0.1, 0.9)],
     "beta2_decay": [0.0, -1.5, True],
+    "graft_memory": [True, 50.0, -1],
+    "graft_norm": [None, 4, "Schatten"],
     "interval": [True, 1.5, "5", None],
     "warmup_refreshes": [True, 2.0],
     "block_size": [True, "all", 0.5],
@@ -195,7 +199,7 @@ def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_which_options_shape_the_state() -> None:
     """In the method, the graft, the memory of its averages, the cuts and the dtype lies what the state means."""
-    expected = {"method", "grafting", "beta2_decay", "block_size", "max_dim", "preconditioner_dtype"}
+    expected = {"method", "grafting", "beta2_decay", "graft_norm", "block_size", "max_dim", "preconditioner_dtype"}
     assert set(SHAPING) == expected
 
 

@@ -128,12 +128,13 @@ def test_the_layout_is_a_contract(grafting: Any) -> None:
     optimizer = make(grafting=grafting)
     advance(optimizer, 1, seed=2)
     saved = optimizer.state_dict()
-    assert saved["param_groups"][0]["state_version"] == 2
+    assert saved["param_groups"][0]["state_version"] == 3
     common = {"step", "graft_momentum_buffer"} if grafting == "sgd" else {"step", "exp_avg", "exp_avg_sq", "adam_step"}
     matrix = common | {"momentum_buffer", *(["graft_length"] if grafting == "sgd" else [])}
 
     def grids(*names: str, count: int) -> set[str]:
-        return {f"{name}.{i}" for name in names for i in range(count)}
+        kept = (*names, *(["quartics"] if grafting == "adam" else []))
+        return {f"{name}.{i}" for name in kept for i in range(count)}
 
     expected = [
         matrix | grids("left", "right", "refreshes", count=1),
@@ -158,8 +159,8 @@ def test_equal_blocks_of_a_parameter_lie_in_one_tensor() -> None:
     optimizer = Jorge([p], lr=0.1, block_size=8)
     optimizer.step()
     shapes = {k: tuple(v.shape) for k, v in optimizer.state[p].items() if "." in k}
-    first = {"left.0": (1, 8, 8), "right.0": (1, 8, 8), "refreshes.0": (1,)}
-    assert shapes == first | {"left.1": (2, 8, 8), "right.1": (2, 7, 7), "refreshes.1": (2,)}
+    first = {"left.0": (1, 8, 8), "right.0": (1, 8, 8), "refreshes.0": (1,), "quartics.0": (1, 2)}
+    assert shapes == first | {"left.1": (2, 8, 8), "right.1": (2, 7, 7), "refreshes.1": (2,), "quartics.1": (2, 2)}
 
 
 @settings(max_examples=40)

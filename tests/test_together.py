@@ -17,7 +17,7 @@ GRAFTS: list[dict[str, Any]] = [
     {"grafting": "sgd"},
     {"grafting": "sgd", "nesterov": True, "weight_decay": 0.1, "graft_limit": None},
     {"grafting": "adam"},
-    {"grafting": "adam", "nesterov": True, "beta2_decay": -0.8, "weight_decay": 0.1},
+    {"grafting": "adam", "nesterov": False, "beta2_decay": None, "weight_decay": 0.1, "graft_norm": "frobenius"},
 ]
 
 
@@ -134,7 +134,7 @@ def as_nadam(params: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> li
 def test_adams_length_looks_ahead_with_nesterov_momentum() -> None:
     mine = parameters(torch.float64, shapes=[(12, 20), (8, 8), (4, 3, 3, 3), (7,)])
     theirs = copies(mine)
-    optimizer = Jorge(mine, lr=0.05, weight_decay=0, beta2_decay=None)
+    optimizer = Jorge(mine, lr=0.05, weight_decay=0, beta2_decay=None, graft_norm="frobenius")
     graft = torch.optim.Adam(theirs, lr=0.05)
     for step in range(12):
         before = [p.detach().clone() for p in mine]
@@ -149,13 +149,63 @@ def test_adams_length_looks_ahead_with_nesterov_momentum() -> None:
         assert torch.allclose(mine[-1] - before[-1], theirs[-1] - at[-1])  # a vector's step is Adam's own
 
 
+def schatten(matrix: Tensor) -> Tensor:
+    """The norm of order 4, of a matrix or of a kernel read as one."""
+    return torch.linalg.svdvals(matrix.flatten(1)).pow(4).sum() ** 0.25
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("max_dim", [8192, 15])  # the second makes the 20 columns diagonal
+def test_a_refreshing_step_of_a_linear_map_has_adams_schatten_norm(nesterov: bool, max_dim: int) -> None:
+    mine = parameters(torch.float64, shapes=[(12, 20), (8, 8), (9, 4, 1, 1), (1, 6, 5), (4, 3, 3, 3)])
+    theirs = copies(mine)
+    options: dict[str, Any] = {"nesterov": nesterov, "beta2_decay": None, "warmup_refreshes": 4, "max_dim": max_dim}
+    optimizer = Jorge(mine, lr=0.05, weight_decay=0, **options)
+    graft = torch.optim.Adam(theirs, lr=0.05)
+    quotients, lengths = [], []
+    for step in range(12):  # refreshes at steps 1 to 4, 6, 8, 10 and 12
+        before = [[p.detach().clone() for p in params] for params in (mine, theirs)]
+        give(mine, step)
+        give(theirs, step)
+        optimizer.step()
+        graft.step()
+        wanted = as_nadam(theirs, graft) if nesterov else [b - q for b, q in zip(before[1], theirs, strict=True)]
+        moved = [was - p for p, was in zip(mine, before[0], strict=True)]
+        quotients.append([(schatten(m) / schatten(w)).item() for m, w in zip(moved[:3], wanted, strict=False)])
+        for kernel in (3, 4):  # more dims than two are no linear map
+            assert torch.allclose(moved[kernel].norm(), wanted[kernel].norm(), rtol=1e-9)
+        lengths.append((moved[1].norm() / wanted[1].norm()).item())
+    for step, found in enumerate(quotients, 1):
+        measured = step <= 4 or step % 2 == 0
+        assert (found == pytest.approx([1] * 3, rel=1e-9)) == measured
+    assert max(abs(length - 1) for length in lengths) > 0.01  # in the Frobenius norm it is another
+
+
+def test_the_schatten_norm_of_blocks_is_that_of_all_and_does_not_depend_on_scale() -> None:
+    """The fourth powers add up over blocks, whose sizes differ, and each of which remembers its own."""
+    small, large = (nn.Parameter(torch.zeros(10, 14)) for _ in range(2))
+    optimizer = Jorge([small, large], lr=0.1, block_size=4, eps=1e-30, weight_decay=0)
+    for step in range(3):
+        grad = torch.randn(10, 14, generator=torch.Generator().manual_seed(step))
+        grad[:5] = 0  # whole blocks of zeros among them
+        small.grad, large.grad = 1e-12 * grad, 1e8 * grad
+        optimizer.step()
+    for name in [name for name in optimizer.state[small] if name.startswith("quartics")]:
+        assert torch.allclose(optimizer.state[small][name], optimizer.state[large][name], rtol=1e-3)
+    assert torch.allclose(small, large, rtol=1e-3, atol=1e-6)
+    assert small.isfinite().all()
+    kept = torch.cat([v for name, v in optimizer.state[small].items() if name.startswith("quartics")])
+    assert kept.shape == (12, 2)
+    assert ((kept.sum(0) >= 1 / 32) & (kept.sum(0) < 1)).all()  # eight blocks of rank 4 at a norm of 1 in all
+
+
 @pytest.mark.parametrize(("grafting", "nesterov"), [("sgd", False), ("sgd", True), ("adam", False)])
 def test_matrices_move_as_far_as_the_graft_optimizer(grafting: Any, nesterov: bool) -> None:
     shapes = [(12, 20), (8, 8), (4, 3, 3, 3)]
     mine = parameters(torch.float64, shapes=shapes)
     theirs = copies(mine)
     options: dict[str, Any] = {"grafting": grafting, "nesterov": nesterov, "graft_limit": None, "beta2_decay": None}
-    optimizer = Jorge(mine, lr=0.05, weight_decay=0, **options)
+    optimizer = Jorge(mine, lr=0.05, weight_decay=0, graft_norm="frobenius", **options)
     graft: torch.optim.Optimizer = torch.optim.Adam(theirs, lr=0.05)
     if grafting == "sgd":
         graft = torch.optim.SGD(theirs, lr=0.05, momentum=0.9, nesterov=nesterov)

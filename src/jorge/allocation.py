@@ -60,6 +60,8 @@ def allocate(
     for stack in work.stacks:
         dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
         state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
+        if options.measures_schatten:
+            state["quartics"] = torch.ones(stack.count, 2, dtype=work.compute, device=device)
         first, start = len(views), 0
         for part in stack.parts:
             for place in work.matrices[part.group].places:

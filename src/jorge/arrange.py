@@ -22,7 +22,7 @@ import torch
 from jorge.blocks import BlockGrid, Blocking, Side
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import Options
-from jorge.routing import COMPUTE_DTYPES, route
+from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there up to four times
 #: (gathered, cut into blocks, preconditioned on one side and on both), and what a refresh takes.
@@ -94,6 +94,7 @@ class Stack:
         count: number of blocks.
         owned: the blocks that are refreshed in this process (:mod:`jorge.exchange`), from a number to before another.
         chunk: so many blocks are refreshed at a time, for the sake of memory.
+        measured: the blocks whose matrices have Adam's Schatten norm, each from a number to before another.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
         damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
     """
@@ -104,6 +105,7 @@ class Stack:
     count: int
     owned: tuple[int, int]
     chunk: int
+    measured: tuple[tuple[int, int], ...]
     span: tuple[float, float]
     damps_apart: bool
 
@@ -210,7 +212,7 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
         if shape[0] > shape[1] and twin in found and METHODS[options.method].transposable:
             found[twin] += [replace(part, transposed=True, whole=False) for part in parts]
             del found[shape, sides]
-    stacks = tuple(_stack(*key, parts, options) for key, parts in found.items())
+    stacks = tuple(_stack(*key, parts, matrices, options) for key, parts in found.items())
     return WorkSet(vectors + matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
 
 
@@ -218,13 +220,20 @@ def _stack(
     shape: tuple[int, int],
     sides: tuple[Side, Side],
     parts: Sequence[StackPart],
+    groups: Sequence[ShapeGroup],
     options: Options,
 ) -> Stack:
     damped = METHODS[options.method].refresh_at(2 * DAMPING_PERIOD - 1, 1)  # in the form that the method's own take
     undamped = replace(damped, damping=0)
     apart = _refresh_flops(shape, sides, options, damped) != _refresh_flops(shape, sides, options, undamped)
-    count = sum(part.count for part in parts)
-    return Stack(shape, sides, tuple(parts), count, (0, count), count, (0.0, 1.0), apart)
+    measured: list[tuple[int, int]] = []
+    count = 0
+    for part in parts:
+        if has_schatten_length(groups[part.group].spec.shape, sides, options):
+            follows = measured and measured[-1][1] == count
+            measured.append((measured.pop()[0] if follows else count, count + part.count))
+        count += part.count
+    return Stack(shape, sides, tuple(parts), count, (0, count), count, tuple(measured), (0.0, 1.0), apart)
 
 
 def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:

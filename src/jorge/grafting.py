@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jorge.options import Scalar
+from jorge.methods.products import multiply
+from jorge.options import Precision, Scalar
 
 #: How much of the running average of lengths a step keeps: it remembers about ten steps.
 _KEPT = 0.9
@@ -135,16 +136,17 @@ def adam(
     betas: tuple[Scalar, Scalar],
     eps: float,
     beta2_decay: float | None = None,
+    memory: int | None = None,
     nesterov: bool = False,
     is_matrix: Sequence[bool] = (),
 ) -> tuple[list[Tensor], Tensor]:
     """The directions of `torch.optim.Adam`, and what corrects the bias of their first average; updates all in place.
 
     `m ← β1 m + (1−β1) G`, `v ← β2 v + (1−β2) G²`; Adam's direction is `(m/(1−β1^t)) / (√(v/(1−β2^t)) + eps)`. With a
-    decay d, `v ← v + w(G² − v)` with `w = max(1−β2, t^d)`, which has no bias, as in Adafactor (Shazeer and Stern,
-    arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets the
-    first ones sooner, often the largest by far. With Nesterov momentum m looks ahead as in NAdam (Dozat 2016), but with
-    a constant β1: `(β1 m + (1−β1) G)/(1−β1^(t+1))` stands for `m/(1−β1^t)`.
+    decay d, `v ← v + w(G² − v)` with `w = max(1−β2, 1/memory, t^d)`, which has no bias, as in Adafactor (Shazeer and
+    Stern, arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets
+    the first ones sooner, often the largest by far. With Nesterov momentum m looks ahead as in NAdam (Dozat 2016), but
+    with a constant β1: `(β1 m + (1−β1) G)/(1−β1^(t+1))` stands for `m/(1−β1^t)`.
 
     Args:
         exp_avgs, exp_avg_sqs: m and v.
@@ -154,6 +156,7 @@ def adam(
         betas: β1 and β2.
         eps: added to the root.
         beta2_decay: d, or `None` for Adam's own rule.
+        memory: of how many steps, at most, where there is a decay; `None` is no limit.
         nesterov: whether m looks ahead.
         is_matrix: for each shape group, whether it follows d and looks ahead; the others are Adam's own.
 
@@ -167,7 +170,9 @@ def adam(
     t = steps.clamp(min=1).to(dtype)
     weights, biased = mask.times(1 - beta2), list(range(len(grads)))
     if beta2_decay is not None:
-        own = per_parameter((t**beta2_decay).clamp(min=1 - beta2) * mask.each(grads), grads)
+        share = (t**beta2_decay).clamp(min=1 - beta2)
+        share = share if memory is None else share.clamp(min=1 / memory)
+        own = per_parameter(share * mask.each(grads), grads)
         weights = [o if follows else w for o, w, follows in zip(own, weights, is_matrix, strict=True)]
         biased = [i for i in biased if not is_matrix[i]]
     _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
@@ -185,6 +190,25 @@ def adam(
         counts = torch.split(t, [len(grad) for grad in grads])
         torch._foreach_add_([counts[i] for i in ahead], 1)
     return list(torch._foreach_div(firsts, directions)), 1 / (1 - beta1**t)
+
+
+def units(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero."""
+    scaled = torch._foreach_div(list(tensors), per_parameter(norms(tensors), tensors))
+    return [tensor.contiguous() for tensor in scaled]
+
+
+def quartic_sums(blocks: Tensor, precision: Precision = None) -> Tensor:
+    """The sum of the fourth powers of the singular values of each of `[count, m, n]`: `‖XXᵀ‖_F²`, `[count]`."""
+    wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
+    lengths: Tensor = torch.linalg.vector_norm(multiply(wide, wide.mT, precision), dim=(1, 2))
+    return lengths.square()
+
+
+def schatten_flops(shape: tuple[int, int]) -> int:
+    """Operations of :func:`quartic_sums` of two blocks, Adam's and the momentum's."""
+    m, n = shape
+    return 4 * m * n * min(m, n)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

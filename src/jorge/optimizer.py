@@ -16,7 +16,7 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import checks, options, transfer, validation
 from jorge.exchange import Alone, Exchange
-from jorge.options import BlockSize, Grafting, Init, Options, Precision
+from jorge.options import BlockSize, Grafting, GraftNorm, Init, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.step import finite_on, take_step
 from jorge.store import Store
@@ -60,11 +60,11 @@ class Jorge(torch.optim.Optimizer):
         ValueError: values out of range, duplicate parameters, no parameters.
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
-    `exp_avg_sq` and `adam_step`), and for each grid i of equal blocks `left.i`, `right.i`, `refreshes.i`. Buffers
-    are float32 for parameters of lower precision. `optimizer.state[p]` is what the step works on: what is read
-    there is used, and what is replaced, moved or cleared there is respected at the next step. Gradients are never
-    modified. A step in which any gradient of a device is not finite, or longer than 1.8e19, changes nothing there
-    but `step`.
+    `exp_avg_sq` and `adam_step`), and for each grid i of equal blocks `left.i`, `right.i`, `refreshes.i` (and
+    `quartics.i`). Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what the step works
+    on: what is read there is used, and what is replaced, moved or cleared there is respected at the next step.
+    Gradients are never modified. A step in which any gradient of a device is not finite, or longer than 1.8e19, changes
+    nothing there but `step`.
 
     >>> import torch
     >>> from jorge import Jorge
@@ -74,7 +74,7 @@ class Jorge(torch.optim.Optimizer):
     >>> loss.backward()
     >>> optimizer.step()
     >>> sorted(optimizer.state[model.weight])
-    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0', 'step']
+    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0', 'right.0', 'step']
     """
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
@@ -96,6 +96,8 @@ class Jorge(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         beta2_decay: float | None = -0.8,
+        graft_memory: int | None = 20,
+        graft_norm: GraftNorm = "schatten",
         interval: int = 5,
         warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",

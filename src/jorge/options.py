@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
 #: Of matrix products; `None` leaves it to torch's own settings.
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 Grafting = Literal["sgd", "adam"]
+GraftNorm = Literal["frobenius", "schatten"]
 Init = Literal["auto", "paper"]
 
 Group = dict[str, Any]
@@ -185,6 +186,24 @@ class Options:
         "too short for long where the first gradients are by far the largest.",
         shapes_state=True,
     )
+    graft_memory: int | None = _option(
+        20,
+        _or_none(_whole(1)),
+        "None or a whole number of at least 1",
+        "Adam's length of matrices remembers the squared gradients of at most so many steps, however close to 1 the "
+        "second of `betas` is: a length follows one number, which needs no longer memory. `None` is as many as that "
+        "says. Without `beta2_decay` it is not asked.",
+    )
+    graft_norm: GraftNorm = _option(
+        "schatten",
+        _one_of("frobenius", "schatten"),
+        "'frobenius' or 'schatten'",
+        "in which norm a step is as long as Adam's, for Adam's length only. `'schatten'` is the fourth root of the sum "
+        "of the singular values' fourth powers, measured at refreshes. `'frobenius'` is the root of that of their "
+        "squares, in which a direction that is spread over more singular values takes a shorter step along each; a "
+        "kernel of more than one tap, which is no linear map of that matrix, always takes it.",
+        shapes_state=True,
+    )
     interval: int = _option(
         5,
         _whole(1),
@@ -308,12 +327,15 @@ class Options:
 
     #: Of the products of a refresh, and of the direction: `matmul_precision` as a pair.
     precisions: tuple[Precision, Precision] = field(init=False, repr=False, compare=False)
+    #: Whether the step's Schatten norm is measured.
+    measures_schatten: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = self.matmul_precision
         pair = (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
-        object.__setattr__(self, "precisions", pair)  # a field, as the step reads it often
         adam = self.grafting == "adam"
+        object.__setattr__(self, "precisions", pair)  # fields, as the step reads them often
+        object.__setattr__(self, "measures_schatten", adam and self.graft_norm == "schatten")
         follows = {"momentum": self.betas[0] if adam else 0.9, "nesterov": adam, "weight_decay": 0.01 if adam else 0.0}
         for name, value in follows.items():
             if getattr(self, name) is None:

@@ -54,6 +54,8 @@ class Options:
     betas: tuple[float, float] = (0.9, 0.999)  #   Adam's
     eps: float = 1e-8  #                           Adam's
     beta2_decay: float | None = -0.8
+    graft_memory: int | None = 20
+    graft_norm: str = "schatten"
     interval: int = 5
     warmup_refreshes: int = 20
     max_dim: int = 8192
@@ -96,6 +98,7 @@ class State:
     b: Tensor  #                            SGD's momentum
     m: Tensor  #                            Adam's running average of G
     v: Tensor  #                            Adam's running average of G²
+    scale: float = 1.0  #                   s of Adam's length; changes at the steps that refresh
     lengths: tuple[float, float] = (0, 0)  # `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier step lengths ℓ_i
     taken: int = 0  #                       steps that were taken: Adam's t
     refreshes: int = 0  #                   k, refreshes that were taken
@@ -144,7 +147,8 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
         D = state.left.H @ G @ state.right.H  #               D = L G R
         state.M = mu * state.M + (1 - mu) * D  #              M ← μM + (1−μ)D
         A = mu * state.M + (1 - mu) * D if options.nesterov else state.M  # Nesterov: once more, with the new M
-        length = limited(U, state, options)  #                ℓ = ‖U‖: of the graft's update only the length is used
+        state.scale = schatten_scale(U, A, state, options)  # s
+        length = state.scale * limited(U, state, options)  #  ℓ = s ‖U‖: of the graft's update only the length is used
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny)
         U = A * ratio if torch.isfinite(ratio) else torch.zeros_like(A)  # U = ℓ A / ‖A‖
     return W - lr * options.weight_decay * W - lr * U  #      W ← W − lr λ W − lr U
@@ -380,6 +384,21 @@ def sgd(G: Tensor, state: State, options: Options) -> Tensor:
     return G + mu * state.b if options.nesterov else state.b  # U = b, or G + μb with Nesterov momentum
 
 
+def schatten_scale(U: Tensor, A: Tensor, state: State, options: Options) -> float:
+    """`s = ‖U‖₄/‖A‖₄` of Schatten norms, where U and A are of one Frobenius norm: by it Jorge's step has Adam's
+    Schatten norm. It is measured at the steps that refresh, and kept between them.
+    """
+    off = options.grafting != "adam" or options.graft_norm != "schatten" or not (state.left.full or state.right.full)
+    if off or scheduled(state.steps, options) is None or not (U.any() and A.any()):
+        return state.scale
+    return float(schatten(U / norm(U)) / schatten(A / norm(A)))
+
+
+def schatten(X: Tensor) -> Tensor:
+    """The Schatten-4 norm: `(Σσ⁴)^(1/4)` of the singular values."""
+    return norm(torch.linalg.svdvals(X).square()).sqrt()
+
+
 def limited(U: Tensor, state: State, options: Options) -> float:
     """`ℓ = ‖U‖`, or `graft_limit` times the average of the last ten or so where that is less; Adam's has no limit."""
     length, (total, count) = float(norm(U)), state.lengths
@@ -396,11 +415,13 @@ def adam(G: Tensor, state: State, options: Options) -> Tensor:
     """The update of `torch.optim.Adam`. That of matrices alone may forget as Adafactor's, and look ahead.
 
     `beta2_decay`: squares are averaged as in Adafactor (Shazeer and Stern, arXiv 1804.04235, section 7.2), which has no
-    bias. `nesterov`: the average looks ahead as in NAdam (Dozat 2016), but with a constant β1.
+    bias; `graft_memory`: over so many steps at most. `nesterov`: the average looks ahead as in NAdam (Dozat 2016), but
+    with a constant β1.
     """
     (beta1, beta2), t = options.betas, state.taken
-    decay = options.beta2_decay if is_matrix(G) else None
-    a = 1 - beta2 if decay is None else max(1 - beta2, t**decay)  #             a = 1−β2, or max(1−β2, t^decay)
+    decay, a = options.beta2_decay if is_matrix(G) else None, 1 - beta2
+    if decay is not None:
+        a = max(a, t**decay, 1 / (options.graft_memory or math.inf))  #         a = max(1−β2, t^decay, 1/memory)
     state.m = beta1 * state.m + (1 - beta1) * G  #                              m ← β1 m + (1−β1) G
     state.v = (1 - a) * state.v + a * G.square()  #                             v ← (1−a) v + a G²
     first = state.m / (1 - beta1**t)  #                                         m/(1−β1^t)

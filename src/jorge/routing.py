@@ -6,12 +6,13 @@ Pure functions of shapes, dtypes and options. What they return is what the optim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from jorge.blocks import Blocking, blocking
+from jorge.blocks import Blocking, Side, blocking
 from jorge.grafting import buffer_dtypes
 from jorge.methods import METHODS
 from jorge.options import BlockSize, Options
@@ -48,6 +49,15 @@ def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Rou
         if kind == "diagonal":
             why += f"; {side} side diagonal, as {d} > max_dim {max_dim}"
     return Route("matrix", blocks, why)
+
+
+def has_schatten_length(shape: tuple[int, ...], sides: tuple[Side, Side], options: Options) -> bool:
+    """Whether the length of a matrix's step is Adam's in the Schatten norm: it is a linear map, and has a full side.
+
+    >>> [has_schatten_length(shape, ("full", "full"), Options()) for shape in [(8, 4), (8, 4, 1, 1), (8, 4, 3, 3)]]
+    [True, True, False]
+    """
+    return options.measures_schatten and "full" in sides and math.prod(shape[2:]) == 1
 
 
 #: The dtype of the step's arithmetic and buffers, by that of the parameter.
@@ -91,7 +101,7 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     """The state of a parameter of `shape`.
 
     >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1)).tensors((4, 6)))
-    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
+    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0', 'right.0']
     """
     decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
     if decision.kind == "empty":
@@ -109,5 +119,7 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     grids = []
     for grid in blocks.grids:
         kept = {name: ((grid.blocks, *each), stored) for name, each in method.layout(grid.shape, blocks.sides).items()}
+        if options.measures_schatten:
+            kept["quartics"] = ((grid.blocks, 2), compute)
         grids.append({**kept, "refreshes": ((grid.blocks,), torch.float32)})
     return Layout({**buffers, "momentum_buffer": compute}, scalars, tuple(grids))

@@ -23,7 +23,6 @@ from torch import Tensor
 from jorge import grafting
 from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
-from jorge.blocks import gather, gather_into, scatter
 from jorge.exchange import Exchange
 from jorge.grafting import Mask
 from jorge.methods import METHODS, Method, Refresh, State
@@ -31,6 +30,7 @@ from jorge.methods.products import choose, diagonal_sum, largest_entry, precisio
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Piece, Schedule, pieces
+from jorge.stacking import stacked, sums_of_blocks, unstack
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -46,6 +46,7 @@ class StepInputs:
         masks: the same on the device, `[count, 1, …]`.
         scheduled: of each stack, what is refreshed, here or in another process.
         refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
+        measured: of each stack, the blocks whose `quartics` are renewed.
         owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
         all_matrices: the parameters of the shape groups of matrices, whoever has a gradient; where there is a trace.
     """
@@ -56,6 +57,7 @@ class StepInputs:
     masks: list[Tensor | None] = field(default_factory=list)
     scheduled: list[list[Piece]] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
+    measured: list[list[slice | Tensor]] = field(default_factory=list)
     owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
 
@@ -115,6 +117,8 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
     for stack in work.stacks:
         found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
+        within = [(piece, *piece.within(*span)) for piece in found for span in stack.measured]
+        inputs.measured.append([_where(state, *each) for each in within if each[1] < each[2]])
         chunks = list(_refreshes(state, stack, found))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
@@ -124,6 +128,11 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
     if trace is not None:
         inputs.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
     return inputs
+
+
+def _where(state: GroupState, piece: Piece, first: int, last: int) -> slice | Tensor:
+    """Some blocks of a piece, in their stack."""
+    return slice(first, last) if piece.places is None else state.constants.get(piece.places)[first:last]
 
 
 def _refreshes(
@@ -137,10 +146,8 @@ def _refreshes(
             first, last = piece.within(*stack.owned)
         for start in range(first, last, stack.chunk):
             chunk = slice(start, min(last, start + stack.chunk))
-            if piece.places is None:
-                yield refresh, chunk, range(chunk.start, chunk.stop)
-            else:
-                yield refresh, state.constants.get(piece.places)[chunk], piece.places[chunk]
+            blocks = range(chunk.start, chunk.stop) if piece.places is None else piece.places[chunk]
+            yield refresh, _where(state, piece, chunk.start, chunk.stop), blocks
 
 
 def _step(
@@ -169,24 +176,34 @@ def _step(
     matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
     _refresh(work, tensors.stacks, inputs, matrices, options, exchange, trace)
-    updates, lengths = _graft(tensors, grads, vectors, mask, matrix_mask, options)
+    updates, adams, lengths = _graft(tensors, grads, vectors, mask, options)
     if updates:
         _clear(updates, finite)
     del grads
-    if lengths is not None:
+    if len(lengths):
+        if not any(inputs.measured):
+            adams = []  # only their lengths are needed
         directions = _directions(work, tensors.stacks, matrices, options)
-        whole, limited = lengths
-        buffers = [each["momentum_buffer"] for each in tensors.buffers[vectors:]]
-        moved, ratios = _momentum(directions, buffers, limited, matrix_mask, options)
+        aheads = _momentum(directions, [b["momentum_buffer"] for b in tensors.buffers[vectors:]], matrix_mask, options)
+        if adams:
+            _measure(work, tensors.stacks, inputs, adams, aheads, finite, options)
+            del adams
+        if any(stack.measured for stack in work.stacks):
+            lengths.mul_(_schatten_scales(work, tensors.stacks))
+        whole = lengths
+        if options.grafting == "sgd" and options.graft_limit is not None:
+            history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
+            lengths = grafting.limited(whole, history, moves, options.graft_limit)
+        ratios = grafting.ratios(aheads, lengths) * matrix_mask.each(aheads)
         if trace is not None:
             trace.stepped(
                 params=tuple(inputs.all_matrices),
                 finite=finite,
-                lengths=limited,
-                limited=limited < whole,
+                lengths=lengths,
+                limited=lengths < whole,
                 ratios=ratios,
             )
-        updates += moved
+        updates += _scaled(aheads, grafting.per_parameter(ratios, aheads), in_place=options.nesterov)
     _update(work, inputs, updates, mask.taken, options)
 
 
@@ -218,7 +235,7 @@ def _refresh(
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
         if inputs.refreshes[number]:
-            blocks = _blocks(stack, work, grads)
+            blocks = stacked(stack, work, grads)
             with precision_scope(blocks.device, precision):
                 for i, (refresh, where) in enumerate(inputs.refreshes[number]):
                     if trace is not None:
@@ -233,16 +250,11 @@ def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], opt
     """D of each shape group of matrices, `[count, *shape]`; where they are cut into blocks, in the memory of G."""
     precision = options.precisions[1]
     for stack, state in zip(work.stacks, states, strict=True):
-        blocks = _blocks(stack, work, grads)
+        blocks = stacked(stack, work, grads)
         with precision_scope(blocks.device, precision):
             found = METHODS[options.method].direction(state, blocks, precision)
         del blocks
-        for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
-            if part.whole:
-                grads[part.group] = mine.view_as(grads[part.group])
-            else:
-                scatter(mine.mT if part.transposed else mine, _as_matrices(grads, part.group, work), part.grid)
-            del mine
+        unstack(found, stack, work, grads)
         del found  # before the next stack takes its memory
     return grads
 
@@ -283,31 +295,14 @@ def refresh_blocks(
             tensor.index_copy_(0, where, some[name])
 
 
-def _blocks(stack: Stack, work: WorkSet, grads: Sequence[Tensor]) -> Tensor:
-    """The gradients' blocks of a stack, `[count, m, n]`; a view where they are whole parameters."""
-    if len(stack.parts) == 1:
-        (part,) = stack.parts
-        if part.whole:
-            return grads[part.group].view(stack.count, *stack.shape)
-        return gather(_as_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
-    blocks = grads[0].new_empty(stack.count, *stack.shape)
-    rooms = torch.split(blocks, [part.count for part in stack.parts])
-    for part, room in zip(stack.parts, rooms, strict=True):
-        gather_into(room, _as_matrices(grads, part.group, work), part.grid, transposed=part.transposed)
-    return blocks
-
-
-def _as_matrices(tensors: Sequence[Tensor], group: int, work: WorkSet) -> Tensor:
-    """A shape group's tensor as `[count, M, N]`."""
-    blocking = work.matrices[group].blocking
-    assert blocking is not None
-    return tensors[group].view(-1, *blocking.matrix)
-
-
 def _graft(
-    tensors: SetState[Tensor], grads: list[Tensor], vectors: int, mask: Mask, matrix_mask: Mask, options: Options
-) -> tuple[list[Tensor], tuple[Tensor, Tensor] | None]:
-    """Advance the graft optimizer by G: U of the vectors; ℓ of the matrices, `[total]`, without its limit and with."""
+    tensors: SetState[Tensor], grads: list[Tensor], vectors: int, mask: Mask, options: Options
+) -> tuple[list[Tensor], list[Tensor], Tensor]:
+    """Advance the graft optimizer by G.
+
+    Returns:
+        U of the vectors; its directions of the matrices, but for a factor; how long those are, `[total]`.
+    """
     buffers = tensors.buffers
     correction = None
     if options.grafting == "sgd":
@@ -323,6 +318,7 @@ def _graft(
             betas=options.betas,
             eps=options.eps,
             beta2_decay=options.beta2_decay,
+            memory=options.graft_memory,
             nesterov=options.nesterov,
             is_matrix=[i >= vectors for i in range(len(grads))],  # vectors take Adam's own step
         )
@@ -333,35 +329,57 @@ def _graft(
         scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
         updates = list(torch._foreach_mul(own, scales))
     matrices = found[vectors:]
-    if not matrices:
-        return updates, None
-    lengths = grafting.norms(matrices)
-    if correction is not None:
-        lengths.mul_(correction[count:])
-    if options.grafting == "adam" or options.graft_limit is None:
-        return updates, (lengths, lengths)
-    history, moves = tensors.scalars["graft_length"], matrix_mask.each(matrices)
-    return updates, (lengths, grafting.limited(lengths, history, moves, options.graft_limit))
+    lengths = grafting.norms(matrices) if matrices else mask.taken.new_empty(0)
+    return updates, matrices, lengths if correction is None else lengths.mul_(correction[count:])
 
 
-def _momentum(
-    directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, matrix_mask: Mask, options: Options
-) -> tuple[list[Tensor], Tensor]:
-    """`M ← μM + (1−μ)D`, and U of the matrices: M at the lengths ℓ. The ratios ℓ/‖M‖ come with it, `[total]`.
+def _momentum(directions: list[Tensor], buffers: list[Tensor], matrix_mask: Mask, options: Options) -> list[Tensor]:
+    """`M ← μM + (1−μ)D`. What the step goes along is M, or with Nesterov momentum what looks ahead of it once more.
 
-    With Nesterov momentum U looks ahead once more, as the graft's step does: it goes along `μM + (1−μ)D`. The memory of
-    the directions then holds it.
+    That is `μM + (1−μ)D`, as the graft's own step does; the memory of the directions then holds it.
     """
     grafting.average(buffers, directions, matrix_mask, options.momentum)
-    if options.nesterov:
-        grafting.blend(directions, buffers, options.momentum)
-    aheads = directions if options.nesterov else buffers
-    ratios = grafting.ratios(aheads, lengths) * matrix_mask.each(aheads)
-    scales = grafting.per_parameter(ratios, aheads)
     if not options.nesterov:
-        return list(torch._foreach_mul(buffers, scales)), ratios
-    torch._foreach_mul_(directions, scales)
-    return directions, ratios
+        return buffers
+    grafting.blend(directions, buffers, options.momentum)
+    return directions
+
+
+def _measure(
+    work: WorkSet,
+    states: Sequence[State],
+    inputs: StepInputs,
+    adams: list[Tensor],
+    aheads: list[Tensor],
+    finite: Tensor,
+    options: Options,
+) -> None:
+    """Renew the `quartics` of the blocks whose refresh is scheduled, in all processes alike."""
+    precision = options.precisions[1]
+    linear = sorted({part.group for stack in work.stacks if stack.measured for part in stack.parts})
+    both = [dict(zip(linear, grafting.units([each[i] for i in linear]), strict=True)) for each in (adams, aheads)]
+    with precision_scope(finite.device, precision):
+        for stack, state, measured in zip(work.stacks, states, inputs.measured, strict=True):
+            blocks = [stacked(stack, work, each) for each in both] if measured else []
+            for where in measured:
+                new = torch.stack([grafting.quartic_sums(each[where], precision) for each in blocks], dim=1)
+                old = state["quartics"][where]
+                torch.where(finite & new.isfinite().all(1, keepdim=True), new, old, out=old)
+                if isinstance(where, Tensor):  # a copy, where a slice gives a view
+                    state["quartics"].index_copy_(0, where, old)
+
+
+def _schatten_scales(work: WorkSet, states: Sequence[State]) -> Tensor:
+    """What gives each matrix's step Adam's Schatten-4 norm where it has its Frobenius norm, `[total]`."""
+    quartics = sums_of_blocks([state["quartics"] for state in states], work)
+    return (quartics[:, 0] / quartics[:, 1]) ** 0.25
+
+
+def _scaled(tensors: list[Tensor], factors: list[Tensor], *, in_place: bool) -> list[Tensor]:
+    if in_place:
+        torch._foreach_mul_(tensors, factors)
+        return tensors
+    return list(torch._foreach_mul(tensors, factors))
 
 
 def _update(work: WorkSet, inputs: StepInputs, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:

@@ -111,6 +111,8 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "betas": (beta1, beta2),
             "eps": float(group["eps"]),
             "beta2_decay": DEFAULTS["beta2_decay"],
+            "graft_memory": DEFAULTS["graft_memory"],
+            "graft_norm": DEFAULTS["graft_norm"],
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "capturable": group["capturable"],
@@ -128,9 +130,11 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's")
         )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
+        lines.append(Line(index, "graft_norm", "–", DEFAULTS["graft_norm"], "in the Schatten norm of order 4"))
         lines.append(
             Line(index, "beta2_decay", "–", _show(DEFAULTS["beta2_decay"]), "the length forgets as Adafactor's does")
         )
+        lines.append(Line(index, "graft_memory", "–", _show(DEFAULTS["graft_memory"]), "and remembers so many steps"))
         _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
     return recipe
 

@@ -17,9 +17,11 @@ from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, sett
 from jorge.cost.model import model_flops as count_model
 from jorge.cost.rivals import Rival, eigh_flops
 from jorge.cost.weights import Weight, weights_of
+from jorge.grafting import schatten_flops
 from jorge.methods import METHODS
 from jorge.options import DEFAULTS, BlockSize, Options
 from jorge.plan import PlanRow, plan_row
+from jorge.routing import has_schatten_length
 
 #: FLOPs in the time of one byte: float32 without tensor cores on an H100 (67 TFLOP/s ÷ 3.35 TB/s, its data sheet).
 BALANCE = 20.0
@@ -285,7 +287,7 @@ def baseline(weights: Sequence[Weight], grafting: str) -> Rival:
 
 def shampoo(weights: Sequence[Weight], options: Options) -> Rival:
     """Shampoo (arXiv 1802.09568), as `method="exact"`: with these blocks and grafting, roots by `eigh`."""
-    options = options.replace(method="exact", stagger=False, workspace=UNCUT)
+    options = options.replace(method="exact", graft_norm="frobenius", stagger=False, workspace=UNCUT)
     rows = [count_row(w, options) for w in weights]
     return Rival(
         name="Shampoo",
@@ -304,9 +306,13 @@ def count_row(weight: Weight, options: Options) -> Row:
     if plan.left is None or plan.right is None:
         return Row(plan, 0, 0.0, 0.0, 0)
     sides, method = (plan.left, plan.right), METHODS[options.method]
+    measured = has_schatten_length(weight.shape, sides, options)
 
     def refresh(numbers: range) -> float:
-        return sum(count * _mean_refresh((m, n), sides, options, numbers) for count, m, n in plan.blocks)
+        return sum(
+            count * (_mean_refresh((m, n), sides, options, numbers) + measured * schatten_flops((m, n)))
+            for count, m, n in plan.blocks
+        )
 
     return Row(
         plan,

@@ -42,7 +42,9 @@ def variant(name: str, label: str, **overrides: Any) -> Contender:
 
 
 JORGE = variant("jorge", "Jorge")
-SHAMPOO = variant("shampoo", "Shampoo", method="exact")
+#: With Adam's own length, as it was published.
+_PUBLISHED = {"graft_norm": "frobenius", "graft_memory": None}
+SHAMPOO = variant("shampoo", "Shampoo", method="exact", **_PUBLISHED)
 VARIANTS = (
     variant("jorge-congruence", "Jorge, congruence", method="congruence"),
     variant("jorge-binomial", "Jorge, binomial (paper)", method="binomial"),

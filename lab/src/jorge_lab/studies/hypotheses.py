@@ -42,7 +42,6 @@ class Memory:
     """What a changed step remembers in one run, by a name and the place of a tensor."""
 
     means: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
-    adam: list[Tensor] = field(default_factory=list)
 
     def mean(self, key: Any, value: Tensor) -> Tensor:
         """The running mean of a value: of all until there are twenty, then of the last twenty or so."""
@@ -65,7 +64,8 @@ class Hypothesis:
         look: is shown each shape group's directions `[count, *shape]` before the momentum averages them.
         direction: what is averaged in their place.
         adapt: what is given the step's length in the place of the momentum.
-        length: the lengths `[count]` in the place of the graft's, from these, the momentum and Adam's directions.
+        length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
+            steps go along.
         decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
         keep_norms: whether each matrix keeps the norm that it has at the start.
     """
@@ -75,7 +75,7 @@ class Hypothesis:
     look: Callable[[Memory, Any, Tensor], None] | None = None
     direction: Change | None = None
     adapt: Change | None = None
-    length: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    length: Callable[[Tensor, Tensor], Tensor] | None = None
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
     keep_norms: bool = False
 
@@ -117,25 +117,12 @@ def _of_length(power: float) -> Change:
     return change
 
 
-def _spread(tensor: Tensor) -> Tensor:
-    """`‖X‖_F⁴ / ‖XXᵀ‖_F²`, `[count]`: over how many singular directions X is spread."""
-    matrix = _matrix(tensor)
-    matrix = matrix / (_mean_square(matrix) * matrix[0].numel()).sqrt().clamp(min=_TINY)
-    gram = matrix @ matrix.mT if matrix.shape[1] <= matrix.shape[2] else matrix.mT @ matrix
-    return 1 / gram.square().sum((1, 2)).clamp(min=_TINY)
+def _root_mean_square(size: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda lengths, momentum: torch.full_like(lengths, size * momentum[0].numel() ** 0.5)
 
 
-def _same_schatten_norm(lengths: Tensor, momentum: Tensor, adam: Tensor) -> Tensor:
-    """The length that has Adam's Schatten-4 norm instead of its Frobenius norm."""
-    return lengths * (_spread(momentum) / _spread(adam)) ** 0.25
-
-
-def _root_mean_square(size: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda lengths, momentum, _: torch.full_like(lengths, size * momentum[0].numel() ** 0.5)
-
-
-def _times(factor: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    return lambda lengths, _, __: lengths * factor
+def _times(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda lengths, _: lengths * factor
 
 
 def _polar(_: Memory, __: Any, momentum: Tensor) -> Tensor:
@@ -153,16 +140,20 @@ def _cautious(weights: Tensor, update: Tensor) -> Tensor:
     return weights * (weights * update >= 0)
 
 
-_SHORT = {"betas": (0.9, 0.98)}
+_FROBENIUS = {"graft_norm": "frobenius"}
+_LONG = {"graft_memory": None}
 #: By name.
 HYPOTHESES: dict[str, Hypothesis] = {
     "as it is": Hypothesis("Jorge as it is"),
-    "memory": Hypothesis("Adam's length remembers 50 steps at most", _SHORT),
+    "plain": Hypothesis("Adam's own length: Frobenius norm, the memory of β2", _FROBENIUS | _LONG),
+    "frobenius": Hypothesis("as long as Adam's step in the Frobenius norm", _FROBENIUS),
+    "long": Hypothesis("Adam's length remembers as long as β2 says", _LONG),
+    "memory 20": Hypothesis("Adam's length remembers 20 steps at most", {"graft_memory": 20}),
+    "memory 10": Hypothesis("Adam's length remembers 10 steps at most", {"graft_memory": 10}),
+    "frobenius, memory 20": Hypothesis("Frobenius norm, 20 steps at most", _FROBENIUS | {"graft_memory": 20}),
     "x1.3": Hypothesis("1.3 times as long", length=_times(1.3)),
-    "x1.8": Hypothesis("1.8 times as long", length=_times(1.8)),
-    "memory, x1.3": Hypothesis("both: 50 steps, 1.3 times as long", _SHORT, length=_times(1.3)),
-    "schatten": Hypothesis("as long as Adam's step in the Schatten-4 norm", length=_same_schatten_norm),
-    "memory, schatten": Hypothesis("both: 50 steps, Schatten-4 norm", _SHORT, length=_same_schatten_norm),
+    "frobenius, x1.3": Hypothesis("Frobenius norm, 1.3 times as long", _FROBENIUS, length=_times(1.3)),
+    "frobenius, x1.8": Hypothesis("Frobenius norm, 1.8 times as long", _FROBENIUS, length=_times(1.8)),
     "constant": Hypothesis("a root mean square of 0.4 at all steps", length=_root_mean_square(0.4)),
     "rows and columns": Hypothesis(
         "rows and columns divided by the root of their mean squares",
@@ -171,13 +162,6 @@ HYPOTHESES: dict[str, Hypothesis] = {
     ),
     "rows and columns, 1/4": Hypothesis(
         "the same with the fourth root", look=_note_rows_and_columns, adapt=_rows_and_columns(0.25)
-    ),
-    "memory, schatten, rows and columns, 1/4": Hypothesis(
-        "50 steps, Schatten-4 norm, rows and columns with the fourth root",
-        _SHORT,
-        look=_note_rows_and_columns,
-        adapt=_rows_and_columns(0.25),
-        length=_same_schatten_norm,
     ),
     "directions of one length": Hypothesis("each direction divided by its length", direction=_of_length(1.0)),
     "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
@@ -192,32 +176,27 @@ HYPOTHESES: dict[str, Hypothesis] = {
 def changed(hypothesis: Hypothesis) -> Iterator[None]:
     """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
     memory = Memory()
-    adam, momentum, update = grafting.adam, jorge.step._momentum, jorge.step._update
-
-    def noted_adam(*args: Any, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
-        found, correction = adam(*args, **kwargs)
-        memory.adam = [direction.clone() for direction in found]
-        return found, correction
+    momentum, update, ratios = jorge.step._momentum, jorge.step._update, grafting.ratios
 
     def changed_momentum(
-        directions: list[Tensor], buffers: list[Tensor], lengths: Tensor, mask: grafting.Mask, options: Any
-    ) -> tuple[list[Tensor], Tensor]:
+        directions: list[Tensor], buffers: list[Tensor], mask: grafting.Mask, options: Any
+    ) -> list[Tensor]:
         keys = [buffer.data_ptr() for buffer in buffers]
         for key, direction in zip(keys, directions, strict=True):
             if hypothesis.look:
                 hypothesis.look(memory, key, direction)
             if hypothesis.direction:
                 direction.copy_(hypothesis.direction(memory, key, direction))
-        aheads, ratios = momentum(directions, buffers, torch.ones_like(lengths), mask, options)
+        aheads = momentum(directions, buffers, mask, options)
         if hypothesis.adapt:
             aheads = [hypothesis.adapt(memory, key, ahead) for key, ahead in zip(keys, aheads, strict=True)]
+        return aheads
+
+    def changed_ratios(aheads: Sequence[Tensor], lengths: Tensor) -> Tensor:
         if hypothesis.length:
-            adams = memory.adam[len(memory.adam) - len(aheads) :]
-            parts = zip(torch.split(lengths, [len(ahead) for ahead in aheads]), aheads, adams, strict=True)
+            parts = zip(torch.split(lengths, [len(ahead) for ahead in aheads]), aheads, strict=True)
             lengths = torch.cat([hypothesis.length(*part) for part in parts])
-        ratios = grafting.ratios(aheads, lengths) * mask.each(aheads)
-        torch._foreach_mul_(aheads, grafting.per_parameter(ratios, aheads))
-        return aheads, ratios
+        return ratios(aheads, lengths)
 
     def changed_update(work: Any, inputs: Any, updates: Sequence[Tensor], taken: Tensor, options: Any) -> None:
         matrices = [p for group in inputs.params for p in group if p.dim() > 1]
@@ -232,7 +211,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
             torch._foreach_mul_(matrices, [norm / p.norm() for norm, p in zip(norms, matrices, strict=True)])
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(grafting, "adam", noted_adam))
+        stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
         stack.enter_context(patch.object(jorge.step, "_update", changed_update))
         yield
