@@ -19,6 +19,7 @@ ALLOWED = {
     "checks": {"methods", "options"},
     "validation": {"checks", "options", "routing"},
     "arrange": {"blocks", "methods", "options", "routing"},
+    "variance": {"grafting"},
     "stacking": {"arrange", "blocks"},
     "schedule": {"arrange", "methods"},
     "exchange": {"arrange", "methods", "schedule"},
@@ -38,6 +39,7 @@ ALLOWED = {
             "stacking",
             "store",
             "trace",
+            "variance",
         ),
     },
     "optimizer": {

@@ -29,6 +29,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "beta2_decay": (None, 0.8),
     "graft_memory": (None, 0),
     "graft_norm": ("frobenius", "spectral"),
+    "adapt_variance": (False, 1),
     "interval": (3, 0),
     "warmup_refreshes": (0, -1),
     "block_size": (None, 0),
@@ -199,8 +200,8 @@ def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_which_options_shape_the_state() -> None:
     """In the method, the graft, the memory of its averages, the cuts and the dtype lies what the state means."""
-    expected = {"method", "grafting", "beta2_decay", "graft_norm", "block_size", "max_dim", "preconditioner_dtype"}
-    assert set(SHAPING) == expected
+    graft = {"grafting", "beta2_decay", "graft_norm", "adapt_variance"}
+    assert set(SHAPING) == graft | {"method", "block_size", "max_dim", "preconditioner_dtype"}
 
 
 @pytest.mark.parametrize("name", FIELDS)

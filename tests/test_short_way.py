@@ -43,12 +43,12 @@ def stepped(count: int, steps: int, **options: Any) -> Jorge:
     return optimizer
 
 
-@pytest.mark.parametrize(("grafting", "most", "changes"), [("adam", 200, 41), ("sgd", 180, 30)])
-def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_eight_files(
+@pytest.mark.parametrize(("grafting", "most", "changes"), [("adam", 200, 51), ("sgd", 180, 30)])
+def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_nine_files(
     grafting: str, most: int, changes: int
 ) -> None:
     files = [file for file, _ in calls(stepped(1, steps=19, grafting=grafting))]
-    assert len(set(files)) <= 8
+    assert len(set(files)) <= 9
     assert sum(a != b for a, b in pairwise(files)) <= changes
     assert len(files) <= most
 

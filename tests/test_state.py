@@ -136,10 +136,11 @@ def test_the_layout_is_a_contract(grafting: Any) -> None:
         kept = (*names, *(["quartics"] if grafting == "adam" else []))
         return {f"{name}.{i}" for name in kept for i in range(count)}
 
+    linear = matrix | ({"row_var", "col_var"} if grafting == "adam" else set())
     expected = [
-        matrix | grids("left", "right", "refreshes", count=1),
-        matrix | grids("left", "right", "refreshes", count=1),
-        matrix | grids("left", "right", "right_moment", "refreshes", count=2),
+        linear | grids("left", "right", "refreshes", count=1),
+        linear | grids("left", "right", "refreshes", count=1),
+        linear | grids("left", "right", "right_moment", "refreshes", count=2),
         common,
         common,
         matrix | grids("left", "right", "refreshes", count=2),
@@ -151,6 +152,10 @@ def test_the_layout_is_a_contract(grafting: Any) -> None:
     assert shapes["right.0"] == shapes["right_moment.1"] == (1, 30)
     assert shapes["refreshes.0"] == (1,)
     assert shapes["momentum_buffer"] == (9, 30)
+    if grafting == "adam":
+        assert shapes["row_var"] == (9,)
+        assert shapes["col_var"] == (30,)
+        assert shapes["quartics.0"] == (1, 2)
 
 
 def test_equal_blocks_of_a_parameter_lie_in_one_tensor() -> None:

@@ -25,7 +25,7 @@ class SetState(Generic[T]):
     """The state of a work set: its tensors, or where to find them.
 
     Args:
-        buffers: of each shape group, by name, `[count, *shape]`.
+        buffers: of each shape group, by name, `[count, *shape]`; `row_var` and `col_var` are `[count, side]`.
         scalars: by name, `[total, …]`: `adam_step` of all parameters, `graft_length` of the matrices.
         stacks: of each stack by name, `[count, …]`.
     """
@@ -49,7 +49,10 @@ def allocate(
         for name, dtype in kept.buffers.items():
             buffer = _zeros(group, dtype, device)
             views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
-        found.buffers.append({name: (group.places[0], name) for name in kept.buffers})
+        for name, (shape, dtype) in kept.sides.items():
+            side = torch.zeros(len(group.places), *shape, dtype=dtype, device=device)
+            views += [(place, name, side[i]) for i, place in enumerate(group.places)]
+        found.buffers.append({name: (group.places[0], name) for name in (*kept.buffers, *kept.sides)})
     for name in dict.fromkeys(name for kept in layouts for name in kept.scalars):
         having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
         places = [place for group, _ in having for place in group.places]

@@ -76,7 +76,7 @@ class Mask:
         return torch.cat([x if p is None else x * p.flatten() for x, p in zip(whole, self.present, strict=True)])
 
 
-def _lerp(buffers: list[Tensor], values: list[Tensor], weights: list[Tensor]) -> None:
+def lerp(buffers: list[Tensor], values: list[Tensor], weights: list[Tensor]) -> None:
     """`b ← b + w(value − b)` in place, `w` 0-dim or `[count, 1, …]`."""
     if torch.compiler.is_compiling():  # the compiler has no lowering for lists of weights
         for buffer, value, weight in zip(buffers, values, weights, strict=True):
@@ -94,14 +94,14 @@ def _lerped(values: list[Tensor], others: list[Tensor], weight: Scalar) -> list[
 
 def average(buffers: list[Tensor], values: list[Tensor], mask: Mask, factor: Scalar) -> None:
     """`b ← factor·b + (1−factor)·value` in place where it moves."""
-    _lerp(buffers, values, mask.times(1 - factor))
+    lerp(buffers, values, mask.times(1 - factor))
 
 
 def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
     """`value ← (1−factor)·value + factor·ahead` in place."""
     weight = scalar(factor, values[0])
     if isinstance(weight, Tensor):
-        _lerp(values, aheads, [weight] * len(values))
+        lerp(values, aheads, [weight] * len(values))
     else:
         torch._foreach_lerp_(values, aheads, weight)
 
@@ -175,7 +175,7 @@ def adam(
         own = per_parameter(share * mask.each(grads), grads)
         weights = [o if follows else w for o, w, follows in zip(own, weights, is_matrix, strict=True)]
         biased = [i for i in biased if not is_matrix[i]]
-    _lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
+    lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
     directions = list(torch._foreach_sqrt(exp_avg_sqs))
     if biased:
         corrections = per_parameter((1 - beta2**t).sqrt_(), grads)
@@ -193,8 +193,9 @@ def adam(
 
 
 def units(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero."""
-    scaled = torch._foreach_div(list(tensors), per_parameter(norms(tensors), tensors))
+    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero or not finite."""
+    lengths = norms(tensors)
+    scaled = torch._foreach_div(list(tensors), per_parameter(lengths + (lengths - lengths), tensors))
     return [tensor.contiguous() for tensor in scaled]
 
 

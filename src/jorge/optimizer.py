@@ -98,6 +98,7 @@ class Jorge(torch.optim.Optimizer):
         beta2_decay: float | None = -0.8,
         graft_memory: int | None = 20,
         graft_norm: GraftNorm = "schatten",
+        adapt_variance: bool = True,
         interval: int = 5,
         warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",

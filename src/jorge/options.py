@@ -204,6 +204,14 @@ class Options:
         "kernel of more than one tap, which is no linear map of that matrix, always takes it.",
         shapes_state=True,
     )
+    adapt_variance: bool = _option(
+        True,
+        _flag,
+        "True or False",
+        "divide the direction by the fourth root of the variances of its rows and of its columns, for Adam's length "
+        "and linear maps only (see `graft_norm`).",
+        shapes_state=True,
+    )
     interval: int = _option(
         5,
         _whole(1),
@@ -329,6 +337,8 @@ class Options:
     precisions: tuple[Precision, Precision] = field(init=False, repr=False, compare=False)
     #: Whether the step's Schatten norm is measured.
     measures_schatten: bool = field(init=False, repr=False, compare=False)
+    #: Whether directions are adapted to their variance.
+    adapts: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = self.matmul_precision
@@ -336,6 +346,7 @@ class Options:
         adam = self.grafting == "adam"
         object.__setattr__(self, "precisions", pair)  # fields, as the step reads them often
         object.__setattr__(self, "measures_schatten", adam and self.graft_norm == "schatten")
+        object.__setattr__(self, "adapts", adam and self.adapt_variance)
         follows = {"momentum": self.betas[0] if adam else 0.9, "nesterov": adam, "weight_decay": 0.01 if adam else 0.0}
         for name, value in follows.items():
             if getattr(self, name) is None:

@@ -35,6 +35,7 @@ CONGRUENCE: Polynomials = {2: (-0.077425, 0.007224, 6.0), 1: (-0.0709, 0.0, 2.0)
 
 EARLY = 10  #         so many first refreshes find the roots far from their fixed point
 PERIOD = 7  #         damping that has a step of its own comes at every seventh refresh; odd, as gradients may alternate
+LEAST = 1e-10  #    share of a row or column; what has less is taken for rounding
 KEPT = 0.9  #         of the running average of step lengths, a step
 
 FOLLOWS: Any = None  # the default of what follows the graft
@@ -56,6 +57,7 @@ class Options:
     beta2_decay: float | None = -0.8
     graft_memory: int | None = 20
     graft_norm: str = "schatten"
+    adapt_variance: bool = True
     interval: int = 5
     warmup_refreshes: int = 20
     max_dim: int = 8192
@@ -98,6 +100,8 @@ class State:
     b: Tensor  #                            SGD's momentum
     m: Tensor  #                            Adam's running average of G
     v: Tensor  #                            Adam's running average of G²
+    r: Tensor  #                            variances of the rows of D, and
+    c: Tensor  #                            of its columns, each with a sum of 1
     scale: float = 1.0  #                   s of Adam's length; changes at the steps that refresh
     lengths: tuple[float, float] = (0, 0)  # `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier step lengths ℓ_i
     taken: int = 0  #                       steps that were taken: Adam's t
@@ -119,7 +123,7 @@ def init(W: Tensor, options: Options) -> State:
 
     m, n = W.shape if is_matrix(W) else (1, 1)
     zero = torch.zeros_like(W)
-    return State(side(m), side(n), M=zero, b=zero, m=zero, v=zero)
+    return State(side(m), side(n), M=zero, b=zero, m=zero, v=zero, r=zero.sum(-1), c=zero.sum(0))
 
 
 def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
@@ -147,6 +151,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
         D = state.left.H @ G @ state.right.H  #               D = L G R
         state.M = mu * state.M + (1 - mu) * D  #              M ← μM + (1−μ)D
         A = mu * state.M + (1 - mu) * D if options.nesterov else state.M  # Nesterov: once more, with the new M
+        A = adapted(A, D, state, options)  #                  A/(r cᵀ)^(1/4)
         state.scale = schatten_scale(U, A, state, options)  # s
         length = state.scale * limited(U, state, options)  #  ℓ = s ‖U‖: of the graft's update only the length is used
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny)
@@ -374,6 +379,23 @@ def norm(X: Tensor) -> Tensor:
     return torch.linalg.vector_norm(X)  # type: ignore[no-any-return]
 
 
+# --- what whitening leaves --------------------------------------------------------------------------------------------
+
+
+def adapted(A: Tensor, D: Tensor, state: State, options: Options) -> Tensor:
+    """Variance adaptation: rows and columns of A over the fourth roots of r and c, the running shares of D's rows and
+    columns in its squared norm (factored as in Adafactor, arXiv 1804.04235, section 3). Their scale is free.
+    """
+    if options.grafting != "adam" or not options.adapt_variance:
+        return A
+    P = (D / norm(D)).square() if 0 < norm(D) < math.inf else torch.zeros_like(D)
+    w = max(1 / 20, 1 / state.taken)
+    state.r = (1 - w) * state.r + w * P.sum(1)  #               r ← (1−w) r + w P1,   w = max(1/20, 1/t)
+    state.c = (1 - w) * state.c + w * P.sum(0)  #               c ← (1−w) c + w Pᵀ1
+    rows, columns = (x.clamp(min=LEAST) ** 0.25 for x in (state.r, state.c))
+    return A / torch.outer(rows, columns)
+
+
 # --- whose length a matrix's step has, and a vector's own step: the graft --------------------------------------------
 
 
@@ -389,7 +411,7 @@ def schatten_scale(U: Tensor, A: Tensor, state: State, options: Options) -> floa
     Schatten norm. It is measured at the steps that refresh, and kept between them.
     """
     off = options.grafting != "adam" or options.graft_norm != "schatten" or not (state.left.full or state.right.full)
-    if off or scheduled(state.steps, options) is None or not (U.any() and A.any()):
+    if off or scheduled(state.steps, options) is None or not (0 < norm(U) < math.inf and 0 < norm(A) < math.inf):
         return state.scale
     return float(schatten(U / norm(U)) / schatten(A / norm(A)))
 

@@ -51,13 +51,18 @@ def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Rou
     return Route("matrix", blocks, why)
 
 
-def has_schatten_length(shape: tuple[int, ...], sides: tuple[Side, Side], options: Options) -> bool:
-    """Whether the length of a matrix's step is Adam's in the Schatten norm: it is a linear map, and has a full side.
+def is_linear_map(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix is one of a linear map; a kernel of more than one tap is not.
 
-    >>> [has_schatten_length(shape, ("full", "full"), Options()) for shape in [(8, 4), (8, 4, 1, 1), (8, 4, 3, 3)]]
+    >>> [is_linear_map(shape) for shape in [(8, 4), (8, 4, 1, 1), (8, 4, 3, 3)]]
     [True, True, False]
     """
-    return options.measures_schatten and "full" in sides and math.prod(shape[2:]) == 1
+    return math.prod(shape[2:]) == 1
+
+
+def has_schatten_length(shape: tuple[int, ...], sides: tuple[Side, Side], options: Options) -> bool:
+    """Whether the length of a matrix's step is Adam's in the Schatten norm: of a linear map that has a full side."""
+    return options.measures_schatten and "full" in sides and is_linear_map(shape)
 
 
 #: The dtype of the step's arithmetic and buffers, by that of the parameter.
@@ -80,18 +85,20 @@ class Layout:
 
     Args:
         buffers: like the parameter, `[*shape]`.
+        sides: a number for each row, or for each column, of the matrix that the parameter is read as.
         scalars: a number or two for the parameter.
         grids: for each grid of equal blocks, `[blocks, …]`; the grid's number is appended: `left.0`.
     """
 
     buffers: dict[str, torch.dtype]
+    sides: dict[str, tuple[tuple[int, ...], torch.dtype]]
     scalars: dict[str, tuple[tuple[int, ...], torch.dtype]]
     grids: tuple[dict[str, tuple[tuple[int, ...], torch.dtype]], ...]
 
     def tensors(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of every tensor, by its key in the state."""
         found = {name: (tuple(shape), dtype) for name, dtype in self.buffers.items()}
-        found |= self.scalars
+        found |= self.sides | self.scalars
         for i, grid in enumerate(self.grids):
             found |= {f"{name}.{i}": each for name, each in grid.items()}
         return found
@@ -100,19 +107,19 @@ class Layout:
 def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layout:
     """The state of a parameter of `shape`.
 
-    >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1)).tensors((4, 6)))
-    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0', 'right.0']
+    >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1, grafting="sgd")).tensors((4, 6)))
+    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
     """
     decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
     if decision.kind == "empty":
-        return Layout({}, {}, ())
+        return Layout({}, {}, {}, ())
     compute, blocks = COMPUTE_DTYPES[dtype], decision.blocking
     buffers = buffer_dtypes(options.grafting, compute, options.preconditioner_dtype if blocks else None)
     scalars: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     if options.grafting == "adam":
         scalars["adam_step"] = ((), torch.float32)
     if blocks is None:
-        return Layout(buffers, scalars, ())
+        return Layout(buffers, {}, scalars, ())
     if options.grafting == "sgd":
         scalars["graft_length"] = ((2,), compute)
     stored, method = stored_dtype(dtype, options), METHODS[options.method]
@@ -122,4 +129,7 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
         if options.measures_schatten:
             kept["quartics"] = ((grid.blocks, 2), compute)
         grids.append({**kept, "refreshes": ((grid.blocks,), torch.float32)})
-    return Layout({**buffers, "momentum_buffer": compute}, scalars, tuple(grids))
+    sides: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    if options.adapts and is_linear_map(shape):
+        sides = {name: ((d,), compute) for name, d in zip(("row_var", "col_var"), blocks.matrix, strict=True)}
+    return Layout({**buffers, "momentum_buffer": compute}, sides, scalars, tuple(grids))

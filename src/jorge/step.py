@@ -20,7 +20,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jorge import grafting
+from jorge import grafting, variance
 from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
 from jorge.exchange import Exchange
@@ -184,7 +184,9 @@ def _step(
         if not any(inputs.measured):
             adams = []  # only their lengths are needed
         directions = _directions(work, tensors.stacks, matrices, options)
-        aheads = _momentum(directions, [b["momentum_buffer"] for b in tensors.buffers[vectors:]], matrix_mask, options)
+        if options.adapts:
+            _observe(work, tensors, inputs, directions, mask.taken)
+        aheads = _momentum(directions, tensors.buffers[vectors:], matrix_mask, options)
         if adams:
             _measure(work, tensors.stacks, inputs, adams, aheads, finite, options)
             del adams
@@ -333,16 +335,44 @@ def _graft(
     return updates, matrices, lengths if correction is None else lengths.mul_(correction[count:])
 
 
-def _momentum(directions: list[Tensor], buffers: list[Tensor], matrix_mask: Mask, options: Options) -> list[Tensor]:
+def _observe(
+    work: WorkSet, tensors: SetState[Tensor], inputs: StepInputs, directions: Sequence[Tensor], taken: Tensor
+) -> None:
+    """Take D into the variances of rows and columns, of the linear maps."""
+    vectors = len(work.groups) - len(work.matrices)
+    maps = [i for i, each in enumerate(tensors.buffers) if "row_var" in each]
+    if maps:
+        steps = torch.split(tensors.scalars["adam_step"], [len(group.places) for group in work.groups])
+        chosen = [directions[i - vectors] for i in maps]
+        variance.observe(
+            [tensors.buffers[i]["row_var"] for i in maps],
+            [tensors.buffers[i]["col_var"] for i in maps],
+            chosen,
+            torch.cat([steps[i] for i in maps]),
+            Mask(taken, [inputs.masks[i] for i in maps]).each(chosen),
+        )
+
+
+def _momentum(
+    directions: list[Tensor], buffers: Sequence[dict[str, Tensor]], matrix_mask: Mask, options: Options
+) -> list[Tensor]:
     """`M ← μM + (1−μ)D`. What the step goes along is M, or with Nesterov momentum what looks ahead of it once more.
 
-    That is `μM + (1−μ)D`, as the graft's own step does; the memory of the directions then holds it.
+    That is `μM + (1−μ)D`, as the graft's own step does; the memory of the directions then holds it. Of linear maps it
+    is adapted to the variances.
     """
-    grafting.average(buffers, directions, matrix_mask, options.momentum)
-    if not options.nesterov:
-        return buffers
-    grafting.blend(directions, buffers, options.momentum)
-    return directions
+    momenta = [each["momentum_buffer"] for each in buffers]
+    grafting.average(momenta, directions, matrix_mask, options.momentum)
+    aheads = momenta
+    if options.nesterov:
+        grafting.blend(directions, momenta, options.momentum)
+        aheads = directions
+    maps = [i for i, each in enumerate(buffers) if "row_var" in each]
+    if maps:
+        sides = ([buffers[i][name] for i in maps] for name in ("row_var", "col_var"))
+        adapted = dict(zip(maps, variance.adapted([aheads[i] for i in maps], *sides), strict=True))
+        aheads = [adapted.get(i, ahead) for i, ahead in enumerate(aheads)]
+    return aheads
 
 
 def _measure(

@@ -113,6 +113,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "beta2_decay": DEFAULTS["beta2_decay"],
             "graft_memory": DEFAULTS["graft_memory"],
             "graft_norm": DEFAULTS["graft_norm"],
+            "adapt_variance": DEFAULTS["adapt_variance"],
             "weight_decay": float(group["weight_decay"]),
             "maximize": group["maximize"],
             "capturable": group["capturable"],

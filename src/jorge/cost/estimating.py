@@ -287,7 +287,9 @@ def baseline(weights: Sequence[Weight], grafting: str) -> Rival:
 
 def shampoo(weights: Sequence[Weight], options: Options) -> Rival:
     """Shampoo (arXiv 1802.09568), as `method="exact"`: with these blocks and grafting, roots by `eigh`."""
-    options = options.replace(method="exact", graft_norm="frobenius", stagger=False, workspace=UNCUT)
+    options = options.replace(
+        method="exact", graft_norm="frobenius", adapt_variance=False, stagger=False, workspace=UNCUT
+    )
     rows = [count_row(w, options) for w in weights]
     return Rival(
         name="Shampoo",

@@ -43,7 +43,7 @@ def variant(name: str, label: str, **overrides: Any) -> Contender:
 
 JORGE = variant("jorge", "Jorge")
 #: With Adam's own length, as it was published.
-_PUBLISHED = {"graft_norm": "frobenius", "graft_memory": None}
+_PUBLISHED = {"graft_norm": "frobenius", "graft_memory": None, "adapt_variance": False}
 SHAMPOO = variant("shampoo", "Shampoo", method="exact", **_PUBLISHED)
 VARIANTS = (
     variant("jorge-congruence", "Jorge, congruence", method="congruence"),

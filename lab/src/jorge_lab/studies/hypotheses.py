@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import jorge.step
-from jorge import grafting
+from jorge import grafting, routing
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.records import read, setting
@@ -32,26 +32,10 @@ from jorge_lab.statistics.reaching import first_step_below, smooth, targets
 from jorge_lab.tasks.finding import find_task
 from jorge_lab.tasks.task import Task
 
-#: Least memory of a running mean: of about twenty values.
-_NEWEST = 0.05
 _TINY = 1e-30
 
 
-@dataclass
-class Memory:
-    """What a changed step remembers in one run, by a name and the place of a tensor."""
-
-    means: dict[Any, tuple[int, Tensor]] = field(default_factory=dict)
-
-    def mean(self, key: Any, value: Tensor) -> Tensor:
-        """The running mean of a value: of all until there are twenty, then of the last twenty or so."""
-        count, old = self.means.get(key, (0, torch.zeros_like(value)))
-        new = old + max(_NEWEST, 1 / (count + 1)) * (value - old)
-        self.means[key] = count + 1, new
-        return new
-
-
-Change = Callable[[Memory, Any, Tensor], Tensor]
+Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,22 +45,22 @@ class Hypothesis:
     Args:
         says: what is changed, in a line.
         options: of the optimizer, beside those that are transferred.
-        look: is shown each shape group's directions `[count, *shape]` before the momentum averages them.
         direction: what is averaged in their place.
         adapt: what is given the step's length in the place of the momentum.
         length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
             steps go along.
         decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
+        kernels: whether kernels of several taps count as linear maps.
         keep_norms: whether each matrix keeps the norm that it has at the start.
     """
 
     says: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    look: Callable[[Memory, Any, Tensor], None] | None = None
     direction: Change | None = None
     adapt: Change | None = None
     length: Callable[[Tensor, Tensor], Tensor] | None = None
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
+    kernels: bool = False
     keep_norms: bool = False
 
 
@@ -88,29 +72,10 @@ def _mean_square(matrix: Tensor) -> Tensor:
     return matrix.square().mean((1, 2), keepdim=True)
 
 
-def _note_rows_and_columns(memory: Memory, key: Any, directions: Tensor) -> None:
-    """Running mean squares of rows and columns, each direction counted as if its own mean square were 1."""
-    shape = _matrix(directions)
-    squares = shape.square() / _mean_square(shape).clamp(min=_TINY)
-    memory.mean((key, "rows"), squares.mean(2, keepdim=True))
-    memory.mean((key, "columns"), squares.mean(1, keepdim=True))
-
-
-def _rows_and_columns(power: float) -> Change:
-    """Rows and columns divided by a power of their running mean squares (rank one, as Adafactor's)."""
-
-    def adapt(memory: Memory, key: Any, momentum: Tensor) -> Tensor:
-        rows, columns = (memory.means[key, side][1] for side in ("rows", "columns"))
-        weight = (rows * columns).clamp(min=_TINY) ** -power
-        return (_matrix(momentum) * weight).view_as(momentum)
-
-    return adapt
-
-
 def _of_length(power: float) -> Change:
     """Each direction divided by a power of its root mean square before it is averaged."""
 
-    def change(_: Memory, __: Any, directions: Tensor) -> Tensor:
+    def change(directions: Tensor) -> Tensor:
         matrix = _matrix(directions)
         return (matrix / _mean_square(matrix).clamp(min=_TINY) ** (power / 2)).view_as(directions)
 
@@ -125,7 +90,7 @@ def _times(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda lengths, _: lengths * factor
 
 
-def _polar(_: Memory, __: Any, momentum: Tensor) -> Tensor:
+def _polar(momentum: Tensor) -> Tensor:
     """Two Newton–Schulz steps towards singular values of one size: `X ← X(3I − XᵀX)/2`."""
     matrix = _matrix(momentum)
     wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
@@ -142,27 +107,23 @@ def _cautious(weights: Tensor, update: Tensor) -> Tensor:
 
 _FROBENIUS = {"graft_norm": "frobenius"}
 _LONG = {"graft_memory": None}
+_LEVEL = {"adapt_variance": False}
 #: By name.
 HYPOTHESES: dict[str, Hypothesis] = {
     "as it is": Hypothesis("Jorge as it is"),
-    "plain": Hypothesis("Adam's own length: Frobenius norm, the memory of β2", _FROBENIUS | _LONG),
+    "plain": Hypothesis(
+        "none of the three: Frobenius norm, the memory of β2, no variances", _FROBENIUS | _LONG | _LEVEL
+    ),
+    "no variances": Hypothesis("rows and columns as whitening leaves them", _LEVEL),
     "frobenius": Hypothesis("as long as Adam's step in the Frobenius norm", _FROBENIUS),
     "long": Hypothesis("Adam's length remembers as long as β2 says", _LONG),
-    "memory 20": Hypothesis("Adam's length remembers 20 steps at most", {"graft_memory": 20}),
     "memory 10": Hypothesis("Adam's length remembers 10 steps at most", {"graft_memory": 10}),
-    "frobenius, memory 20": Hypothesis("Frobenius norm, 20 steps at most", _FROBENIUS | {"graft_memory": 20}),
+    "memory 50": Hypothesis("Adam's length remembers 50 steps at most", {"graft_memory": 50}),
+    "kernels too": Hypothesis("kernels of several taps as if they were linear maps", kernels=True),
     "x1.3": Hypothesis("1.3 times as long", length=_times(1.3)),
     "frobenius, x1.3": Hypothesis("Frobenius norm, 1.3 times as long", _FROBENIUS, length=_times(1.3)),
     "frobenius, x1.8": Hypothesis("Frobenius norm, 1.8 times as long", _FROBENIUS, length=_times(1.8)),
     "constant": Hypothesis("a root mean square of 0.4 at all steps", length=_root_mean_square(0.4)),
-    "rows and columns": Hypothesis(
-        "rows and columns divided by the root of their mean squares",
-        look=_note_rows_and_columns,
-        adapt=_rows_and_columns(0.5),
-    ),
-    "rows and columns, 1/4": Hypothesis(
-        "the same with the fourth root", look=_note_rows_and_columns, adapt=_rows_and_columns(0.25)
-    ),
     "directions of one length": Hypothesis("each direction divided by its length", direction=_of_length(1.0)),
     "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
     "polar": Hypothesis("two polar steps on the momentum", adapt=_polar),
@@ -175,21 +136,18 @@ HYPOTHESES: dict[str, Hypothesis] = {
 @contextmanager
 def changed(hypothesis: Hypothesis) -> Iterator[None]:
     """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
-    memory = Memory()
+    norms: dict[int, Tensor] = {}
     momentum, update, ratios = jorge.step._momentum, jorge.step._update, grafting.ratios
 
     def changed_momentum(
-        directions: list[Tensor], buffers: list[Tensor], mask: grafting.Mask, options: Any
+        directions: list[Tensor], buffers: Sequence[dict[str, Tensor]], mask: grafting.Mask, options: Any
     ) -> list[Tensor]:
-        keys = [buffer.data_ptr() for buffer in buffers]
-        for key, direction in zip(keys, directions, strict=True):
-            if hypothesis.look:
-                hypothesis.look(memory, key, direction)
-            if hypothesis.direction:
-                direction.copy_(hypothesis.direction(memory, key, direction))
+        if hypothesis.direction:
+            for direction in directions:
+                direction.copy_(hypothesis.direction(direction))
         aheads = momentum(directions, buffers, mask, options)
         if hypothesis.adapt:
-            aheads = [hypothesis.adapt(memory, key, ahead) for key, ahead in zip(keys, aheads, strict=True)]
+            aheads = [hypothesis.adapt(ahead) for ahead in aheads]
         return aheads
 
     def changed_ratios(aheads: Sequence[Tensor], lengths: Tensor) -> Tensor:
@@ -200,7 +158,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
 
     def changed_update(work: Any, inputs: Any, updates: Sequence[Tensor], taken: Tensor, options: Any) -> None:
         matrices = [p for group in inputs.params for p in group if p.dim() > 1]
-        norms = [memory.means.setdefault((id(p), "norm"), (1, p.norm()))[1] for p in matrices]
+        kept = [norms.setdefault(id(p), p.norm()) for p in matrices]
         if hypothesis.decay:
             for params, moved in zip(inputs.params, updates, strict=True):
                 for p, u in zip(params, moved.unbind(), strict=True):
@@ -208,9 +166,11 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
             options = options.replace(weight_decay=0.0)
         update(work, inputs, updates, taken, options)
         if hypothesis.keep_norms:
-            torch._foreach_mul_(matrices, [norm / p.norm() for norm, p in zip(norms, matrices, strict=True)])
+            torch._foreach_mul_(matrices, [norm / p.norm() for norm, p in zip(kept, matrices, strict=True)])
 
     with ExitStack() as stack:
+        if hypothesis.kernels:
+            stack.enter_context(patch.object(routing, "is_linear_map", lambda _: True))
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
         stack.enter_context(patch.object(jorge.step, "_update", changed_update))

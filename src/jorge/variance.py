@@ -1,0 +1,66 @@
+"""Variance adaptation: what whitening leaves of large rows and columns is levelled, with a row and a column of memory.
+
+Whitening levels the singular values of the gradients, not the size of their rows and columns. Adafactor's factored
+second moment (Shazeer and Stern, arXiv 1804.04235, section 3), here of the directions, says what those are; the
+direction is divided by the fourth root of both, half of what would make them alike (`docs/notebook/hypotheses.md`).
+
+Pure functions on lists of tensors, one for each shape group of linear maps: directions are `[count, M, N]`, `row_var`
+is `[count, M]` and `col_var` is `[count, N]`, of one dtype and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from jorge.grafting import lerp
+
+#: A running mean remembers so many steps at most.
+_REMEMBERED = 20
+#: The least share of a row or column: what has less, such as a dead row, is rounding and stays small.
+_LEAST = 1e-10
+
+
+def observe(
+    row_vars: list[Tensor], col_vars: list[Tensor], directions: Sequence[Tensor], steps: Tensor, moves: Tensor
+) -> None:
+    """`v ← v + w(d − v)` in place, d the share of each row, or column, in the squared norm of a direction.
+
+    Args:
+        row_vars, col_vars: v. Their scale is free: they shrink at a direction without a norm, of zeros or too large.
+        directions: what is observed.
+        steps: t of each matrix, `[total]`; `w = max(1/20, 1/t)`.
+        moves: 1 where a parameter moves and 0 elsewhere, `[total]` or 0-dim.
+    """
+    matrices = [_matrices(direction) for direction in directions]
+    sides = [torch.linalg.vector_norm(each, dim=dim) for dim in (2, 1) for each in matrices]
+    whole = torch.cat([torch.linalg.vector_norm(row, dim=1) for row in sides[: len(matrices)]])
+    info, sizes = torch.finfo(whole.dtype), [len(each) for each in matrices]
+    torch._foreach_clamp_max_(sides, info.max)  # so that infinity over infinity is zero
+    torch._foreach_div_(sides, 2 * _columns(whole.clamp(min=info.tiny), sizes))
+    torch._foreach_mul_(sides, sides)
+    weights = moves / steps.to(whole.dtype).clamp(min=1, max=_REMEMBERED)
+    lerp([*row_vars, *col_vars], sides, 2 * _columns(weights, sizes))
+
+
+def adapted(directions: Sequence[Tensor], row_vars: Sequence[Tensor], col_vars: Sequence[Tensor]) -> list[Tensor]:
+    """Each direction over the fourth roots of the variances of its rows and columns, new tensors of another length."""
+    scales = torch._foreach_clamp_min([*row_vars, *col_vars], _LEAST)
+    torch._foreach_pow_(scales, -0.25)
+    rows = [scale.unsqueeze(-1) for scale in scales[: len(row_vars)]]
+    columns = [scale.unsqueeze(-2) for scale in scales[len(row_vars) :]]
+    found = torch._foreach_mul([_matrices(direction) for direction in directions], rows)
+    torch._foreach_mul_(found, columns)
+    return [each.view_as(direction) for each, direction in zip(found, directions, strict=True)]
+
+
+def _matrices(tensor: Tensor) -> Tensor:
+    """`[count, M, N]` of `[count, M, N, 1, …]`."""
+    return tensor.flatten(2) if tensor.dim() > 3 else tensor
+
+
+def _columns(values: Tensor, sizes: list[int]) -> list[Tensor]:
+    """`[total]` as `[count, 1]` of each shape group."""
+    return [part.unsqueeze(-1) for part in torch.split(values, sizes)]
