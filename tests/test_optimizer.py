@@ -137,12 +137,13 @@ def test_vectors_take_adamws_own_step() -> None:
     assert torch.allclose(mine, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [None, -0.8])
-def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float | None) -> None:
+@pytest.mark.parametrize(("decay", "memory"), [(None, 5), (-0.8, None), (-0.8, 20), (-0.8, 5)])
+def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float | None, memory: int | None) -> None:
     """And a vector as far as Adam would in either case."""
     matrix, vector = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(9))
     options: dict[str, Any] = {"nesterov": False, "betas": (0.8, 0.95), "eps": 1e-6, "beta2_decay": decay}
-    options["graft_norm"] = "frobenius"
+    options |= {"graft_norm": "frobenius", "graft_memory": memory}
+    least = max(0.05, 1 / memory if memory else 0)
     optimizer = Jorge([matrix, vector], lr=0.1, weight_decay=0, **options)
     moments = {p: [torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, vector)}
     for t in range(1, 60):  # from step 43 on, 1 - 0.95 is the larger weight
@@ -151,7 +152,7 @@ def test_a_matrix_moves_as_far_as_adam_or_adafactors_memory_would(decay: float |
             p.grad = torch.randn_like(p) * 100 / t
             m.lerp_(p.grad, 0.2)
             own = decay is not None and p is matrix
-            v.lerp_(p.grad.square(), max(0.05, t**-0.8) if own else 0.05)
+            v.lerp_(p.grad.square(), max(least, t**-0.8) if own else 0.05)
         optimizer.step()
         for p, (m, v) in moments.items():
             corrected = v if decay is not None and p is matrix else v / (1 - 0.95**t)

@@ -43,7 +43,7 @@ def stepped(count: int, steps: int, **options: Any) -> Jorge:
     return optimizer
 
 
-@pytest.mark.parametrize(("grafting", "most", "changes"), [("adam", 200, 51), ("sgd", 180, 30)])
+@pytest.mark.parametrize(("grafting", "most", "changes"), [("adam", 285, 51), ("sgd", 180, 30)])
 def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_nine_files(
     grafting: str, most: int, changes: int
 ) -> None:
