@@ -5,7 +5,8 @@ L, R ← refreshed by G                 at the steps that the schedule names
 D ← L G R                             the direction; a vector has none
 ℓ ← ‖the step of SGD or Adam‖         the graft: how far to go; a vector takes that step itself
 M ← μ M + (1−μ) D                     momentum; with Nesterov's, what is scaled looks ahead of M
-U ← ℓ · M / ‖M‖
+A ← M / (r cᵀ)^(1/4)                  of linear maps, with Adam's graft: r and c are variances of rows and columns of D
+U ← ℓ · A / ‖A‖                       as long as the graft: in the Frobenius norm, or so linear maps in a Schatten norm
 W ← W − lr·λ·W − lr·U
 """
 

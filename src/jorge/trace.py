@@ -45,7 +45,7 @@ class Stepped:
     Args:
         params: the parameters.
         finite: 0-dim boolean: whether the step was taken; where not, nothing moved.
-        lengths: of the graft optimizer's step, before lr, `[total]`.
+        lengths: of the step, before lr, `[total]`.
         limited: whether the limit on lengths shortened it, boolean, `[total]`.
         ratios: what the direction was multiplied by to have that length, `[total]`; 0 where there was no gradient.
     """

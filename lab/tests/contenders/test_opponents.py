@@ -130,7 +130,8 @@ def test_options_are_plain_and_tuned_ones_are_looked_up(
     transferred = found.options(task, "transferred")
     assert json.loads(json.dumps(transferred)) == transferred
     assert found.options(task, "tuned") == transferred | best
-    assert found.options(task, "default").keys() <= {"method", "interval"}
+    published = {"method", "interval", "graft_norm", "graft_memory", "adapt_variance"}  # Shampoo as it is in its paper
+    assert found.options(task, "default").keys() <= published
 
 
 def test_jorge_is_what_the_transfer_rule_makes() -> None:

@@ -82,6 +82,19 @@ def test_kernels_are_no_linear_maps_but_for_one_change() -> None:
         assert ("row_var" in optimizer.state[kernel]) == has
 
 
+def test_decay_may_follow_the_schedule_once_more() -> None:
+    kept = []
+    for name in ("as it is", "scheduled decay"):
+        p = torch.nn.Parameter(torch.ones(3, 4))
+        optimizer = Jorge([p], lr=1.0, weight_decay=0.5)
+        with changed(HYPOTHESES[name]):
+            for lr in (0.4, 1.0, 0.1):
+                optimizer.param_groups[0]["lr"], p.grad = lr, torch.zeros(3, 4)
+                optimizer.step()
+        kept.append(p[0, 0].item())
+    assert kept == pytest.approx([0.8 * 0.5 * 0.95, 0.8 * 0.5 * 0.995])
+
+
 def test_the_target_is_that_of_runs_as_long() -> None:
     runs = [record("sgd", 0, falling(0.02, 0), task="mnist"), record("sgd", 0, [9.0] * 50, task="mnist")]
     assert hypotheses.goals_of(runs, runs[0])[0] < 1

@@ -50,6 +50,7 @@ class Hypothesis:
         length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
             steps go along.
         decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
+        scheduled_decay: whether the decay follows the schedule of the lr once more, from its highest lr on.
         kernels: whether kernels of several taps count as linear maps.
         keep_norms: whether each matrix keeps the norm that it has at the start.
     """
@@ -60,6 +61,7 @@ class Hypothesis:
     adapt: Change | None = None
     length: Callable[[Tensor, Tensor], Tensor] | None = None
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
+    scheduled_decay: bool = False
     kernels: bool = False
     keep_norms: bool = False
 
@@ -128,6 +130,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
     "polar": Hypothesis("two polar steps on the momentum", adapt=_polar),
     "cautious decay": Hypothesis("decay only where the update shrinks the weight", decay=_cautious),
+    "scheduled decay": Hypothesis("decay by the square of the schedule", scheduled_decay=True),
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
@@ -137,6 +140,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
 def changed(hypothesis: Hypothesis) -> Iterator[None]:
     """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
     norms: dict[int, Tensor] = {}
+    highest = 0.0
     momentum, update, ratios = jorge.step._momentum, jorge.step._update, grafting.ratios
 
     def changed_momentum(
@@ -157,6 +161,10 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
         return ratios(aheads, lengths)
 
     def changed_update(work: Any, inputs: Any, updates: Sequence[Tensor], taken: Tensor, options: Any) -> None:
+        nonlocal highest
+        highest = max(highest, options.lr)
+        if hypothesis.scheduled_decay:
+            options = options.replace(weight_decay=options.weight_decay * options.lr / highest)
         matrices = [p for group in inputs.params for p in group if p.dim() > 1]
         kept = [norms.setdefault(id(p), p.norm()) for p in matrices]
         if hypothesis.decay:
