@@ -199,6 +199,24 @@ def test_the_schatten_norm_of_blocks_is_that_of_all_and_does_not_depend_on_scale
     assert ((kept.sum(0) >= 1 / 32) & (kept.sum(0) < 1)).all()  # eight blocks of rank 4 at a norm of 1 in all
 
 
+@pytest.mark.parametrize("rest", [0.0, 1e-4])
+def test_a_length_is_bounded_where_blocks_are_measured_in_different_steps(rest: float) -> None:
+    """Each block is measured while it holds next to nothing of the direction: what is added up is no matrix's."""
+    moved: dict[bool, list[float]] = {}
+    for stagger in (False, True):
+        p = nn.Parameter(torch.zeros(64, 128))
+        optimizer = Jorge([p], weight_decay=0, interval=2, block_size=64, stagger=stagger, momentum=0.0)
+        moved[stagger] = []
+        for t in range(60):
+            p.grad = torch.randn(64, 128, generator=torch.Generator().manual_seed(t))
+            p.grad[:, slice(64, None) if t % 2 else slice(None, 64)] *= rest
+            before = p.detach().clone()
+            optimizer.step()
+            moved[stagger].append((p - before).norm().item())
+    assert max(moved[True]) < 128**0.25 * max(moved[False])
+    assert min(moved[True]) > 0
+
+
 @pytest.mark.parametrize(("grafting", "nesterov"), [("sgd", False), ("sgd", True), ("adam", False)])
 def test_matrices_move_as_far_as_the_graft_optimizer(grafting: Any, nesterov: bool) -> None:
     shapes = [(12, 20), (8, 8), (4, 3, 3, 3)]

@@ -65,6 +65,11 @@ class Blocking:
         return sum(grid.blocks for grid in self.grids)
 
     @property
+    def rank(self) -> int:
+        """The ranks of all blocks, added up."""
+        return sum(grid.blocks * min(grid.shape) for grid in self.grids)
+
+    @property
     def counts(self) -> tuple[int, int]:
         """Number of blocks along each side."""
         top = [grid for grid in self.grids if grid.offset[0] == 0]

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jorge.methods.products import multiply
-from jorge.options import Precision, Scalar
+from jorge.options import Scalar
 
 #: How much of the running average of lengths a step keeps: it remembers about ten steps.
 _KEPT = 0.9
@@ -190,26 +189,6 @@ def adam(
         counts = torch.split(t, [len(grad) for grad in grads])
         torch._foreach_add_([counts[i] for i in ahead], 1)
     return list(torch._foreach_div(firsts, directions)), 1 / (1 - beta1**t)
-
-
-def units(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero or not finite."""
-    lengths = norms(tensors)
-    scaled = torch._foreach_div(list(tensors), per_parameter(lengths + (lengths - lengths), tensors))
-    return [tensor.contiguous() for tensor in scaled]
-
-
-def quartic_sums(blocks: Tensor, precision: Precision = None) -> Tensor:
-    """The sum of the fourth powers of the singular values of each of `[count, m, n]`: `‖XXᵀ‖_F²`, `[count]`."""
-    wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
-    lengths: Tensor = torch.linalg.vector_norm(multiply(wide, wide.mT, precision), dim=(1, 2))
-    return lengths.square()
-
-
-def schatten_flops(shape: tuple[int, int]) -> int:
-    """Operations of :func:`quartic_sums` of two blocks, Adam's and the momentum's."""
-    m, n = shape
-    return 4 * m * n * min(m, n)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

@@ -40,12 +40,14 @@ class Jorge(torch.optim.Optimizer):
                         Q(x) is a polynomial for (1 + x)^(-1/4), w the weight of G beside earlier gradients
                 D ← L G R                                  the direction
                 M ← μ M + (1−μ) D                          momentum
+                A ← M/(r cᵀ)^(1/4)                         linear maps alone: r, c are variances of D's rows and columns
                 ℓ ← ‖the step of SGD or Adam‖              the graft: how far to go
-                W ← W − lr·λ·W − lr·ℓ·M/‖M‖
+                W ← W − lr·λ·W − lr·ℓ·A/‖A‖                of linear maps in the Schatten norm of order 4
 
-    This is the default, `method="whitening"`. :mod:`jorge.reference` is the same as a program that can be read in
-    one sitting, with every rule that changes a number; the tests hold this class to it. Sources: arXiv 2310.12298
-    (Jorge), arXiv 1802.09568 (Shampoo), arXiv 2002.11803 (grafting).
+    This is the default, `method="whitening"` with Adam's length; with SGD's, linear maps are like other matrices. A
+    linear map is a weight without dims after the second, or with such of 1. :mod:`jorge.reference` is the same as a
+    program that can be read in one sitting, with every rule that changes a number; the tests hold this class to it.
+    Sources: arXiv 2310.12298 (Jorge), arXiv 1802.09568 (Shampoo), arXiv 2002.11803 (grafting).
 
     Args:
         params: parameters, param groups, or `model.named_parameters()`, whose names then appear in plans and
@@ -60,11 +62,11 @@ class Jorge(torch.optim.Optimizer):
         ValueError: values out of range, duplicate parameters, no parameters.
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
-    `exp_avg_sq` and `adam_step`), and for each grid i of equal blocks `left.i`, `right.i`, `refreshes.i` (and
-    `quartics.i`). Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what the step works
-    on: what is read there is used, and what is replaced, moved or cleared there is respected at the next step.
-    Gradients are never modified. A step in which any gradient of a device is not finite, or longer than 1.8e19, changes
-    nothing there but `step`.
+    `exp_avg_sq` and `adam_step`, and for linear maps `row_var` and `col_var`), and for each grid i of equal blocks
+    `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). Buffers are float32 for parameters of
+    lower precision. `optimizer.state[p]` is what the step works on: what is read there is used, and what is replaced,
+    moved or cleared there is respected at the next step. Gradients are never modified. A step in which any gradient of
+    a device is not finite, or longer than 1.8e19, changes nothing there but `step`.
 
     >>> import torch
     >>> from jorge import Jorge
@@ -73,8 +75,9 @@ class Jorge(torch.optim.Optimizer):
     >>> loss = model(torch.ones(2, 8)).square().mean()
     >>> loss.backward()
     >>> optimizer.step()
-    >>> sorted(optimizer.state[model.weight])
-    ['adam_step', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0', 'right.0', 'step']
+    >>> sorted(optimizer.state[model.weight])  # doctest: +NORMALIZE_WHITESPACE
+    ['adam_step', 'col_var', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0',
+     'right.0', 'row_var', 'step']
     """
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
@@ -191,7 +194,7 @@ class Jorge(torch.optim.Optimizer):
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
-        [('weight', 'matrix', 712), ('bias', 'vector', 36)]
+        [('weight', 'matrix', 768), ('bias', 'vector', 36)]
         """
         return Plan(
             tuple(

@@ -201,7 +201,8 @@ class Options:
         "in which norm a step is as long as Adam's, for Adam's length only. `'schatten'` is the fourth root of the sum "
         "of the singular values' fourth powers, measured at refreshes. `'frobenius'` is the root of that of their "
         "squares, in which a direction that is spread over more singular values takes a shorter step along each; a "
-        "kernel of more than one tap, which is no linear map of that matrix, always takes it.",
+        "kernel of more than one tap, which is no linear map of that matrix, and one whose sides are both diagonal "
+        "always take it.",
         shapes_state=True,
     )
     adapt_variance: bool = _option(

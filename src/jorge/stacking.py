@@ -37,15 +37,17 @@ def unstack(blocks: Tensor, stack: Stack, work: WorkSet, tensors: list[Tensor]) 
             scatter(mine.mT if part.transposed else mine, _as_matrices(tensors, part.group, work), part.grid)
 
 
-def sums_of_blocks(values: Sequence[Tensor], work: WorkSet) -> Tensor:
-    """What is known of each block, `[count, k]` of each stack, summed over those of each matrix, `[total, k]`."""
+def sums_of_blocks(values: Sequence[Tensor], work: WorkSet) -> list[Tensor]:
+    """What is known of each block, `[count, k]` of each stack, summed over those of each matrix: of each shape group
+    of matrices `[count, k]`, which may be a view.
+    """
     sums: list[list[Tensor]] = [[] for _ in work.matrices]
     for stack, found in zip(work.stacks, values, strict=True):
         for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
             params = len(work.matrices[part.group].places)
             each = mine if part.count == params else mine.view(params, -1, mine.shape[-1]).sum(1)
             sums[part.group].append(each)
-    return torch.cat([each[0] if len(each) == 1 else torch.stack(each).sum(0) for each in sums])
+    return [each[0] if len(each) == 1 else torch.stack(each).sum(0) for each in sums]
 
 
 def _as_matrices(tensors: Tensors, group: int, work: WorkSet) -> Tensor:

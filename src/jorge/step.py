@@ -21,7 +21,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from jorge import grafting, variance
+from jorge import grafting, schatten, variance
 from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
 from jorge.exchange import Exchange
@@ -31,7 +31,7 @@ from jorge.methods.products import choose, diagonal_sum, largest_entry, precisio
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Piece, Schedule, pieces
-from jorge.stacking import stacked, sums_of_blocks, unstack
+from jorge.stacking import stacked, unstack
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -118,8 +118,7 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
     for stack in work.stacks:
         found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
-        within = [(piece, *piece.within(*span)) for piece in found for span in stack.measured]
-        inputs.measured.append([_where(state, *each) for each in within if each[1] < each[2]])
+        inputs.measured.append(list(_measured(state, stack, found)))
         chunks = list(_refreshes(state, stack, found))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
@@ -134,6 +133,15 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
 def _where(state: GroupState, piece: Piece, first: int, last: int) -> slice | Tensor:
     """Some blocks of a piece, in their stack."""
     return slice(first, last) if piece.places is None else state.constants.get(piece.places)[first:last]
+
+
+def _measured(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> Iterator[slice | Tensor]:
+    """Whose `quartics` are renewed, so many blocks at a time as are refreshed."""
+    for piece in scheduled:
+        for span in stack.measured:
+            first, last = piece.within(*span)
+            for start in range(first, last, stack.chunk):
+                yield _where(state, piece, start, min(last, start + stack.chunk))
 
 
 def _refreshes(
@@ -182,17 +190,18 @@ def _step(
         _clear(updates, finite)
     del grads
     if len(lengths):
-        if not any(inputs.measured):
-            adams = []  # only their lengths are needed
+        measures = any(inputs.measured)
+        grafts = schatten.quartics(work, inputs.measured, adams, options.precisions[1]) if measures else []
+        del adams  # of which no more is needed
         directions = _directions(work, tensors.stacks, matrices, options)
         if options.adapts:
             _observe(work, tensors, inputs, directions, mask.taken)
         aheads = _momentum(directions, tensors.buffers[vectors:], matrix_mask, options)
-        if adams:
-            _measure(work, tensors.stacks, inputs, adams, aheads, finite, options)
-            del adams
+        if measures:
+            steps = schatten.quartics(work, inputs.measured, aheads, options.precisions[1])
+            schatten.remember(tensors.stacks, inputs.measured, grafts, steps, finite)
         if any(stack.measured for stack in work.stacks):
-            lengths.mul_(_schatten_scales(work, tensors.stacks))
+            lengths.mul_(schatten.scales(work, tensors.stacks))
         whole = lengths
         if options.grafting == "sgd" and options.graft_limit is not None:
             history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
@@ -371,39 +380,10 @@ def _momentum(
     maps = [i for i, each in enumerate(buffers) if "row_var" in each]
     if maps:
         sides = ([buffers[i][name] for i in maps] for name in ("row_var", "col_var"))
-        adapted = dict(zip(maps, variance.adapted([aheads[i] for i in maps], *sides), strict=True))
+        chosen = variance.adapted([aheads[i] for i in maps], *sides, in_place=options.nesterov)
+        adapted = dict(zip(maps, chosen, strict=True))
         aheads = [adapted.get(i, ahead) for i, ahead in enumerate(aheads)]
     return aheads
-
-
-def _measure(
-    work: WorkSet,
-    states: Sequence[State],
-    inputs: StepInputs,
-    adams: list[Tensor],
-    aheads: list[Tensor],
-    finite: Tensor,
-    options: Options,
-) -> None:
-    """Renew the `quartics` of the blocks whose refresh is scheduled, in all processes alike."""
-    precision = options.precisions[1]
-    linear = sorted({part.group for stack in work.stacks if stack.measured for part in stack.parts})
-    both = [dict(zip(linear, grafting.units([each[i] for i in linear]), strict=True)) for each in (adams, aheads)]
-    with precision_scope(finite.device, precision):
-        for stack, state, measured in zip(work.stacks, states, inputs.measured, strict=True):
-            blocks = [stacked(stack, work, each) for each in both] if measured else []
-            for where in measured:
-                new = torch.stack([grafting.quartic_sums(each[where], precision) for each in blocks], dim=1)
-                old = state["quartics"][where]
-                torch.where(finite & new.isfinite().all(1, keepdim=True), new, old, out=old)
-                if isinstance(where, Tensor):  # a copy, where a slice gives a view
-                    state["quartics"].index_copy_(0, where, old)
-
-
-def _schatten_scales(work: WorkSet, states: Sequence[State]) -> Tensor:
-    """What gives each matrix's step Adam's Schatten-4 norm where it has its Frobenius norm, `[total]`."""
-    quartics = sums_of_blocks([state["quartics"] for state in states], work)
-    return (quartics[:, 0] / quartics[:, 1]) ** 0.25
 
 
 def _scaled(tensors: list[Tensor], factors: list[Tensor], *, in_place: bool) -> list[Tensor]:

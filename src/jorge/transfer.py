@@ -131,7 +131,10 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's")
         )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
-        lines.append(Line(index, "graft_norm", "–", DEFAULTS["graft_norm"], "in the Schatten norm of order 4"))
+        lines.append(Line(index, "adapt_variance", "–", "True", "linear maps: rows and columns levelled by half"))
+        lines.append(
+            Line(index, "graft_norm", "–", DEFAULTS["graft_norm"], "linear maps: in the Schatten norm of order 4")
+        )
         lines.append(
             Line(index, "beta2_decay", "–", _show(DEFAULTS["beta2_decay"]), "the length forgets as Adafactor's does")
         )

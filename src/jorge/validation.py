@@ -246,7 +246,8 @@ def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> No
         keys = missing + other
         raise ValueError(
             f"the saved state of {name} does not fit: {', '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing on "
-            "one side. Was the parameter's shape or the method, grafting, block_size or max_dim another one?"
+            "one side. Was the parameter's shape or the method, grafting, graft_norm, adapt_variance, block_size or "
+            "max_dim another one?"
         )
     for key, (shape, _) in wanted.items():
         if (found := _unusable(saved[key], shape)) is not None:
@@ -263,4 +264,4 @@ def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> No
 def _is_ours(key: Any) -> bool:
     """Whether a key looks like one of a state of ours: `left.3`, `refreshes.0`."""
     head, dot, number = str(key).rpartition(".")
-    return bool(dot) and number.isdecimal() and head.partition("_")[0] in ("left", "right", "refreshes")
+    return bool(dot) and number.isdecimal() and head.partition("_")[0] in ("left", "right", "refreshes", "quartics")

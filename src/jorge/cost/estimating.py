@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from jorge import schatten
 from jorge.blocks import Side
 from jorge.checks import check, check_known
 from jorge.cost import rivals as others
@@ -17,7 +18,6 @@ from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, sett
 from jorge.cost.model import model_flops as count_model
 from jorge.cost.rivals import Rival, eigh_flops
 from jorge.cost.weights import Weight, weights_of
-from jorge.grafting import schatten_flops
 from jorge.methods import METHODS
 from jorge.options import DEFAULTS, BlockSize, Options
 from jorge.plan import PlanRow, plan_row
@@ -197,7 +197,7 @@ def estimate(
     >>> from jorge.cost import estimate
     >>> cost = estimate(torch.nn.Linear(8, 4), sample_input=torch.empty(1000, 8), interval=5)
     >>> cost.state_bytes, cost.direction_flops, cost.model_flops
-    (748, 768, 128000)
+    (804, 768, 128000)
     >>> [(row.plan.name, row.direction_flops) for row in cost.rows]
     [('weight', 768), ('bias', 0)]
     """
@@ -312,7 +312,7 @@ def count_row(weight: Weight, options: Options) -> Row:
 
     def refresh(numbers: range) -> float:
         return sum(
-            count * (_mean_refresh((m, n), sides, options, numbers) + measured * schatten_flops((m, n)))
+            count * (_mean_refresh((m, n), sides, options, numbers) + measured * schatten.flops((m, n)))
             for count, m, n in plan.blocks
         )
 

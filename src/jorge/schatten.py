@@ -1,0 +1,88 @@
+"""The step length of linear maps: Adam's in the Schatten norm of order 4, `(Σσ⁴)^(1/4)` of the singular values.
+
+A whitened direction is spread over many singular values, Adam's over few: at one Frobenius norm it goes less far along
+each. What the state keeps, `quartics`, is `Σσ⁴` of each block of Adam's direction and of what the step goes along, both
+matrices at a Frobenius norm of 1, as they were at the last step that refreshed. `Σσ⁴ = ‖XXᵀ‖_F²` takes one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from jorge import grafting
+from jorge.arrange import WorkSet
+from jorge.methods import State
+from jorge.methods.products import multiply, precision_scope
+from jorge.options import Precision
+from jorge.stacking import stacked, sums_of_blocks
+
+
+def units(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero or not finite."""
+    lengths = grafting.norms(tensors)
+    scaled = torch._foreach_div(list(tensors), grafting.per_parameter(lengths + (lengths - lengths), tensors))
+    return [tensor.contiguous() for tensor in scaled]
+
+
+def quartic_sums(blocks: Tensor, precision: Precision = None) -> Tensor:
+    """The sum of the fourth powers of the singular values of each of `[count, m, n]`: `‖XXᵀ‖_F²`, `[count]`."""
+    wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
+    lengths: Tensor = torch.linalg.vector_norm(multiply(wide, wide.mT, precision), dim=(1, 2))
+    return lengths.square()
+
+
+def flops(shape: tuple[int, int]) -> int:
+    """Operations of :func:`quartic_sums` of two blocks, Adam's and the momentum's."""
+    m, n = shape
+    return 4 * m * n * min(m, n)
+
+
+def quartics(
+    work: WorkSet, measured: Sequence[Sequence[slice | Tensor]], tensors: Sequence[Tensor], precision: Precision
+) -> list[list[Tensor]]:
+    """Of the blocks whose `quartics` are renewed, the sum of the singular values' fourth powers in matrices of norm 1.
+
+    One `[count]` for each entry of `measured`. All processes measure all of them.
+    """
+    found: list[list[Tensor]] = []
+    for stack, mine in zip(work.stacks, measured, strict=True):
+        found.append([])
+        if mine:
+            groups = sorted({part.group for part in stack.parts})
+            each = dict(zip(groups, units([tensors[group] for group in groups]), strict=True))
+            blocks = stacked(stack, work, each)
+            del each
+            with precision_scope(blocks.device, precision):
+                found[-1] = [quartic_sums(blocks[where], precision) for where in mine]
+            del blocks
+    return found
+
+
+def remember(
+    states: Sequence[State],
+    measured: Sequence[Sequence[slice | Tensor]],
+    grafts: Sequence[Sequence[Tensor]],
+    steps: Sequence[Sequence[Tensor]],
+    finite: Tensor,
+) -> None:
+    """Renew `quartics`: of Adam's direction and of what the step goes along. What is not finite leaves them."""
+    for state, *found in zip(states, measured, grafts, steps, strict=True):
+        for where, graft, step in zip(*found, strict=True):
+            new, old = torch.stack([graft, step], dim=1), state["quartics"][where]
+            torch.where(finite & new.isfinite().all(1, keepdim=True), new, old, out=old)
+            if isinstance(where, Tensor):  # a copy, where a slice gives a view
+                state["quartics"].index_copy_(0, where, old)
+
+
+def scales(work: WorkSet, states: Sequence[State]) -> Tensor:
+    """What gives each matrix's step Adam's Schatten norm where it has its Frobenius norm, `[total]`.
+
+    The sums of blocks that were measured in different steps are kept to what one matrix of norm 1 could have.
+    """
+    sums = sums_of_blocks([state["quartics"] for state in states], work)
+    least = [1 / group.blocking.rank if group.blocking else 1.0 for group in work.matrices]
+    kept = torch.cat(list(torch._foreach_clamp_min(sums, least))).clamp_(max=1)
+    return (kept[:, 0] / kept[:, 1]) ** 0.25
