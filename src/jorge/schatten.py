@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jorge import grafting
-from jorge.arrange import WorkSet
+from jorge.arrange import Stack, WorkSet
 from jorge.methods import State
 from jorge.methods.products import multiply, precision_scope
 from jorge.options import Precision
@@ -47,18 +47,19 @@ def quartics(
 
     One `[count]` for each entry of `measured`. All processes measure all of them.
     """
-    found: list[list[Tensor]] = []
-    for stack, mine in zip(work.stacks, measured, strict=True):
-        found.append([])
-        if mine:
-            groups = sorted({part.group for part in stack.parts})
-            each = dict(zip(groups, units([tensors[group] for group in groups]), strict=True))
-            blocks = stacked(stack, work, each)
-            del each
-            with precision_scope(blocks.device, precision):
-                found[-1] = [quartic_sums(blocks[where], precision) for where in mine]
-            del blocks
-    return found
+    return [
+        _of_stack(stack, mine, work, tensors, precision) if mine else []
+        for stack, mine in zip(work.stacks, measured, strict=True)
+    ]
+
+
+def _of_stack(
+    stack: Stack, measured: Sequence[slice | Tensor], work: WorkSet, tensors: Sequence[Tensor], precision: Precision
+) -> list[Tensor]:
+    groups = sorted({part.group for part in stack.parts})
+    blocks = stacked(stack, work, dict(zip(groups, units([tensors[i] for i in groups]), strict=True)))
+    with precision_scope(blocks.device, precision):
+        return [quartic_sums(blocks[where], precision) for where in measured]
 
 
 def remember(
@@ -69,8 +70,8 @@ def remember(
     finite: Tensor,
 ) -> None:
     """Renew `quartics`: of Adam's direction and of what the step goes along. What is not finite leaves them."""
-    for state, *found in zip(states, measured, grafts, steps, strict=True):
-        for where, graft, step in zip(*found, strict=True):
+    for state, mine, first, second in zip(states, measured, grafts, steps, strict=True):
+        for where, graft, step in zip(mine, first, second, strict=True):
             new, old = torch.stack([graft, step], dim=1), state["quartics"][where]
             torch.where(finite & new.isfinite().all(1, keepdim=True), new, old, out=old)
             if isinstance(where, Tensor):  # a copy, where a slice gives a view
