@@ -2,9 +2,9 @@
 
 :func:`step` is the algorithm box; each function below it is one line of that box. All is written in its most obvious
 form. The optimizer computes the same numbers for many parameters at once, in forms that cost less. What it adds, and
-this page leaves out: it reads a kernel as a matrix and cuts a large matrix into blocks, each of which is a matrix here
-(:mod:`jorge.blocks`); a gradient that is not finite skips the step of all parameters of its device; it stores and
-multiplies in lower precision where it is asked to.
+this page leaves out: it cuts a large matrix into blocks, each of which has roots of its own (:mod:`jorge.blocks`); it
+reads a kernel as a matrix, which takes no part in variances and Schatten norms; a gradient that is not finite skips the
+step of all parameters of its device; it stores and multiplies in lower precision where it is asked to.
 
 Letters: `W` the parameter (m × n), `G` its gradient, `L` and `R` the roots (m × m and n × n), `D` the direction, `M`
 its momentum, `U` the update. A function for one side is written for the left one: `H` is its own root, d × d, `P` that
@@ -100,8 +100,8 @@ class State:
     b: Tensor  #                            SGD's momentum
     m: Tensor  #                            Adam's running average of G
     v: Tensor  #                            Adam's running average of G²
-    r: Tensor  #                            variances of the rows of D, and
-    c: Tensor  #                            of its columns, each with a sum of 1
+    r: Tensor  #                            running shares of D's rows in its squared norm, and
+    c: Tensor  #                            of its columns
     scale: float = 1.0  #                   s of Adam's length; changes at the steps that refresh
     lengths: tuple[float, float] = (0, 0)  # `Σ .9^(t−i) ℓ_i` and `Σ .9^(t−i)` over earlier step lengths ℓ_i
     taken: int = 0  #                       steps that were taken: Adam's t

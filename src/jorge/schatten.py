@@ -35,7 +35,7 @@ def quartic_sums(blocks: Tensor, precision: Precision = None) -> Tensor:
 
 
 def flops(shape: tuple[int, int]) -> int:
-    """Operations of :func:`quartic_sums` of two blocks, Adam's and the momentum's."""
+    """Operations of :func:`quartic_sums` of two blocks, of Adam's direction and of what the step goes along."""
     m, n = shape
     return 4 * m * n * min(m, n)
 

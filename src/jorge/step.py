@@ -387,6 +387,7 @@ def _momentum(
 
 
 def _scaled(tensors: list[Tensor], factors: list[Tensor], *, in_place: bool) -> list[Tensor]:
+    """U: what the step goes along, at its length. Without Nesterov momentum that is the state's own, and is kept."""
     if in_place:
         torch._foreach_mul_(tensors, factors)
         return tensors
