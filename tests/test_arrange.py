@@ -32,7 +32,7 @@ def train(optimizer: Jorge, params: list[nn.Parameter], steps: int, absent: Any 
 
 
 def work_sets(params: list[nn.Parameter], **options: Any) -> tuple[WorkSet, ...]:
-    specs = [ParamSpec(tuple(p.shape), p.dtype, p.stride()) for p in params]
+    specs = [ParamSpec(tuple(p.shape), p.dtype) for p in params]
     return arrange.arrange(specs, Options(**{"lr": 0.05, **options}))
 
 

@@ -95,7 +95,7 @@ def test_blocks_that_are_refreshed_a_few_at_a_time_are_as_all_at_once(
         params = parameters((20, 8), (8, 20), (12, 8), (8, 8))
         options: dict[str, Any] = {"method": method, "block_size": 4, "interval": 2, "warmup_refreshes": 2}
         options["workspace"] = 1e-3 if few else None
-        specs = [ParamSpec(tuple(p.shape), p.dtype, p.stride()) for p in params]
+        specs = [ParamSpec(tuple(p.shape), p.dtype) for p in params]
         chunks = {s.chunk for w in arrange.arrange(specs, Options(lr=0.1, **options)) for s in w.stacks}
         assert (chunks == {1}) == few
         optimizer = Jorge(params, lr=0.05, **options)
@@ -159,7 +159,7 @@ def test_a_parameter_of_low_precision_is_rounded_once_a_step() -> None:
 def test_the_parts_of_a_staggered_refresh_are_all_blocks_once(count: int, gap: int) -> None:
     """However the work of the stacks divides, and rounding falls."""
     shapes = [(d, d + 1) for d in range(2, 2 + count)]
-    specs = [ParamSpec(shape, torch.float32, (shape[1], 1)) for shape in shapes for _ in range(1 + shape[0] % 3)]
+    specs = [ParamSpec(shape, torch.float32) for shape in shapes for _ in range(1 + shape[0] % 3)]
     options = Options(lr=0.1, interval=gap, warmup_refreshes=0, stagger=True)
     (work,) = arrange.arrange(specs, options)
     schedule, most = Schedule(gap, 0, stagger=True), 0.0
@@ -182,9 +182,7 @@ def test_the_parts_of_a_staggered_refresh_are_all_blocks_once(count: int, gap: i
 def test_refreshes_that_do_the_same_look_the_same() -> None:
     """In the form that damps as it goes there is no refresh for several: another would be a graph of its own."""
     for shape, apart in (((12, 12), False), ((24, 4), True)):
-        (work,) = arrange.arrange(
-            [ParamSpec(shape, torch.float32, (shape[1], 1))], Options(lr=0.1, method="congruence")
-        )
+        (work,) = arrange.arrange([ParamSpec(shape, torch.float32)], Options(lr=0.1, method="congruence"))
         (stack,) = work.stacks
         found = [
             pieces(stack, work.matrices, [t], Schedule(1, 0), METHODS["congruence"], t)[0].refresh.damping
@@ -195,7 +193,7 @@ def test_refreshes_that_do_the_same_look_the_same() -> None:
 
 def test_a_compiled_step_is_one_work_set_whatever_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
-    specs = [ParamSpec((d, 8), torch.float32, (8, 1)) for d in range(4, 24)]
+    specs = [ParamSpec((d, 8), torch.float32) for d in range(4, 24)]
     assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1))) > 3
     assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1, fused=True))) == 1
 

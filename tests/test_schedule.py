@@ -68,7 +68,7 @@ def test_without_a_warm_up_the_interval_holds_from_the_start() -> None:
 
 def test_a_part_that_ends_with_a_block_does_not_take_the_next() -> None:
     """15 blocks from 0 to a third of the work in five parts: rounding must not move the edge behind the ninth."""
-    spec = ParamSpec((4, 6), torch.float32, (6, 1))
+    spec = ParamSpec((4, 6), torch.float32)
     (work,) = arrange([spec] * 15, Options(lr=0.1))
     stack = replace(work.stacks[0], span=(0.0, 1 / 3))
     schedule, found = Schedule(5, 0, stagger=True), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -10,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from jorge.arrange import ShapeGroup, WorkSet
+from jorge.arrange import WorkSet
 from jorge.methods import METHODS
 from jorge.options import Options
 from jorge.routing import layout, stored_dtype
@@ -47,7 +46,7 @@ def allocate(
     layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
     for group, kept in zip(work.groups, layouts, strict=True):
         for name, dtype in kept.buffers.items():
-            buffer = _zeros(group, dtype, device)
+            buffer = torch.zeros(len(group.places), *group.spec.shape, dtype=dtype, device=device)
             views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
         for name, (shape, dtype) in kept.sides.items():
             side = torch.zeros(len(group.places), *shape, dtype=dtype, device=device)
@@ -76,13 +75,6 @@ def allocate(
         # The first parameter has one view of each tensor, in the order of the state.
         found.stacks.append({name: views[first + i][:2] for i, name in enumerate(state)})
     return found, views
-
-
-def _zeros(group: ShapeGroup, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros `[count, *shape]` whose every slice has the memory format of the group's parameters."""
-    shape, strides = group.spec.shape, group.spec.strides
-    strides = (math.prod(shape), *strides)
-    return torch.empty_strided((len(group.places), *shape), strides, dtype=dtype, device=device).zero_()
 
 
 def _other_side(name: str) -> str:

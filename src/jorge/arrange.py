@@ -28,9 +28,10 @@ from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route
 #: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
 _WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
-_PIECES = 24
-#: Temporary memory that is never worth more launches, in bytes.
-SMALLEST_WORKSPACE = 2**25
+_PIECES, _PIECES_CUDA = 24, 4
+#: Temporary memory that is never worth more launches, in bytes. A launch on CUDA is dearer by far than what it does to
+#: a megabyte, on a CPU cheaper.
+SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**25, 2**31
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,11 @@ class ParamSpec:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
-    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ShapeGroup:
-    """Parameters of one shape, dtype and memory format; what a step works on is `[count, *shape]`.
+    """Parameters of one shape and dtype; what a step works on is `[count, *shape]`.
 
     Args:
         places: of its parameters among those that are arranged.
@@ -132,22 +132,23 @@ def _nbytes(spec: ParamSpec) -> int:
     return math.prod(spec.shape) * COMPUTE_DTYPES[spec.dtype].itemsize
 
 
-def arrange(specs: Sequence[ParamSpec], options: Options) -> tuple[WorkSet, ...]:
-    """The work sets of parameters that share a param group and a device.
+def arrange(specs: Sequence[ParamSpec], options: Options, *, on_cuda: bool = False) -> tuple[WorkSet, ...]:
+    """The work sets of parameters that share a param group and a device, a CUDA device or another.
 
-    >>> spec = ParamSpec((4, 6), torch.float32, (6, 1))
-    >>> (work,) = arrange([spec, spec, ParamSpec((4,), torch.float32, (1,))], Options(lr=0.1))
+    >>> spec = ParamSpec((4, 6), torch.float32)
+    >>> (work,) = arrange([spec, spec, ParamSpec((4,), torch.float32)], Options(lr=0.1))
     >>> [group.places for group in work.groups], [(stack.shape, stack.count) for stack in work.stacks]
     ([(2,), (0, 1)], [((4, 6), 2)])
     """
     total = sum(map(_nbytes, specs))
-    budget = max(SMALLEST_WORKSPACE, options.workspace * total) if options.workspace else math.inf
+    smallest, pieces = (SMALLEST_WORKSPACE_CUDA, _PIECES_CUDA) if on_cuda else (SMALLEST_WORKSPACE, _PIECES)
+    budget = max(smallest, options.workspace * total) if options.workspace else math.inf
     if options.fused:
         budget = math.inf  # one graph a group and dtype; the compiler plans the memory
     most = budget * _WORK_SET_SHARE
     found = [_work_set(groups, options) for groups in _filled(_shape_groups(specs, options, most), most)]
     stacks = [stack for work in found for stack in work.stacks]
-    temporary = max(budget * _REFRESH_SHARE, sum(_temporary(stack, w) for w in found for stack in w.stacks) / _PIECES)
+    temporary = max(budget * _REFRESH_SHARE, sum(_temporary(stack, w) for w in found for stack in w.stacks) / pieces)
     work = sum(_flops(stack, options) for stack in stacks)
     done = 0
     placed: list[WorkSet] = []

@@ -44,6 +44,11 @@ def check(values: Mapping[str, Any], where: str) -> None:
         )
     if values.get("fused") and values.get("stagger"):
         raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
+    method = values.get("method", DEFAULTS["method"])
+    if values.get("capturable") and METHODS[method].waits:
+        raise ValueError(
+            f"{where}: capturable=True and method={method!r} exclude each other: its decompositions make the host wait"
+        )
     precisions = values.get("matmul_precision")
     switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
     if values.get("fused") and switched:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from jorge.methods import Refresh
 from jorge.options import Options
 
+#: On CUDA torch 2.11 cannot reorder the loops of what it has made of foreach operators, and fails.
+_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"loop_ordering_after_fusion": False}
 #: What schedules change.
 _NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 
@@ -63,5 +66,5 @@ class CompiledSteps:
         if number not in self._steps:
             assert isinstance(plain, FunctionType)
             own = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__)
-            self._steps[number] = torch.compile(own, dynamic=False)
+            self._steps[number] = torch.compile(own, dynamic=False, options=_OPTIONS)
         return self._steps[number]

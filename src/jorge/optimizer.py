@@ -18,7 +18,7 @@ from jorge import checks, options, transfer, validation
 from jorge.exchange import Alone, Exchange
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, Options, Precision
 from jorge.plan import Plan, plan_row
-from jorge.step import finite_on, take_step
+from jorge.step import finite_on, take_step, without_autocast
 from jorge.store import Store
 from jorge.trace import Trace
 
@@ -246,11 +246,12 @@ class Jorge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         chosen = self._options()
-        self._check_capture()
-        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state)
-        finite = finite_on(taking_part)
-        for each in taking_part:
-            take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
+        capturing = self._is_captured()
+        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, frozen=capturing)
+        with without_autocast(taking_part):
+            finite = finite_on(taking_part)
+            for each in taking_part:
+                take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
         return loss
 
     def _options(self) -> list[Options]:
@@ -264,10 +265,12 @@ class Jorge(torch.optim.Optimizer):
             found.append(chosen)
         return found
 
-    def _check_capture(self) -> None:
+    def _is_captured(self) -> bool:
+        """Whether the step is being captured in a CUDA graph, which every param group has to allow."""
         capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("step() is being captured in a CUDA graph: build the optimizer with capturable=True")
+        return capturing
 
     # --- the state: views into the stacks in memory, tensors that own theirs outside ---
 

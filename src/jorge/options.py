@@ -293,8 +293,9 @@ class Options:
         None,
         _precision,
         f"one of {', '.join(map(repr, _PRECISIONS))} or None, or a pair (refresh, direction)",
-        'of the matrix products: `None` leaves it to torch\'s settings; `"float32"`, `"tf32"` or `"bfloat16"` (with '
-        "sums in float32) for both the refresh and the direction, or a pair for each.",
+        'of the matrix products: `"float32"`, `"tf32"` or `"bfloat16"` (with sums in float32) for both the refresh and '
+        'the direction, or a pair for each. `None` is `"tf32"` on CUDA; elsewhere, and in a compiled step, it leaves '
+        "them to torch's settings.",
     )
     stagger: bool = _option(
         False,
@@ -315,8 +316,8 @@ class Options:
         1.0,
         _or_none(lambda value: _number(value) and value > 0),
         "None or a finite number above 0",
-        "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32 MiB). Less "
-        "of it means more launches; `None` means the fewest.",
+        "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32 MiB, or "
+        "2 GiB on CUDA). Less of it means more launches; `None` means the fewest.",
         arranges=True,
     )
     maximize: bool = _option(False, _flag, "True or False", "ascend instead of descend.")
@@ -324,9 +325,9 @@ class Options:
         False,
         _flag,
         "True or False",
-        "the step may be captured in a CUDA graph: give `lr` as a tensor on the device. What a step does is decided on "
-        "the host, so that each kind of step is a graph of its own, and a replay does not advance `step`. Not yet run "
-        "on a GPU.",
+        "the step may be captured in a CUDA graph: give `lr` as a tensor on the device, and take a step before the "
+        "capture. What a step does is decided on the host, so that each kind of step is a graph of its own; it reads "
+        "the gradients at their addresses, and a replay does not advance `step`.",
     )
 
     @classmethod

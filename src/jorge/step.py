@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import cast
 
 import torch
@@ -29,6 +29,7 @@ from jorge.grafting import Mask
 from jorge.methods import METHODS, Method, Refresh, State
 from jorge.methods.products import choose, diagonal_sum, largest_entry, precision_scope
 from jorge.options import Options
+from jorge.parameters import BITS, clear, gather_gradients, move
 from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Piece, Schedule, pieces
 from jorge.stacking import stacked, unstack
@@ -61,6 +62,16 @@ class StepInputs:
     measured: list[list[slice | Tensor]] = field(default_factory=list)
     owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def without_autocast(states: Sequence[GroupState]) -> Iterator[None]:
+    """Let the arithmetic have the dtypes of its operands, also where the caller's loop is inside `torch.autocast`."""
+    with ExitStack() as scopes:
+        for kind in dict.fromkeys(state.device.type for state in states):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                scopes.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
@@ -180,14 +191,15 @@ def _step(
         trace: told of what was seen.
     """
     vectors = len(work.groups) - len(work.matrices)
-    grads = _gradients(work, inputs, finite, maximize=options.maximize)
+    kept = finite.to(BITS[work.compute])
+    grads = gather_gradients(work, inputs.grads, inputs.present, kept, maximize=options.maximize)
     mask = Mask(finite.to(work.compute), inputs.masks)
     matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
     _refresh(work, tensors.stacks, inputs, matrices, options, exchange, trace)
     updates, adams, lengths = _graft(tensors, grads, vectors, mask, options)
     if updates:
-        _clear(updates, finite)
+        clear(updates, kept)
     del grads
     if len(lengths):
         measures = any(inputs.measured)
@@ -216,22 +228,7 @@ def _step(
                 ratios=ratios,
             )
         updates += _scaled(aheads, grafting.per_parameter(ratios, aheads), in_place=options.nesterov)
-    _update(work, inputs, updates, mask.taken, options)
-
-
-def _gradients(work: WorkSet, inputs: StepInputs, finite: Tensor, *, maximize: bool) -> list[Tensor]:
-    """G of each shape group, `[count, *shape]`, a copy; zero where there is none or not all are finite."""
-    grads: list[Tensor] = []
-    rooms: list[Tensor] = []
-    for group, present in zip(work.groups, inputs.present, strict=True):
-        make = torch.empty if present is None else torch.zeros
-        grads.append(make((len(group.places), *group.spec.shape), dtype=work.compute, device=finite.device))
-        rooms += _given(grads[-1], present)
-    torch._foreach_copy_(rooms, list(chain.from_iterable(inputs.grads)))
-    if maximize:
-        torch._foreach_neg_(grads)
-    _clear(grads, finite)
-    return grads
+    move(work, inputs.params, inputs.present, updates, mask.taken, options)
 
 
 def _refresh(
@@ -392,44 +389,3 @@ def _scaled(tensors: list[Tensor], factors: list[Tensor], *, in_place: bool) -> 
         torch._foreach_mul_(tensors, factors)
         return tensors
     return list(torch._foreach_mul(tensors, factors))
-
-
-def _update(work: WorkSet, inputs: StepInputs, updates: Sequence[Tensor], taken: Tensor, options: Options) -> None:
-    """`W ← W − lr·λ·W − lr·U`, rounded once where the parameters are of lower precision than the arithmetic."""
-    rate, decay, scale = options.lr, options.weight_decay, 1.0
-    if isinstance(rate, Tensor):  # alpha= takes no tensor, and reading it back would wait for the device
-        rate = grafting.scalar(rate, taken)
-        torch._foreach_mul_(list(updates), rate)
-    else:
-        scale = rate
-    wide: list[Tensor] = []
-    moved: list[Tensor] = []
-    lower: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-    for group, params, update, present in zip(work.groups, inputs.params, updates, inputs.present, strict=True):
-        moved += _given(update, present)
-        if group.spec.dtype == work.compute:
-            wide += params
-            continue
-        copies = [p.to(work.compute) for p in params]
-        wide += copies
-        lower[group.spec.dtype] += zip(params, copies, strict=True)
-    if isinstance(decay, Tensor) or decay != 0:
-        torch._foreach_mul_(wide, 1 - taken * (rate * decay))
-    torch._foreach_add_(wide, moved, alpha=-scale)
-    for pairs in lower.values():  # on CUDA, torch before 2.11 mixes several dtypes up
-        torch._foreach_copy_([p for p, _ in pairs], [copy for _, copy in pairs])
-
-
-def _given(tensor: Tensor, present: Sequence[bool] | None) -> Sequence[Tensor]:
-    """A shape group's tensor parameter by parameter, for those that have a gradient."""
-    views = tensor.unbind(0)
-    return views if present is None else [view for view, has in zip(views, present, strict=True) if has]
-
-
-def _clear(tensors: Sequence[Tensor], finite: Tensor) -> None:
-    """Set to zero, in place, where `finite`, a 0-dim boolean, is false.
-
-    A product would keep NaN; on the bits it is exact, and on a CPU eight times as quick as filling by a mask.
-    """
-    bits = {4: torch.int32, 8: torch.int64}
-    torch._foreach_mul_([tensor.view(bits[tensor.itemsize]) for tensor in tensors], finite)

@@ -71,7 +71,9 @@ class GroupState:
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.specs = [_spec(p) for p in self.params]
-        self.work_sets = tuple(self._owning(work) for work in arrange(self.specs, self.options))
+        self.work_sets = tuple(
+            self._owning(work) for work in arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
+        )
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self.constants = Constants(self.device)
         slots: dict[int, tuple[list[Tensor | None], int]] = {}
@@ -212,6 +214,8 @@ class Store:
         options: Sequence[Options],
         exchange: Exchange,
         state: MutableMapping[Any, Any],
+        *,
+        frozen: bool = False,
     ) -> list[GroupState]:
         """Look at every parameter once, arrange the state anew where that is needed, and say who takes the step.
 
@@ -220,12 +224,20 @@ class Store:
             options: of each.
             exchange: the optimizer's.
             state: `optimizer.state`.
+            frozen: whether the state has to be arranged as it is: the step is being captured in a CUDA graph.
 
         Raises:
-            RuntimeError: a gradient or an entry of the state cannot be used; nothing has changed then.
+            RuntimeError: a gradient or an entry of the state cannot be used, or the state would be arranged anew though
+                it is frozen; nothing has changed then.
         """
         try:
             if not self._look(groups, options, exchange, state):
+                if frozen:
+                    raise RuntimeError(
+                        "step() is being captured in a CUDA graph, each replay of which would make the state anew: "
+                        "take a step with a gradient for every parameter before the capture, and again after what "
+                        "changes the state or the options"
+                    )
                 self._arrange(groups, options, exchange, state)
                 settled = self._look(groups, options, exchange, state)
                 assert settled, "the state is not as it was just arranged"
@@ -392,7 +404,7 @@ class Store:
 
 
 def _spec(p: Tensor) -> ParamSpec:
-    return ParamSpec(tuple(p.shape), p.dtype, torch.empty_like(p, device="meta").stride())
+    return ParamSpec(tuple(p.shape), p.dtype)
 
 
 def _pointer(tensor: Tensor) -> int | None:

@@ -5,7 +5,7 @@
 ============= ====================================================== =================================================
 precision     on CUDA                                                on a CPU
 ============= ====================================================== =================================================
-`None`        as torch's own settings say                            as torch's own settings say
+`None`        as `"tf32"`                                            as torch's own settings say
 `"float32"`   IEEE float32                                           float32
 `"tf32"`      TF32 tensor cores                                      operands rounded to TF32: its accuracy, no speed
 `"bfloat16"`  bfloat16 operands, sums and results in float32         the same, by its bfloat16 units where it has them
@@ -33,7 +33,7 @@ def precision_scope(device: torch.device, precision: Precision) -> Iterator[None
     """Let the device multiply float32 as asked inside: that is a switch of the whole device and no argument.
 
     CUDA is switched between IEEE float32 and TF32; a CPU is let use its bfloat16 units. Inside a compiled graph, where
-    switches cannot be turned, everything stays as it is.
+    switches cannot be turned, everything stays as torch's own settings say.
     """
     wanted = _switch(device, precision)
     if wanted is None or torch.compiler.is_compiling():
@@ -49,8 +49,8 @@ def precision_scope(device: torch.device, precision: Precision) -> Iterator[None
 
 
 def _switch(device: torch.device, precision: Precision) -> tuple[Any, str] | None:
-    if device.type == "cuda" and precision in ("float32", "tf32"):
-        return torch.backends.cuda.matmul, "tf32" if precision == "tf32" else "ieee"
+    if device.type == "cuda" and precision != "bfloat16":
+        return torch.backends.cuda.matmul, "ieee" if precision == "float32" else "tf32"
     if device.type == "cpu" and precision == "bfloat16":
         return getattr(torch.backends.mkldnn, "matmul"), "bf16"  # noqa: B009 - torch does not declare it
     return None

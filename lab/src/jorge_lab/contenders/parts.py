@@ -56,7 +56,7 @@ class Parts(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for p, matrix in self.views:
-            matrix.grad = None if p.grad is None else p.grad.reshape(matrix.shape)
+            matrix.grad = None if p.grad is None else _in_memory_order(p.grad, p).reshape(matrix.shape)
         for part in self.parts:
             part.step()
         return loss
@@ -69,5 +69,13 @@ def the_rest(model: nn.Module, taken: Iterable[nn.Parameter]) -> list[nn.Paramet
 
 
 def as_matrix(p: nn.Parameter) -> nn.Parameter:
-    """A contiguous parameter of two dims or more as a matrix, `[first, all others]`, that shares its memory."""
-    return nn.Parameter(p.detach().view(p.shape[0], -1))
+    """A parameter of two dims or more as a matrix, `[first, all others]`, that shares its memory.
+
+    The others are in the order in which they lie there: of kernels in channels_last the channels come last.
+    """
+    return nn.Parameter(_in_memory_order(p.detach(), p).view(p.shape[0], -1))
+
+
+def _in_memory_order(tensor: torch.Tensor, p: nn.Parameter) -> torch.Tensor:
+    """A tensor of the shape of a parameter with the dims in the order in which the parameter's lie in memory."""
+    return tensor if p.is_contiguous() else tensor.permute(0, *range(2, tensor.dim()), 1)

@@ -66,5 +66,5 @@ def with_adamw(named: Named, muon: type[torch.optim.Optimizer], lr: float) -> Pa
         parts.append(kind([matrix for _, matrix in views], lr=lr, weight_decay=0.0))
     rest = [p for _, p in named if id(p) not in chosen]
     if rest:
-        parts.append(torch.optim.AdamW(rest, lr=lr))
+        parts.append(torch.optim.AdamW(rest, lr=lr, fused=rest[0].is_cuda))
     return Parts(parts, views)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 import jorge.step
-from jorge import grafting, routing
+from jorge import grafting, parameters, routing
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.records import read, setting
@@ -141,7 +141,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
     """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
     norms: dict[int, Tensor] = {}
     highest = 0.0
-    momentum, update, ratios = jorge.step._momentum, jorge.step._update, grafting.ratios
+    momentum, move, ratios = jorge.step._momentum, parameters.move, grafting.ratios
 
     def changed_momentum(
         directions: list[Tensor], buffers: Sequence[dict[str, Tensor]], mask: grafting.Mask, options: Any
@@ -160,19 +160,21 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
             lengths = torch.cat([hypothesis.length(*part) for part in parts])
         return ratios(aheads, lengths)
 
-    def changed_update(work: Any, inputs: Any, updates: Sequence[Tensor], taken: Tensor, options: Any) -> None:
+    def changed_move(
+        work: Any, params: Any, present: Any, updates: Sequence[Tensor], taken: Tensor, options: Any
+    ) -> None:
         nonlocal highest
         highest = max(highest, options.lr)
         if hypothesis.scheduled_decay:
             options = options.replace(weight_decay=options.weight_decay * options.lr / highest)
-        matrices = [p for group in inputs.params for p in group if p.dim() > 1]
+        matrices = [p for group in params for p in group if p.dim() > 1]
         kept = [norms.setdefault(id(p), p.norm()) for p in matrices]
         if hypothesis.decay:
-            for params, moved in zip(inputs.params, updates, strict=True):
-                for p, u in zip(params, moved.unbind(), strict=True):
+            for mine, moved in zip(params, updates, strict=True):
+                for p, u in zip(mine, moved.unbind(), strict=True):
                     p.sub_(hypothesis.decay(p, u), alpha=options.lr * options.weight_decay)
             options = options.replace(weight_decay=0.0)
-        update(work, inputs, updates, taken, options)
+        move(work, params, present, updates, taken, options)
         if hypothesis.keep_norms:
             torch._foreach_mul_(matrices, [norm / p.norm() for norm, p in zip(kept, matrices, strict=True)])
 
@@ -181,7 +183,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
             stack.enter_context(patch.object(routing, "is_linear_map", lambda _: True))
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
-        stack.enter_context(patch.object(jorge.step, "_update", changed_update))
+        stack.enter_context(patch.object(jorge.step, "move", changed_move))
         yield
 
 

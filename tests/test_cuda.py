@@ -1,0 +1,143 @@
+"""What a step does on CUDA or in a mixed-precision loop, as far as a CPU can tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jorge import Jorge, arrange
+from jorge.arrange import ParamSpec
+from jorge.methods import METHODS
+from jorge.options import Options
+from jorge.parameters import alike, widened
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((12, 8), (6, 4, 3, 3), (40, 6), (12,))]
+
+
+def give(params: list[nn.Parameter], step: int) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=generator)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+def test_a_step_inside_autocast_is_the_same_step(method: Any, grafting: Any) -> None:
+    plain, inside = parameters(), parameters()
+    optimizers = [Jorge(params, method=method, grafting=grafting, max_dim=32) for params in (plain, inside)]
+    for step in range(4):
+        for params, optimizer in zip((plain, inside), optimizers, strict=True):
+            give(params, step)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=params is inside):
+                optimizer.step()
+                assert torch.is_autocast_enabled("cpu") == (params is inside)
+    assert all(torch.equal(p, q) for p, q in zip(plain, inside, strict=True))
+
+
+def test_a_closure_inside_autocast_stays_there() -> None:
+    weight = nn.Parameter(torch.eye(4))
+    optimizer = Jorge([weight])
+
+    def closure() -> float:
+        loss = (weight @ weight).float().sum()
+        assert (weight @ weight).dtype == torch.bfloat16
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert optimizer.step(closure) == 4
+
+
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As in `torch.cuda.graph`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    return monkeypatch
+
+
+def test_a_capture_has_to_be_allowed(capturing: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    give(params, 0)
+    with pytest.raises(RuntimeError, match="capturable=True"):
+        Jorge(params).step()
+
+
+def test_what_would_make_the_state_in_a_capture_is_refused(capturing: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=torch.tensor(0.1), capturable=True)
+    give(params, 0)
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuntimeError, match="before the capture"):
+        optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        optimizer.step()
+    give(params, 1)
+    optimizer.step()
+    assert {entry["step"] for entry in optimizer.state.values()} == {2}
+    optimizer.state[params[0]]["momentum_buffer"] = torch.zeros(12, 8)
+    with pytest.raises(RuntimeError, match="before the capture"):
+        optimizer.step()
+
+
+def test_what_waits_cannot_be_captured() -> None:
+    with pytest.raises(ValueError, match="capturable=True and method='exact'"):
+        Jorge(parameters(), method="exact", capturable=True)
+
+
+def test_cuda_has_fewer_pieces() -> None:
+    specs = [ParamSpec((256, 2304), torch.float32), ParamSpec((512, 2048), torch.float32)] * 12
+    here, there = (arrange.arrange(specs, Options(lr=0.1), on_cuda=on_cuda) for on_cuda in (False, True))
+    assert len(there) == 1 < len(here)
+    assert all(stack.chunk == stack.count for stack in there[0].stacks)
+    small = arrange.arrange(specs * 40, Options(lr=0.1, workspace=0.1), on_cuda=True)
+    chunks = sum(-(-stack.count // stack.chunk) for work in small for stack in work.stacks)
+    assert 1 < chunks <= 4 + 2 * sum(len(work.stacks) for work in small)
+
+
+def test_pairs_are_listed_by_layout_and_dtype() -> None:
+    rooms = [torch.zeros(4, 3, 2, 2) for _ in range(4)] + [torch.zeros(5, 4, 1, 1)]
+    given: list[Tensor] = [torch.ones(4, 3, 2, 2), torch.ones(4, 3, 2, 2, dtype=torch.bfloat16)]
+    given += [torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.ones(4, 3, 2, 2)]
+    given += [torch.ones(5, 4, 1, 1).to(memory_format=torch.channels_last)]  # laid out as a contiguous one
+    lists = list(alike(rooms, given))
+    assert [len(first) for first, _ in lists] == [3, 1, 1]
+    for targets, sources in lists:
+        torch._foreach_copy_(targets, sources)
+    assert all((room == 1).all() for room in rooms)
+
+
+def test_widened_keeps_memory_formats() -> None:
+    last = torch.randn(4, 3, 2, 2, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
+    (wide,) = widened([last], torch.float32)
+    assert wide.dtype == torch.float32
+    assert wide.stride() == last.stride()
+    assert torch.equal(wide, last.float())
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence", "binomial"])
+@pytest.mark.parametrize("spike", [1.0, 100.0, 1e4])
+def test_a_spike_in_the_gradient_does_not_turn_roots_that_tf32_refreshes(method: Any, spike: float) -> None:
+    """One gradient that is far longer than the others, at step 50: refreshes in TF32 stay at the float64 ones."""
+    roots = []
+    for dtype, precision in ((torch.float64, None), (torch.float32, "tf32")):
+        generator = torch.Generator().manual_seed(0)
+        weight = nn.Parameter(torch.zeros(48, 32, dtype=dtype))
+        optimizer = Jorge([weight], lr=1e-2, method=method, matmul_precision=precision)  # type: ignore[arg-type]
+        rows, columns = (torch.logspace(0, -1.5, d, dtype=torch.float64) for d in weight.shape)
+        for step in range(80):
+            grad = torch.randn(48, 32, generator=generator, dtype=torch.float64) * columns
+            weight.grad = (1e-3 * grad * (spike if step == 50 else rows[:, None])).to(dtype)
+            optimizer.step()
+        roots.append([optimizer.state[weight][name].double() for name in ("left.0", "right.0")])
+    for exact, near in zip(*roots, strict=True):
+        assert (near - exact).norm() < 4e-3 * exact.norm()
