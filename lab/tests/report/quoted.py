@@ -17,6 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from jorge_lab.cost.gpu import tables
+from jorge_lab.cost.gpu.models import TRAININGS
+from jorge_lab.cost.harness import heading
 from jorge_lab.report.parts import Part, parts
 from jorge_lab.runs.records import read, task_info
 from jorge_lab.statistics.row import Row
@@ -295,10 +298,37 @@ def pruning() -> str:
     return table(heads, lines)
 
 
+def gpu() -> str:
+    """Of `gpu`."""
+    found = measured("gpu")
+    return "\n" + heading(found["environment"]) + "\n\n" + tables.report(found) + "\n\n"
+
+
+def gpu_claim() -> str:
+    """The sentence on the GPU at the top of the README."""
+    found = measured("gpu")
+    cost: dict[str, list[str]] = {"jorge": [], "muon": []}
+    for name in TRAININGS:
+        for row in found[f"iteration, {name}"]:
+            if row["optimizer"] in cost:
+                cost[row["optimizer"]].append(f"{row['to_baseline']:.2f}")
+    seconds = {row["optimizer"]: f"{row['seconds']:.1f}" for row in found["task"]}
+    (jorge, muon), device = cost.values(), found["environment"]["device"]
+    said = (
+        f"On one {device}, an iteration takes {jorge[0]} times fused SGD's (ResNet-50), {jorge[1]} (ViT-S) and "
+        f"{jorge[2]} (GPT-2 small) times fused AdamW's; with Muon {muon[0]}, {muon[1]} and {muon[2]}. A small "
+        f"transformer reaches AdamW's best loss after {seconds['jorge']} seconds there, AdamW after "
+        f"{seconds['adamw']}, Muon after {seconds['muon']}, in a single run ([all figures, and what is wrong](docs/notebook/gpu.md))."
+    )
+    return textwrap.fill(said, 120, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
 #: Page and marker → what stands between the markers.
 BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (README, "results"): results,
     (README, "claim"): claim,
+    (README, "gpu"): gpu_claim,
+    (NOTEBOOK / "gpu.md", "gpu"): gpu,
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,
     (NOTEBOOK / "comparison.md", "results"): all_results,
     (NOTEBOOK / "comparison.md", "price"): price,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from jorge import Jorge
 from jorge.methods import METHODS
 from jorge_lab.cost.contenders import LATE
-from jorge_lab.cost.gpu.optimizers import captured, interval, new_stream, settle
+from jorge_lab.cost.gpu.optimizers import captured, interval, kind_of, new_stream, settle
 from jorge_lab.cost.gpu.session import Session, first_line
 
 _SHAPES = {"linear": (96, 64), "kernel": (24, 16, 3, 3), "wide": (40, 300), "long": (520, 24), "bias": (96,)}
@@ -188,25 +189,55 @@ def graphs(session: Session) -> list[dict[str, Any]]:
     cases |= {"SGD's length": {"grafting": "sgd"}, "float32": {"matmul_precision": "float32"}}
     cases |= {"bfloat16": {"matmul_precision": "bfloat16"}}
     for name, options in cases.items():
-        ends = []
-        for replays in (False, True):
-            params = _weights(session.device, torch.float32)
-            lr = torch.tensor(1e-2, device=session.device)
-            optimizer = Jorge(params.items(), **{**_OPTIONS, "lr": lr, "capturable": True, **options})
-            for step in range(12):
-                _give(params, step)
-                optimizer.step()
-            settle(optimizer, LATE)
-            stepper: Any = captured(optimizer, session.device) if replays else optimizer
-            for step in range(7 * interval(optimizer) + 3):
-                if step == 10:
-                    lr.fill_(5e-3)
-                _give(params, 100 + step)
-                stepper.step()
-            ends.append(_values(params))
-            del stepper, optimizer
-        rows.append({"case": name, "apart": (apart := _apart(*ends)), "ok": apart <= 1e-4})
+        eager, replayed = (_history(session, options, replays=replays) for replays in (False, True))
+        apart = _apart(eager[-1].weights, replayed[-1].weights)
+        row: dict[str, Any] = {"case": name, "apart": apart, "ok": apart <= 1e-4}
+        if not row["ok"]:  # where to look
+            differ = (step for step, (a, b) in enumerate(zip(eager, replayed, strict=True)) if a.differing(b))
+            first = next(differ)
+            row["first"] = {"step": first, "kind": eager[first].kind, "what": eager[first].differing(replayed[first])}
+        rows.append(row)
     return rows
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """All that there is after a step of some kind, on the CPU."""
+
+    kind: str
+    weights: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+    def differing(self, other: _Moment) -> list[str]:
+        """Names of what is not the same to the bit."""
+        mine, others = self.weights | self.state, other.weights | other.state
+        return [name for name in mine if not torch.equal(mine[name], others[name])]
+
+
+def _history(session: Session, options: dict[str, Any], *, replays: bool) -> list[_Moment]:
+    """Steps past the warm-up, among them each kind: eagerly, or by replays."""
+    params = _weights(session.device, torch.float32)
+    lr = torch.tensor(1e-2, device=session.device)
+    optimizer = Jorge(params.items(), **{**_OPTIONS, "lr": lr, "capturable": True, **options})
+    for step in range(12):
+        _give(params, step)
+        optimizer.step()
+    settle(optimizer, LATE)
+    stepper: Any = captured(optimizer, session.device) if replays else optimizer
+    found = []
+    for step in range(7 * interval(optimizer) + 3):
+        if step == 10:
+            lr.fill_(5e-3)
+        _give(params, 100 + step)
+        stepper.step()
+        state = {
+            f"{name}.{key}": value.detach().cpu().clone()
+            for name, p in params.items()
+            for key, value in optimizer.state[p].items()
+            if isinstance(value, Tensor)
+        }
+        found.append(_Moment(kind_of(optimizer, LATE + step + 1), _values(params), state))
+    return found
 
 
 def loops(session: Session) -> list[dict[str, Any]]:

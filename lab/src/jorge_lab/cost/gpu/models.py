@@ -117,11 +117,13 @@ class Training:
         title: sizes and precisions, for the table.
         baseline: whose recipe it has.
         build: from whether it is tiny, on the device.
+        shape: the model and its input in full size, for torch's default device.
     """
 
     title: str
     baseline: Literal["sgd", "adamw"]
     build: Callable[[bool, torch.device], tuple[nn.Module, Loss]]
+    shape: Callable[[], tuple[nn.Module, Tensor]]
 
 
 def _loss(model: nn.Module, x: Tensor, y: Tensor, *, autocast: bool) -> Loss:
@@ -157,9 +159,24 @@ def _gpt2(tiny: bool, device: torch.device) -> tuple[nn.Module, Loss]:
 
 
 TRAININGS = {
-    "resnet50": Training("ResNet-50, batch 256 of 224 × 224, bfloat16 autocast, channels_last", "sgd", _resnet50),
-    "vit-s": Training("ViT-S/16, batch 256 of 224 × 224, bfloat16 autocast", "adamw", _vit),
-    "gpt2": Training("GPT-2 small, 32 × 1024 tokens, bfloat16 weights", "adamw", _gpt2),
+    "resnet50": Training(
+        "ResNet-50, batch 256 of 224 × 224, bfloat16 autocast, channels_last",
+        "sgd",
+        _resnet50,
+        lambda: (ResNet50(), torch.empty(256, 3, 224, 224)),
+    ),
+    "vit-s": Training(
+        "ViT-S/16, batch 256 of 224 × 224, bfloat16 autocast",
+        "adamw",
+        _vit,
+        lambda: (ViT(), torch.empty(256, 3, 224, 224)),
+    ),
+    "gpt2": Training(
+        "GPT-2 small, 32 × 1024 tokens, bfloat16 weights",
+        "adamw",
+        _gpt2,
+        lambda: (GPT().to(torch.bfloat16), torch.empty(32, 1024, dtype=torch.long)),
+    ),
 }
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
+from jorge.cost import estimate
 from jorge_lab.cost.gpu.models import TRAININGS
 from jorge_lab.cost.harness import table
 
+#: FLOPs in the time of a byte: TF32 on an H100.
+_BALANCE = 120.0
 _STEP = ["optimizer", "plain, ms", "refresh, ms", "mean, ms", "kernels, plain", "refresh", "host, ms", "peak, GB"]
 
 
@@ -17,7 +22,7 @@ def report(found: Mapping[str, Any]) -> str:
     for name, training in TRAININGS.items():
         rows = found.get(f"iteration, {name}")
         if rows is not None:
-            parts += [f"{training.title}: iteration", _or_reason(rows, _iterations)]
+            parts += [f"{training.title}: iteration", _or_reason(rows, _iterations), _predicted(name)]
         alone = [found[f"{kind}, {name}"] for kind in ("step", "captured") if f"{kind}, {name}" in found]
         if alone:
             listed = [row for rows in alone if isinstance(rows, list) for row in rows]
@@ -46,6 +51,17 @@ def failures(found: Mapping[str, Any]) -> list[str]:
             if row.get("ok") is False or "failed" in row:
                 lines.append(f"{section}: {row}")
     return lines
+
+
+def _predicted(name: str) -> str:
+    """What the cost model says of the iteration of `jorge`, at the balance of TF32 on an H100."""
+    training = TRAININGS[name]
+    with torch.device("meta"):
+        model, sample = training.shape()
+    grafting = "sgd" if training.baseline == "sgd" else "adam"
+    cost = estimate(model, sample_input=sample, balance=_BALANCE, grafting=grafting)
+    assert cost.overhead is not None
+    return f"`jorge cost` predicts {1 + cost.overhead:.3f} at a balance of {_BALANCE:.0f} FLOPs a byte."
 
 
 def _or_reason(rows: Any, make: Any) -> str:

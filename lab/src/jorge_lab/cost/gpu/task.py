@@ -8,7 +8,7 @@ from jorge_lab.cost.gpu.session import Session
 
 #: Its text is the standard library of the Python that runs it, so any machine has it.
 TASK = "python"
-OPTIMIZERS = ("adamw", "jorge", "muon", "shampoo")
+OPTIMIZERS = ("adamw", "jorge", "muon")
 
 
 def to_target(session: Session) -> list[dict[str, Any]]:

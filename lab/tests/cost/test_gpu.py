@@ -1,0 +1,121 @@
+"""The script for a GPU, in small on the CPU: every section runs, finds nothing wrong, and is kept as it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jorge import Jorge
+from jorge_lab.contenders.parts import as_matrix
+from jorge_lab.cost.contenders import LATE
+from jorge_lab.cost.gpu import __main__ as script
+from jorge_lab.cost.gpu import correctness, models, tables
+from jorge_lab.cost.gpu.optimizers import build, interval, kind_of, settle
+from jorge_lab.cost.gpu.session import Session
+from jorge_lab.cost.muon import with_adamw
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    return Session(CPU, 600, tmp_path / "gpu.json", tiny=True)
+
+
+def test_every_section_runs_and_finds_nothing_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gpu.json"
+    assert script.main(["--tiny", "--device", "cpu", "--out", str(out)]) == 0
+    found, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert tables.failures(found) == []
+    assert found["environment"]["tiny"]
+    for name in models.TRAININGS:
+        assert [row["optimizer"] for row in found[f"iteration, {name}"]] == ["sgd", "adamw", "muon", "jorge"]
+        assert {"plain_ms", "refresh_ms"} <= found[f"step, {name}"][3].keys()
+        assert {"plain_ms", "refresh_ms"} <= found[f"captured, {name}"][0].keys()
+    assert [row["optimizer"] for row in found["task"]] == ["adamw", "jorge"]
+    assert len(found["graphs"]) == 6
+    assert "not as it should be" not in printed
+    script.main(["--tables", str(out)])
+    assert capsys.readouterr().out == printed.removesuffix("\n")
+
+
+def test_a_section_that_fails_is_a_finding(session: Session) -> None:
+    def fails() -> None:
+        raise ValueError("no such kernel\nand more")
+
+    session.section("one", 1, fails)
+    session.section("two", 1, lambda: [{"case": "a", "ok": True}, {"case": "b", "ok": False}])
+    session.section("three", 1e6, list)
+    assert session.out is not None
+    kept = json.loads(session.out.read_text())
+    assert kept["one"] == {"failed": "ValueError: no such kernel"}
+    assert "are left" in kept["three"]["skipped"]
+    assert [line.split(":")[0] for line in tables.failures(kept)] == ["one", "two"]
+
+
+def test_replays_that_differ_say_where_first(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(optimizer: Jorge, device: torch.device) -> Any:
+        class Stepper:
+            taken = 0
+
+            def step(self) -> None:
+                self.taken += 1
+                if self.taken != 5:
+                    optimizer.step()
+
+        return Stepper()
+
+    monkeypatch.setattr(correctness, "captured", forgetful)
+    rows = correctness.graphs(session)
+    assert not any(row["ok"] for row in rows)
+    assert {(row["first"]["step"], row["first"]["kind"]) for row in rows} == {(4, "refresh")}
+    assert "linear" in rows[0]["first"]["what"]
+
+
+def test_full_sizes_are_those_of_the_names() -> None:
+    with torch.device("meta"):
+        counts = {name: sum(p.numel() for p in each.shape()[0].parameters()) for name, each in models.TRAININGS.items()}
+    assert counts == {"resnet50": 25_557_032, "vit-s": 22_050_664, "gpt2": 124_439_808}
+
+
+def test_kinds_are_those_of_the_schedule() -> None:
+    model, loss = models.build("vit-s", True, CPU)
+    loss().backward()  # type: ignore[no-untyped-call]
+    optimizer = build("jorge", model, "adamw", CPU).optimizer
+    assert isinstance(optimizer, Jorge)
+    kinds = [kind_of(optimizer, LATE + step) for step in range(1, 7 * interval(optimizer) + 1)]
+    assert kinds.count("plain") == 28
+    assert kinds.count("refresh") == 6
+    assert kinds.count("damped") == 1
+    settle(optimizer, 17)
+    assert {entry["step"] for entry in optimizer.state.values()} == {17}
+
+
+def test_muon_takes_kernels_in_channels_last_as_it_takes_others() -> None:
+    ends = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        hidden = nn.Conv2d(8, 8, 3, bias=False)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), hidden)
+        model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        weight = hidden.weight
+        assert isinstance(weight, nn.Parameter)
+        assert as_matrix(weight).data_ptr() == weight.data_ptr()
+        optimizer = with_adamw(list(model.named_parameters()), torch.optim.Muon, 0.1)
+        model(torch.ones(1, 3, 8, 8).to(memory_format=memory_format)).square().sum().backward()
+        before = hidden.weight.detach().clone()
+        optimizer.step()
+        ends.append(hidden.weight.detach() - before)
+    assert torch.allclose(ends[0], ends[1], atol=2e-3)
+    assert ends[0].abs().max() > 0.01
+
+
+def test_without_a_gpu_only_the_small_form_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["--device", "cpu"])
+    assert "--tiny" in capsys.readouterr().err
