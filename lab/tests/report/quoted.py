@@ -318,7 +318,8 @@ def gpu_claim() -> str:
         f"On one {device}, an iteration takes {jorge[0]} times fused SGD's (ResNet-50), {jorge[1]} (ViT-S) and "
         f"{jorge[2]} (GPT-2 small) times fused AdamW's; with Muon {muon[0]}, {muon[1]} and {muon[2]}. A small "
         f"transformer reaches AdamW's best loss after {seconds['jorge']} seconds there, AdamW after "
-        f"{seconds['adamw']}, Muon after {seconds['muon']}, in a single run ([all figures, and what is wrong](docs/notebook/gpu.md))."
+        f"{seconds['adamw']}, Muon after {seconds['muon']}, in a single run "
+        f"([all figures, and what is wrong](docs/notebook/gpu.md))."
     )
     return textwrap.fill(said, 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
