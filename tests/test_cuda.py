@@ -89,6 +89,34 @@ def test_what_would_make_the_state_in_a_capture_is_refused(capturing: pytest.Mon
         optimizer.step()
 
 
+def test_what_a_graph_reads_stays_where_it_is() -> None:
+    """The learning rate, too: torch puts another tensor into the group at a load."""
+    params, lr = parameters(), torch.tensor(0.1)
+    optimizer = Jorge(params, lr=lr, capturable=True)
+    give(params, 0)
+    optimizer.step()
+
+    def places() -> list[int]:
+        state = [v.data_ptr() for entry in optimizer.state.values() for v in entry.values() if isinstance(v, Tensor)]
+        return [optimizer.param_groups[0]["lr"].data_ptr(), *state]
+
+    before, saved = places(), optimizer.state_dict()
+    lr.fill_(0.2)
+    give(params, 1)
+    optimizer.step()
+    optimizer.load_state_dict(saved)
+    assert places() == before
+    assert optimizer.param_groups[0]["lr"] is lr
+    assert lr == torch.tensor(0.1)
+    lr.fill_(0.0)
+    kept = [p.detach().clone() for p in params]
+    give(params, 2)
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, kept, strict=True))
+    optimizer.load_state_dict(Jorge(parameters(), lr=0.3).state_dict() | {"state": saved["state"]})
+    assert optimizer.param_groups[0]["lr"] == 0.3
+
+
 def test_what_waits_cannot_be_captured() -> None:
     with pytest.raises(ValueError, match="capturable=True and method='exact'"):
         Jorge(parameters(), method="exact", capturable=True)

@@ -278,11 +278,14 @@ class Jorge(torch.optim.Optimizer):
         """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked."""
         packed = super().state_dict()
         packed["state"] = {key: _owned(value) for key, value in packed["state"].items()}
+        packed["param_groups"] = [_owned(group) for group in packed["param_groups"]]
         return packed
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; dtypes and devices of the state are kept right, and a failed call changes nothing.
+
+        Tensors that are there, of the state and of a learning rate, take the values over and stay where they are.
 
         Raises:
             ValueError: groups that do not match, a state of another layout or version.
@@ -310,6 +313,11 @@ class Jorge(torch.optim.Optimizer):
         incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
         before = self.__dict__.get("param_groups", [])
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
+        for group, mine in zip(self.param_groups, before, strict=False):
+            if isinstance(group["lr"], Tensor) and isinstance(mine["lr"], Tensor):
+                # A captured graph reads it at its address, and who made it changes it there.
+                mine["lr"].copy_(group["lr"])
+                group["lr"] = mine["lr"]
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
                 if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
@@ -321,7 +329,7 @@ class Jorge(torch.optim.Optimizer):
 
 
 def _owned(entry: Any) -> Any:
-    """A copy of an entry of the state whose tensors own their memory."""
+    """A copy of an entry of the state, or of a saved group, whose tensors own their memory."""
     if not isinstance(entry, dict):
         return entry
     return {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry.items()}

@@ -22,6 +22,8 @@ from torch import Tensor
 
 import jorge.step
 from jorge import grafting, parameters, routing
+from jorge.methods import Method, State
+from jorge.options import Options
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.records import read, setting
@@ -53,6 +55,9 @@ class Hypothesis:
         scheduled_decay: whether the decay follows the schedule of the lr once more, from its highest lr on.
         kernels: whether kernels of several taps count as linear maps.
         keep_norms: whether each matrix keeps the norm that it has at the start.
+        staleness: how much more damping a refresh applies for what the last one changed of the preconditioners, of
+            their length.
+        skip_below: blocks of whose preconditioners the last refresh changed less than this leave out the next.
     """
 
     says: str
@@ -64,6 +69,8 @@ class Hypothesis:
     scheduled_decay: bool = False
     kernels: bool = False
     keep_norms: bool = False
+    staleness: float = 0.0
+    skip_below: float = 0.0
 
 
 def _matrix(tensor: Tensor) -> Tensor:
@@ -132,13 +139,49 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "cautious decay": Hypothesis("decay only where the update shrinks the weight", decay=_cautious),
     "scheduled decay": Hypothesis("decay by the square of the schedule", scheduled_decay=True),
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
+    "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
+    "skipped": Hypothesis("refreshes left out where the last one changed less than 2 %", skip_below=0.02),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
 
 
+class _Refreshes:
+    """Refreshes in whose place others are made, by what the last one changed of each block."""
+
+    def __init__(self, hypothesis: Hypothesis) -> None:
+        self._hypothesis, self._refresh = hypothesis, jorge.step.refresh_blocks
+        self._changes: dict[tuple[int, int], Tensor] = {}
+        self.asked = self.skipped = 0
+
+    def __call__(self, method: Method, state: State, grads: Tensor, where: slice, options: Options, *rest: Any) -> None:
+        """Refresh some blocks of a stack."""
+        key = (state["refreshes"].data_ptr(), where.start)
+        before = {name: tensor[where].clone() for name, tensor in state.items()}
+        last = self._changes.get(key, torch.full((len(before["refreshes"]),), torch.inf))
+        if self._hypothesis.staleness and last.isfinite().all():
+            more = 1 + self._hypothesis.staleness * last.mean().item()
+            options = options.replace(damping=options.damping * more)
+        self._refresh(method, state, grads, where, options, *rest)
+        change = torch.stack([_relative(state[side][where], before[side]) for side in ("left", "right")]).amax(0)
+        resting = last < self._hypothesis.skip_below
+        for name, old in before.items():
+            now = state[name][where]
+            torch.where(resting.view(-1, *(1,) * (now.dim() - 1)), old, now, out=now)
+        self._changes[key] = torch.where(resting, torch.inf, change)
+        self.asked += len(resting)
+        self.skipped += int(resting.sum())
+
+
+def _relative(new: Tensor, old: Tensor) -> Tensor:
+    """How much each block has changed, of its length."""
+    change: Tensor = (new - old).flatten(1).norm(dim=1) / old.flatten(1).norm(dim=1)
+    return change
+
+
 @contextmanager
-def changed(hypothesis: Hypothesis) -> Iterator[None]:
+def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
     """Jorge's step is the changed one inside; for one optimizer, whose whole training is inside."""
+    refreshes = _Refreshes(hypothesis)
     norms: dict[int, Tensor] = {}
     highest = 0.0
     momentum, move, ratios = jorge.step._momentum, parameters.move, grafting.ratios
@@ -184,7 +227,9 @@ def changed(hypothesis: Hypothesis) -> Iterator[None]:
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
         stack.enter_context(patch.object(jorge.step, "move", changed_move))
-        yield
+        if hypothesis.staleness or hypothesis.skip_below:
+            stack.enter_context(patch.object(jorge.step, "refresh_blocks", refreshes))
+        yield refreshes
 
 
 def run(task: Task, name: str, seed: int) -> Record:
@@ -197,10 +242,11 @@ def run(task: Task, name: str, seed: int) -> Record:
         raise ValueError(f"{task.name} has no recipe for AdamW, whose step length is changed here")
     hypothesis, usual = HYPOTHESES[name], CONTENDERS["jorge"]
     contender = replace(usual, options=lambda t, s: {**usual.options(t, s), **hypothesis.options})
-    with changed(hypothesis):
+    with changed(hypothesis) as refreshes:
         record = train(task, contender, seed, task.steps, task.load(), lambda *_: None)
     kept = ("task", "size", "seed", "steps", "diverged_at", "losses", "environment", "task_info")
-    return {"hypothesis": name, **{key: record[key] for key in kept}}
+    skipped = {"skipped": refreshes.skipped / refreshes.asked} if refreshes.skipped else {}
+    return {"hypothesis": name, **skipped, **{key: record[key] for key in kept}}
 
 
 def _work(task: str, name: str, seed: int, size: Any) -> Record:
