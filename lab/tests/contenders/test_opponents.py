@@ -17,10 +17,12 @@ from jorge.options import Options as JorgeOptions
 from jorge.transfer import lr_factor
 from jorge_lab.contenders import (
     CONTENDERS,
+    NEUTRAL,
     Contender,
     Setting,
     UnsuitableError,
     contender,
+    same_settings,
     settings,
     state_bytes,
     tuned,
@@ -312,3 +314,17 @@ for name, contender in CONTENDERS.items():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=200)
     assert result.returncode == 0, result.stderr
     assert "adamw" in result.stdout
+
+
+def test_settings_stay_the_same_when_neutral_options_come_and_go() -> None:
+    weight = torch.nn.Parameter(torch.ones(3, 3))
+    now = settings(Jorge([weight], lr=0.1))
+    earlier = {name: value for name, value in now.items() if name not in NEUTRAL} | {"fused": False}
+    assert same_settings(now, now)
+    assert same_settings(earlier, now)
+    assert same_settings(now, earlier)
+    assert not same_settings(earlier | {"fused": True}, now)
+    assert not same_settings(earlier, now | {"fused": True})
+    assert not same_settings({name: value for name, value in now.items() if name != "graft_memory"}, now)
+    assert not same_settings(now | {"lr": 0.2}, now)
+    assert not same_settings(now, now | {"no option": None})

@@ -5,18 +5,29 @@ Every one is built from a task's first-order recipe by a rule that its options s
 """
 
 from jorge_lab.contenders import first_order, heavyball, muon, natural_gradient, ours, pytorch_optimizer
-from jorge_lab.contenders.contender import SETTINGS, Built, Contender, Setting, UnsuitableError, settings
+from jorge_lab.contenders.contender import (
+    NEUTRAL,
+    SETTINGS,
+    Built,
+    Contender,
+    Setting,
+    UnsuitableError,
+    same_settings,
+    settings,
+)
 from jorge_lab.contenders.ours import variant
 from jorge_lab.contenders.state import restore, state_bytes
 
 __all__ = [
     "CONTENDERS",
+    "NEUTRAL",
     "SETTINGS",
     "Built",
     "Contender",
     "Setting",
     "UnsuitableError",
     "restore",
+    "same_settings",
     "settings",
     "state_bytes",
     "variant",

@@ -23,6 +23,10 @@ from jorge_lab.tasks.task import Task
 Setting = Literal["transferred", "tuned", "default"]
 SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 
+#: Jorge's options that came after records were made, or went since then, and without which it is what it was.
+NEUTRAL = frozenset({"fused", "compile_step"})
+_MISSING = object()
+
 Options = dict[str, Any]
 Built = tuple[torch.optim.Optimizer, LambdaLR]
 Make = Callable[[Task, nn.Module, int, Options], Built]
@@ -145,8 +149,14 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     hidden = {"params", "param_names", "initial_lr", "state_version"}
     group = dict(optimizer.param_groups[0])
     group["lr"] = group.get("initial_lr", group["lr"])
-    return {
-        name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
-        for name, value in sorted(group.items())
-        if name not in hidden
-    }
+    return {name: _plain(value) for name, value in sorted(group.items()) if name not in hidden}
+
+
+def same_settings(recorded: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether a run was trained with the settings of now, but for options that change nothing where they are off."""
+    neutral = {name for name in NEUTRAL if not recorded.get(name) and not now.get(name)}
+    return all(recorded.get(name, _MISSING) == now.get(name, _MISSING) for name in (recorded | now).keys() - neutral)
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
