@@ -189,7 +189,7 @@ def test_a_step_does_not_hang_on_torchs_default_device_and_dtype(monkeypatch: py
     ends = []
     for device, dtype in (("cpu", torch.float32), ("meta", torch.bfloat16)):
         params = parameters()
-        optimizer = Jorge(params, lr=0.05, interval=4, warmup_refreshes=0, fused=True)
+        optimizer = Jorge(params, lr=0.05, interval=4, warmup_refreshes=0, compile_step=True)
         torch.set_default_dtype(dtype)
         try:
             for step in range(60):
@@ -204,7 +204,7 @@ def test_a_step_does_not_hang_on_torchs_default_device_and_dtype(monkeypatch: py
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_workspace_and_fused_may_change_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workspace_and_compile_step_may_change_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state moves in memory, and training goes on."""
     monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     used: list[int] = []
@@ -217,12 +217,12 @@ def test_workspace_and_fused_may_change_in_training(monkeypatch: pytest.MonkeyPa
     params, plain = parameters(torch.float64), parameters(torch.float64)
     optimizer, other = Jorge(params, lr=0.05, workspace=0.5), Jorge(plain, lr=0.05)
     sets = []
-    for change in ({}, {"workspace": None}, {"fused": True}, {"fused": False, "workspace": 0.5}):
+    for change in ({}, {"workspace": None}, {"compile_step": True}, {"compile_step": False, "workspace": 0.5}):
         optimizer.param_groups[0].update(change)
         before = len(used)
         for some, mine in ((optimizer, params), (other, plain)):
             train(some, mine, 4)
-        options = {name: optimizer.param_groups[0][name] for name in ("workspace", "fused")}
+        options = {name: optimizer.param_groups[0][name] for name in ("workspace", "compile_step")}
         sets.append((len(work_sets(params, **options)), len(used) - before))
         assert close(params, plain)
     assert [count for count, _ in sets[1:3]] == [1, 1]
@@ -245,10 +245,10 @@ def test_options_are_checked_when_they_change(name: str, value: Any) -> None:
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
 
 
-def test_fused_and_stagger_are_refused_later_too() -> None:
+def test_compile_step_and_stagger_are_refused_later_too() -> None:
     params = parameters()
     optimizer = Jorge(params, lr=0.05, stagger=True)
-    optimizer.param_groups[0]["fused"] = True
+    optimizer.param_groups[0]["compile_step"] = True
     with pytest.raises(ValueError, match="exclude"):
         train(optimizer, params, 1)
 
@@ -268,7 +268,7 @@ def test_matmul_precision_is_that_of_refresh_and_direction(precision: Any) -> No
 @pytest.mark.parametrize(
     "graft", [{"grafting": "sgd"}, {"grafting": "adam", "nesterov": True, "beta2_decay": -0.8}], ids=["sgd", "adam"]
 )
-def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None:
+def test_compile_step_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None:
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -280,7 +280,7 @@ def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None
     options: dict[str, Any] = {"lr": 0.05, "interval": 3, "warmup_refreshes": 11, "weight_decay": 0.01, **graft}
     pairs = []
     for params, flag in ((plain, False), (fused, True)):
-        optimizer = Jorge(params, fused=flag, **options)
+        optimizer = Jorge(params, compile_step=flag, **options)
         pairs.append((optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=40)))
     # Refreshes of four, three, two substeps and one, steps without, and a refresh that is damped; the weights of
     # refreshes at the gaps 2 and 3 are others, and lr and momentum change at each step.
@@ -296,8 +296,8 @@ def test_fused_is_one_graph_for_each_kind_of_step(graft: dict[str, Any]) -> None
     assert not counters["graph_break"]
 
 
-def test_fused_cannot_be_staggered_or_switch_tf32() -> None:
+def test_compile_step_cannot_be_staggered_or_switch_tf32() -> None:
     with pytest.raises(ValueError, match=r"stagger=True exclude"):
-        Jorge(parameters(), lr=0.1, fused=True, stagger=True)
+        Jorge(parameters(), lr=0.1, compile_step=True, stagger=True)
     with pytest.raises(ValueError, match=r"set_float32_matmul_precision"):
-        Jorge(parameters(), lr=0.1, fused=True, matmul_precision=(None, "tf32"))
+        Jorge(parameters(), lr=0.1, compile_step=True, matmul_precision=(None, "tf32"))

@@ -55,9 +55,14 @@ def test_values_out_of_range(options: dict[str, Any], says: str) -> None:
 
 def test_unknown_options() -> None:
     with pytest.raises(TypeError, match="momentun"):
-        Jorge([weight()], lr=0.1, momentun=0.9)  # type: ignore[call-arg]
+        Jorge([weight()], lr=0.1, momentun=0.9)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"param group 0: unknown option 'intervall'; did you mean 'interval'"):
         Jorge([{"params": [weight()], "intervall": 5}], lr=0.1)
+    optimizer = Jorge([weight()])
+    saved = optimizer.state_dict()
+    saved["param_groups"][0]["weight_deacy"] = 0.1
+    with pytest.raises(TypeError, match="did you mean 'weight_decay'"):
+        optimizer.load_state_dict(saved)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "preconditioner_dtype": (torch.bfloat16, torch.float16),
     "matmul_precision": (("tf32", "bfloat16"), "fp8"),
     "stagger": (True, "yes"),
-    "fused": (True, None),
+    "compile_step": (True, None),
     "workspace": (None, 0.0),
     "maximize": (True, 1),
     "capturable": (True, 0),
@@ -80,7 +80,8 @@ def weight() -> nn.Parameter:
 
 
 def test_the_constructor_has_just_these_options_and_defaults() -> None:
-    parameters = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
+    *parameters, words = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
+    assert words.kind is words.VAR_KEYWORD  # torch's for how a step is computed
     assert [p.name for p in parameters] == list(FIELDS) == list(OTHERS)
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["lr"]
     for p in parameters:
@@ -176,7 +177,7 @@ def test_a_command_line_may_say_them(name: str) -> None:
 
     assert checks.parse(name, text(good)) == good
     assert checks.parse(name, text(DEFAULTS[name])) == DEFAULTS[name]
-    if name not in ("fused",):  # of which None is refused in words of its own
+    if name not in ("compile_step",):  # of which None is refused in words of its own
         with pytest.raises(ValueError, match=rf"{name} must be"):
             checks.parse(name, text(bad))
     with pytest.raises(TypeError, match="did you mean 'interval'"):
@@ -211,7 +212,7 @@ def test_what_shapes_the_state_cannot_change_and_all_else_may(name: str) -> None
     optimizer = Jorge([p], lr=0.1)
     p.grad = torch.ones(4, 4)
     optimizer.step()
-    if name == "fused":
+    if name == "compile_step":
         return  # compiled, in tests/test_arrange.py
     optimizer.param_groups[0][name] = value
     if name in SHAPING:

@@ -195,7 +195,7 @@ def test_a_compiled_step_is_one_work_set_whatever_the_workspace(monkeypatch: pyt
     monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     specs = [ParamSpec((d, 8), torch.float32) for d in range(4, 24)]
     assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1))) > 3
-    assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1, fused=True))) == 1
+    assert len(arrange.arrange(specs, Options(lr=0.1, workspace=0.1, compile_step=True))) == 1
 
 
 def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
@@ -228,7 +228,7 @@ def test_compiled_numbers_are_as_exact_as_the_parameters(monkeypatch: pytest.Mon
     ends = []
     for fused in (False, True):
         params = parameters((6, 4), (5,))
-        optimizer = Jorge(params, lr=0.1, momentum=0.7, weight_decay=0.3, fused=fused)
+        optimizer = Jorge(params, lr=0.1, momentum=0.7, weight_decay=0.3, compile_step=fused)
         train(optimizer, params, 5)
         ends.append(params)
     assert all(torch.allclose(p, q, rtol=1e-12, atol=1e-14) for p, q in zip(*ends, strict=True))

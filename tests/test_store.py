@@ -687,3 +687,22 @@ def test_zero_redundancy_optimizer_saves_and_loads() -> None:
         dist.destroy_process_group()
     assert same(ends["resumed"], ends["undisturbed"])
     assert not same(ends["cold"], ends["undisturbed"])
+
+
+def test_what_frameworks_keep_in_groups_is_kept_saved_and_loaded() -> None:
+    """timm's layer decay, torchtitan's words, schedulers' and others' keys."""
+    theirs = {"lr_scale": 0.5, "use_fallback": True, "lr_multiplier": 1.0, "rho": 0.05, "lr_mult": 2, "name": "body"}
+    params, others = parameters(), parameters()
+    optimizer = Jorge([{"params": params, **theirs}], foreach=True, fused=True)
+    optimizer.param_groups[0]["max_momentum"] = 0.95
+    train(optimizer, params, 2, seed=2)
+    saved = optimizer.state_dict()
+    for other in (Jorge([{"params": others}]), Jorge([{"params": others, **theirs}], foreach=False)):
+        other.load_state_dict(saved)
+        train(other, others, 1, seed=7)
+        kept = other.param_groups[0]
+        assert theirs.items() <= kept.items()
+        assert (kept["foreach"], kept["fused"], kept["max_momentum"]) == (True, True, 0.95)
+    assert not optimizer.param_groups[0]["compile_step"]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))], "lr_scale": 0.1})
+    assert optimizer.param_groups[1]["lr_scale"] == 0.1

@@ -148,7 +148,9 @@ def test_names_are_kept_and_unknown_keys_are_listed(capsys: pytest.CaptureFixtur
     group: dict[str, Any] = {"params": params(), "name": "decoder", "lr_scale": 0.5}
     optimizer, _ = Jorge.from_sgd(torch.optim.SGD([group], lr=0.1), schedule="keep", explain=True)
     assert optimizer.param_groups[0]["name"] == "decoder"
-    assert "left out: Jorge has no such option" in capsys.readouterr().out
+    assert "kept for the program that set it" in capsys.readouterr().out
+    with pytest.raises(TypeError, match="unknown option 'lr_scales'"):
+        Jorge.from_sgd(torch.optim.SGD([group], lr=0.1), schedule="keep", lr_scales=0.5)
 
 
 def test_groups_with_another_momentum_keep_it() -> None:
@@ -172,3 +174,15 @@ def test_groups_with_another_momentum_keep_it() -> None:
 def test_schedules_that_do_not_fit(options: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Jorge.from_sgd(torch.optim.SGD(params(), lr=0.1), **options)  # type: ignore[arg-type]
+
+
+def test_keys_of_the_training_program_are_carried_over(capsys: pytest.CaptureFixture[str]) -> None:
+    """timm multiplies each group's lr by `lr_scale` at every step of its schedule."""
+    weight = nn.Parameter(torch.ones(3, 3))
+    pairs: list[tuple[Any, Any]] = [(torch.optim.AdamW, Jorge.from_adamw), (torch.optim.SGD, Jorge.from_sgd)]
+    for make, convert in pairs:
+        theirs = make([{"params": [weight], "lr_scale": 0.3, "name": "head", "use_fallback": False}], lr=0.1)
+        optimizer, _ = convert(theirs, schedule="keep", explain=True)
+        group = optimizer.param_groups[0]
+        assert (group["lr_scale"], group["name"], group["use_fallback"]) == (0.3, "head", False)
+        assert "lr_scale" in capsys.readouterr().out

@@ -143,7 +143,7 @@ def arrange(specs: Sequence[ParamSpec], options: Options, *, on_cuda: bool = Fal
     total = sum(map(_nbytes, specs))
     smallest, pieces = (SMALLEST_WORKSPACE_CUDA, _PIECES_CUDA) if on_cuda else (SMALLEST_WORKSPACE, _PIECES)
     budget = max(smallest, options.workspace * total) if options.workspace else math.inf
-    if options.fused:
+    if options.compile_step:
         budget = math.inf  # one graph a group and dtype; the compiler plans the memory
     most = budget * _WORK_SET_SHARE
     found = [_work_set(groups, options) for groups in _filled(_shape_groups(specs, options, most), most)]

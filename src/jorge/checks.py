@@ -14,9 +14,8 @@ from torch import Tensor
 from jorge.methods import METHODS
 from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule
 
-#: Keys that torch and its schedulers put into param groups, beside the options.
-_TORCH_KEYS = {"params", "param_names", "name", "initial_lr", "differentiable", "state_version"}
-_TORCH_KEYS |= {"max_lr", "min_lr", "base_momentum", "max_momentum", "swa_lr"}
+#: How like an option's name a key must be to be a typo, by difflib's ratio: `weight_deacy`, not `max_momentum`.
+_NEAR = 0.85
 
 
 def wants(name: str) -> str:
@@ -42,8 +41,8 @@ def check(values: Mapping[str, Any], where: str) -> None:
             f"{where}: state_version must be {STATE_VERSION}, the layout that this version of jorge reads, got "
             f"{values['state_version']!r}; convert the checkpoint or use the version that wrote it"
         )
-    if values.get("fused") and values.get("stagger"):
-        raise ValueError(f"{where}: fused=True and stagger=True exclude each other: every part would be a graph")
+    if values.get("compile_step") and values.get("stagger"):
+        raise ValueError(f"{where}: compile_step=True and stagger=True exclude each other: every part would be a graph")
     method = values.get("method", DEFAULTS["method"])
     if values.get("capturable") and METHODS[method].waits:
         raise ValueError(
@@ -51,24 +50,38 @@ def check(values: Mapping[str, Any], where: str) -> None:
         )
     precisions = values.get("matmul_precision")
     switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
-    if values.get("fused") and switched:
+    if values.get("compile_step") and switched:
         raise ValueError(
-            f"{where}: fused=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
+            f"{where}: compile_step=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
             "torch.set_float32_matmul_precision() for the whole program"
         )
 
 
 def check_known(keys: Iterable[str], where: str) -> None:
-    """Refuse keys that are neither an option nor torch's own, with the nearest option as a suggestion.
+    """Refuse keys that are no option, with the nearest one as a suggestion.
 
     Raises:
         TypeError: with the key and the suggestion.
     """
     for key in keys:
-        if key not in FIELDS and key not in _TORCH_KEYS:
+        if key not in FIELDS:
             near = difflib.get_close_matches(key, FIELDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(FIELDS)}"
             raise TypeError(f"{where}: unknown option {key!r}; {hint}")
+
+
+def check_typos(keys: Iterable[str], where: str) -> None:
+    """Refuse keys of a param group that are an option's name, nearly. Others are their owner's, and are kept.
+
+    Frameworks keep what they need in groups: `lr_scale`, `use_fallback`, `foreach`, `max_lr`.
+
+    Raises:
+        TypeError: with the key and the option.
+    """
+    for key in keys:
+        near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=_NEAR) if isinstance(key, str) else []
+        if near and key not in FIELDS:
+            raise TypeError(f"{where}: unknown option {key!r}; did you mean {near[0]!r}?")
 
 
 #: What a word on a command line stands for, in whichever case.

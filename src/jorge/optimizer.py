@@ -25,6 +25,10 @@ from jorge.trace import Trace
 __all__ = ["Jorge"]
 
 
+#: Torch's words for how a step is computed.
+_IMPLEMENTATION = {"foreach", "fused", "differentiable"}
+
+
 class Jorge(torch.optim.Optimizer):
     r"""Second-order optimizer that tracks inverse roots by matrix products, for recipes tuned for SGD or AdamW.
 
@@ -56,9 +60,15 @@ class Jorge(torch.optim.Optimizer):
 
     Further options:
         {others}
+        implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
+            build any optimizer pass them; they are kept in the groups and change nothing.
+
+    A param group keeps whatever else its owner or a framework puts into it, and so does a checkpoint. A key that is
+    nearly the name of an option is refused as a typo.
 
     Raises:
-        TypeError: parameters that are not real floating-point dense tensors; unknown options.
+        TypeError: parameters that are not real floating-point dense tensors; unknown options, also nearly known ones in
+            groups.
         ValueError: values out of range, duplicate parameters, no parameters.
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
@@ -114,17 +124,21 @@ class Jorge(torch.optim.Optimizer):
         preconditioner_dtype: torch.dtype | None = None,
         matmul_precision: Precision | tuple[Precision, Precision] = None,
         stagger: bool = False,
-        fused: bool = False,
+        compile_step: bool = False,
         workspace: float | None = 1.0,
         maximize: bool = False,
         capturable: bool = False,
+        **implementation: bool | None,
     ) -> None:
         given = locals()
         defaults = {name: given[name] for name in options.FIELDS}
+        checks.check_known(implementation.keys() - _IMPLEMENTATION, "the constructor's arguments")
         checks.check(defaults, "the constructor's arguments")
         self._store = Store()
         self._read: dict[int, tuple[list[Any], Options]] = {}
-        super().__init__(validation.listed(params), {**defaults, "state_version": options.STATE_VERSION})
+        super().__init__(
+            validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
+        )
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         if grafting == "sgd":
@@ -208,13 +222,13 @@ class Jorge(torch.optim.Optimizer):
         """Add a group of parameters, as in torch; a failed call leaves the optimizer as it was.
 
         Raises:
-            TypeError: parameters that are not real floating-point dense tensors; unknown options.
+            TypeError: parameters that are not real floating-point dense tensors; a key that is nearly an option's name.
             ValueError: values out of range, duplicate parameters.
         """
         group = dict(param_group) if isinstance(param_group, dict) else param_group
         validation.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
         where = f"param group {len(self.param_groups)}"
-        checks.check_known(group, where)
+        checks.check_typos(group, where)
         if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
             group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
         checks.check({**self.defaults, **group}, where)

@@ -304,7 +304,7 @@ class Options:
         "refresh an `interval`-th part of the blocks at every step, instead of all at every `interval`-th, so that no "
         "step is slow.",
     )
-    fused: bool = _option(
+    compile_step: bool = _option(
         False,
         _flag,
         "True or False",

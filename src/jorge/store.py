@@ -83,7 +83,7 @@ class GroupState:
             for group, mine in zip(work.groups, self.grads[-1], strict=True):
                 slots.update((place, (mine, i)) for i, place in enumerate(group.places))
         self._slots = [slots[place] for place in range(len(self.params))]
-        self.compiled = CompiledSteps(self.device, wide) if self.options.fused else None
+        self.compiled = CompiledSteps(self.device, wide) if self.options.compile_step else None
 
     def _owning(self, work: WorkSet) -> WorkSet:
         return replace(work, stacks=tuple(replace(each, owned=self.exchange.owned(each)) for each in work.stacks))

@@ -165,8 +165,8 @@ def build(
     if "params" in overrides:
         raise TypeError("params come from the optimizer that is transferred: use add_param_group() for more")
     groups = [{**group, **overrides} for group in recipe.groups]
-    first = {name: value for name, value in groups[0].items() if name not in ("params", "lr", "name")}
-    optimizer = kind(groups, groups[0]["lr"], **first)
+    first = {name: value for name, value in groups[0].items() if name in DEFAULTS and name != "lr"} | overrides
+    optimizer = kind(groups, **{"lr": groups[0]["lr"], **first})
     if explain:
         print(recipe)
         print(explain_schedule(schedule, total_steps, warmup_steps))
@@ -205,12 +205,10 @@ def _finish(
     lines.insert(0, Line(index, "lr", _show(lr), _show(lr), rule))
     rule = "left out: it chooses torch's implementation, not a result"
     lines += [Line(index, name, str(group[name]), "–", rule) for name in dropped if group.get(name)]
-    if "name" in group:
-        options["name"] = group["name"]
-        lines.append(Line(index, "name", str(group["name"]), str(group["name"]), "same"))
     seen = {line.option for line in lines} | {"params", "param_names", "initial_lr", *_ELSEWHERE, *dropped}
-    rule = "left out: Jorge has no such option"
-    lines += [Line(index, key, str(group[key]), "–", rule) for key in group if key not in seen]
+    for key in [key for key in group if key not in seen]:  # of the training program, such as `lr_scale`
+        options[key] = group[key]
+        lines.append(Line(index, key, str(group[key]), str(group[key]), "same: kept for the program that set it"))
     names = group.get("param_names")
     params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
     recipe.groups.append({"params": params, **options})

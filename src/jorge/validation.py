@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jorge.checks import check, check_known
+from jorge.checks import check, check_typos
 from jorge.options import Group, Options
 from jorge.routing import COMPUTE_DTYPES, layout
 
@@ -207,7 +207,7 @@ def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> Non
         if "state_version" not in theirs:
             raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
         where = f"saved param group {index}"
-        check_known([key for key in theirs if key not in mine], where)
+        check_typos([key for key in theirs if key not in mine], where)
         check({**mine, **theirs}, where)
 
 

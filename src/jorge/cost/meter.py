@@ -43,7 +43,7 @@ class Rehearsal:
     """The optimizer itself on parameters and gradients without memory, to count its steps.
 
     Products count without `matmul_precision`, which would be emulated on the meta device, and the step as it is
-    before `fused` compiles it.
+    before `compile_step` compiles it.
 
     Args:
         weights: the parameters.
@@ -55,7 +55,8 @@ class Rehearsal:
         self._params = [torch.empty_like(w.tensor).requires_grad_() for w in weights if w.tensor.numel()]
         self._optimizer: Jorge | None = None
         if self._params:
-            values = {name: getattr(options, name) for name in FIELDS} | {"matmul_precision": None, "fused": False}
+            values = {name: getattr(options, name) for name in FIELDS}
+            values |= {"matmul_precision": None, "compile_step": False}
             self._optimizer = Jorge(self._params, **values)
             self._count(1)  # makes the state
 

@@ -23,8 +23,8 @@ from jorge_lab.tasks.task import Task
 Setting = Literal["transferred", "tuned", "default"]
 SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 
-#: Jorge's options that came after records were made, or went since then, and without which it is what it was.
-NEUTRAL = frozenset({"fused", "compile_step"})
+#: Jorge's options that came after records were made, or went since then, at the value where they change nothing.
+NEUTRAL: dict[str, Any] = {"fused": False, "compile_step": False}
 _MISSING = object()
 
 Options = dict[str, Any]
@@ -154,7 +154,7 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def same_settings(recorded: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a run was trained with the settings of now, but for options that change nothing where they are off."""
-    neutral = {name for name in NEUTRAL if not recorded.get(name) and not now.get(name)}
+    neutral = {n for n, off in NEUTRAL.items() if recorded.get(n, off) == off == now.get(n, off)}
     return all(recorded.get(name, _MISSING) == now.get(name, _MISSING) for name in (recorded | now).keys() - neutral)
 
 
