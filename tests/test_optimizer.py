@@ -596,3 +596,40 @@ def test_gradient_scaler_and_autocast() -> None:
         scaler.update()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+def test_a_callers_compile_leaves_the_step_alone() -> None:
+    """Dynamo would guard on the count of steps and compile each step anew, until it gives up."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    weight = nn.Parameter(torch.ones(6, 4))
+    optimizer, counter = Jorge([weight], lr=0.1), CompileCounter()
+    step = torch.compile(optimizer.step, backend=counter)
+    for _ in range(6):
+        weight.grad = torch.eye(6, 4)
+        step()
+    assert counter.frame_count <= 1
+    assert optimizer.state[weight]["step"] == 6
+
+
+def test_a_process_that_is_started_takes_the_optimizer() -> None:
+    weight = nn.Parameter(torch.ones(6, 4))
+    optimizer = Jorge([weight], lr=0.1)
+    weight.grad = torch.eye(6, 4)
+    optimizer.step()
+    before = weight.detach().clone()
+    process = torch.multiprocessing.get_context("spawn").Process(target=_step_elsewhere, args=(optimizer,))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert not torch.equal(weight, before)  # its memory is shared, as that of any tensor that is given to a process
+    optimizer.step()
+    assert optimizer.state[weight]["step"] == 2
+
+
+def _step_elsewhere(optimizer: Jorge) -> None:
+    (weight,) = optimizer.param_groups[0]["params"]
+    weight.grad = torch.eye(6, 4)
+    optimizer.step()
+    assert optimizer.state[weight]["step"] == 2

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from jorge import Jorge
 from jorge.methods import METHODS, Refresh, State
 from jorge.methods.binomial import refresh_root as binomial
 from jorge.methods.congruence import (
@@ -387,3 +388,18 @@ def test_weight_counts_refreshes_with_the_same_gradient() -> None:
 
     assert torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95**3), atol=1e-6)
     assert not torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence", "binomial", "exact"])
+@pytest.mark.parametrize("exponent", [-40, -20, 20, 40])
+def test_the_scale_of_gradients_does_not_turn_the_direction(method: Any, exponent: int) -> None:
+    ends = []
+    for scale in (1.0, 2.0**exponent):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.nn.Parameter(torch.zeros(12, 8))
+        optimizer = Jorge([weight], lr=1.0, method=method, grafting="sgd")
+        for _ in range(30):
+            weight.grad = torch.randn(12, 8, generator=generator) * torch.logspace(0, -1, 8) * scale
+            optimizer.step()
+        ends.append(torch.nn.functional.normalize(weight.detach().double().flatten(), dim=0, eps=0))
+    assert ends[0] @ ends[1] > 1 - 1e-9

@@ -706,3 +706,53 @@ def test_what_frameworks_keep_in_groups_is_kept_saved_and_loaded() -> None:
     assert not optimizer.param_groups[0]["compile_step"]
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3))], "lr_scale": 0.1})
     assert optimizer.param_groups[1]["lr_scale"] == 0.1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_names_say_which_state_is_whose(named: bool) -> None:
+    shapes = {"a": (4, 6), "b": (4, 6), "c": (5,), "d": (4, 6)}
+
+    def make(*groups: str) -> tuple[dict[str, nn.Parameter], Jorge]:
+        params = {name: nn.Parameter(torch.ones(shapes[name])) for group in groups for name in group}
+        listed: list[dict[str, Any]] = [
+            {"params": [(name, params[name]) if named else params[name] for name in group]} for group in groups
+        ]
+        return params, Jorge(listed)
+
+    def step(params: dict[str, nn.Parameter], optimizer: Jorge) -> None:
+        for name, p in params.items():
+            p.grad = torch.full_like(p, ord(name)).add_(torch.eye(*p.shape) if p.dim() > 1 else 0)
+        optimizer.step()
+
+    theirs, optimizer = make("abc", "d")
+    step(theirs, optimizer)
+    saved = optimizer.state_dict()
+    mine, other = make("bcd", "a") if named else make("bac", "d")
+    other.load_state_dict(saved)
+    for name, p in mine.items():
+        whose = name if named else {"a": "b", "b": "a"}.get(name, name)
+        assert torch.equal(other.state[p]["exp_avg"], optimizer.state[theirs[whose]]["exp_avg"])
+    if named:
+        assert [group["param_names"] for group in other.param_groups] == [["b", "c", "d"], ["a"]]
+        step(theirs, optimizer)
+        step(mine, other)
+        assert all(torch.equal(optimizer.state[theirs[n]]["exp_avg"], other.state[mine[n]]["exp_avg"]) for n in shapes)
+        renamed, third = make("bcd", "a")
+        saved["param_groups"][0]["param_names"] = ["x", "y", "z"]
+        with pytest.raises(ValueError, match="does not fit"):
+            third.load_state_dict(saved)  # by the order, as the names are others
+        assert not third.state
+        assert renamed
+
+
+@pytest.mark.parametrize("saved", [{}, {"state": {}}, {"state": [], "param_groups": []}, {"param_groups": []}])
+def test_what_is_no_state_dict_is_refused(saved: dict[str, Any]) -> None:
+    params = parameters()
+    optimizer = build(params)
+    train(optimizer, params, 2, seed=2)
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    with pytest.raises(ValueError, match="no state dict of an optimizer"):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[i]["exp_avg"], before[i]["exp_avg"]) for i in before if "exp_avg" in before[i])
+    assert len(after) == len(before)

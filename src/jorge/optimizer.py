@@ -6,11 +6,13 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import zip_longest
+from multiprocessing.context import get_spawning_popen
 from operator import is_
 from typing import Any, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
@@ -240,6 +242,8 @@ class Jorge(torch.optim.Optimizer):
     @overload
     def step(self, closure: Callable[[], float]) -> float: ...
 
+    # Kept out of a caller's `torch.compile`, which would guard on the count of steps and compile each step anew.
+    @_disable_dynamo
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """Take one step.
@@ -299,15 +303,18 @@ class Jorge(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; dtypes and devices of the state are kept right, and a failed call changes nothing.
 
-        Tensors that are there, of the state and of a learning rate, take the values over and stay where they are.
+        Tensors that are there, of the state and of a learning rate, take the values over and stay where they are. Where
+        both sides have the same names, these say which state is whose; else the order does, as in torch.
 
         Raises:
             ValueError: groups that do not match, a state of another layout or version.
         """
         seen: dict[str, Any] = {}
 
-        def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> None:
-            seen["state"] = validation.checked_state(final, self.param_groups, self.defaults)
+        def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> dict[str, Any]:
+            ordered = validation.in_order_of_names(final, self.param_groups)
+            seen["state"] = validation.checked_state(ordered, self.param_groups, self.defaults)
+            return ordered
 
         handle = self.register_load_state_dict_pre_hook(look)  # the last hook sees what the others made
         try:
@@ -319,6 +326,9 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
+        if get_spawning_popen() is not None:
+            # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
+            return state
         return {**state, "state": {key: _owned(value) for key, value in self.state.items()}}
 
     @torch.no_grad()

@@ -211,6 +211,40 @@ def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> Non
         check({**mine, **theirs}, where)
 
 
+def in_order_of_names(saved: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
+    """A state dict whose parameters are in the order of the groups' names, where both have the same names, each once.
+
+    Otherwise it is as it was: torch goes by the order alone.
+
+    Raises:
+        ValueError: it is no state dict of an optimizer.
+    """
+    lacking = [key for key in ("state", "param_groups") if not isinstance(saved, Mapping) or key not in saved]
+    if lacking or not isinstance(saved["state"], Mapping) or not isinstance(saved["param_groups"], (list, tuple)):
+        raise ValueError(
+            f"this is no state dict of an optimizer: {' and '.join(lacking) or 'state or param_groups'} "
+            f"{'missing' if lacking else 'of another type'}. Give load_state_dict() what state_dict() returned"
+        )
+    mine = [list(group.get("param_names") or ()) for group in groups]
+    theirs = [group for group in saved["param_groups"] if isinstance(group, Mapping)]
+    keys: dict[str, Any] = {}
+    for group in theirs:
+        named = list(group.get("param_names") or ())
+        if len(named) != len(group.get("params", ())) or keys.keys() & set(named) or len(set(named)) < len(named):
+            return dict(saved)
+        keys |= zip(named, group["params"], strict=True)
+    fits = len(theirs) == len(groups) and all(
+        len(own) == len(group["params"]) for own, group in zip(mine, groups, strict=True)
+    )
+    if not fits or sorted(keys) != sorted(name for own in mine for name in own):
+        return dict(saved)
+    ordered = [
+        {**group, "params": [keys[name] for name in own], "param_names": own}
+        for group, own in zip(theirs, mine, strict=True)
+    ]
+    return {**saved, "param_groups": ordered}
+
+
 def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: Mapping[str, Any]) -> dict[Any, Any]:
     """The states in a state dict by parameter, and what else it holds by its key, once all of it fits.
 

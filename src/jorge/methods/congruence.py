@@ -133,10 +133,12 @@ def _narrow(root: Tensor, grad: Tensor, remaining: Tensor, degree: int, precisio
 def _damp(root: Tensor, amount: Tensor, degree: int, precision: Precision) -> Tensor:
     """A step of its own with `wX = amount·L⁴`, or as much of it as the polynomial covers."""
     p1, p2, cap = _series(degree)
-    square = multiply(root, root, precision)
+    size = norm(root)  # L⁸ of long gradients is too small for float32
+    unit = root / per_block(size)
+    square = multiply(unit, unit, precision)
     fourth = multiply(square, square, precision)
     eighth = multiply(fourth, fourth, precision)
-    amount = per_block(torch.minimum(amount, cap / norm(eighth).sqrt()))
+    amount = per_block(torch.minimum(amount * size**4, cap / norm(eighth).sqrt()))
     return congruent(root, eighth.mul_(p2 * amount**2).addcmul_(fourth, p1 * amount), precision)
 
 
