@@ -59,7 +59,7 @@ def test_another_shape_costs_few_operators() -> None:
             p.grad = torch.ones_like(p)
         optimizer.step()
         plain.append(counted(optimizer.step, CPU).launches)
-    assert plain[0] <= 83
+    assert plain[0] <= 86
     # A matrix's direction, twice multiplied; its length, and the graft's; its norm and those of rows and of columns.
     assert plain[1] - plain[0] == 4 * 7
 

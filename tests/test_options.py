@@ -44,6 +44,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "stagger": (True, "yes"),
     "compile_step": (True, None),
     "workspace": (None, 0.0),
+    "nonfinite": ("raise", "ignore"),
     "maximize": (True, 1),
     "capturable": (True, 0),
 }

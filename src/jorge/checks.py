@@ -48,6 +48,8 @@ def check(values: Mapping[str, Any], where: str) -> None:
         raise ValueError(
             f"{where}: capturable=True and method={method!r} exclude each other: its decompositions make the host wait"
         )
+    if values.get("capturable") and values.get("nonfinite") == "raise":
+        raise ValueError(f"{where}: capturable=True and nonfinite='raise' exclude each other: it waits for the device")
     precisions = values.get("matmul_precision")
     switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
     if values.get("compile_step") and switched:

@@ -18,8 +18,9 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import checks, options, transfer, validation
 from jorge.exchange import Alone, Exchange
-from jorge.options import BlockSize, Grafting, GraftNorm, Init, Options, Precision
+from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
+from jorge.skips import SkipCounter, Skips, refuse_not_finite
 from jorge.step import finite_on, take_step, without_autocast
 from jorge.store import Store
 from jorge.trace import Trace
@@ -78,7 +79,8 @@ class Jorge(torch.optim.Optimizer):
     `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). Buffers are float32 for parameters of
     lower precision. `optimizer.state[p]` is what the step works on: what is read there is used, and what is replaced,
     moved or cleared there is respected at the next step. Gradients are never modified. A step in which any gradient of
-    a device is not finite, or longer than 1.8e19, changes nothing there but `step`.
+    a device is not finite, or longer than 1.8e19, changes nothing there but `step`, and is counted
+    (:meth:`skipped_steps`).
 
     >>> import torch
     >>> from jorge import Jorge
@@ -128,6 +130,7 @@ class Jorge(torch.optim.Optimizer):
         stagger: bool = False,
         compile_step: bool = False,
         workspace: float | None = 1.0,
+        nonfinite: NonFinite = "skip",
         maximize: bool = False,
         capturable: bool = False,
         **implementation: bool | None,
@@ -136,7 +139,7 @@ class Jorge(torch.optim.Optimizer):
         defaults = {name: given[name] for name in options.FIELDS}
         checks.check_known(implementation.keys() - _IMPLEMENTATION, "the constructor's arguments")
         checks.check(defaults, "the constructor's arguments")
-        self._store = Store()
+        self._store, self._skips = Store(), SkipCounter()
         self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
@@ -204,6 +207,18 @@ class Jorge(torch.optim.Optimizer):
         recipe = transfer.recipe_from_adamw(adamw)
         return transfer.build(cls, recipe, total_steps, warmup_steps, schedule, explain, overrides)
 
+    def skipped_steps(self) -> Skips:
+        """How many steps were left out because a gradient was not finite, in all and in a row. Waits for the device.
+
+        >>> weight = torch.nn.Parameter(torch.ones(4, 4))
+        >>> optimizer = Jorge([weight])
+        >>> weight.grad = torch.full((4, 4), torch.nan)
+        >>> optimizer.step()
+        >>> optimizer.skipped_steps(), weight[0, 0].item()
+        (Skips(total=1, in_a_row=1), 1.0)
+        """
+        return self._skips.read()
+
     def plan(self) -> Plan:
         """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.
 
@@ -268,6 +283,10 @@ class Jorge(torch.optim.Optimizer):
         taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, frozen=capturing)
         with without_autocast(taking_part):
             finite = finite_on(taking_part)
+            asked = [each.device for each in taking_part if chosen[each.index].nonfinite == "raise"]
+            if asked:
+                refuse_not_finite(finite, asked, self.param_groups)
+            self._skips.count(finite)
             for each in taking_part:
                 take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
         return loss
@@ -348,7 +367,7 @@ class Jorge(torch.optim.Optimizer):
                     group.setdefault(name, mine.get(name, self.defaults[name]))
         self._read = {}
         if "_store" not in self.__dict__:
-            self._store = Store()
+            self._store, self._skips = Store(), SkipCounter()
         self._store.load(incoming, self.param_groups, self._options(), self.exchange, self.state)
 
 

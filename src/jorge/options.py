@@ -28,6 +28,7 @@ Precision = Literal["float32", "tf32", "bfloat16"] | None
 Grafting = Literal["sgd", "adam"]
 GraftNorm = Literal["frobenius", "schatten"]
 Init = Literal["auto", "paper"]
+NonFinite = Literal["skip", "raise"]
 
 Group = dict[str, Any]
 #: A number of the step, or a 0-dim tensor that a compiled or captured step reads anew each time.
@@ -319,6 +320,14 @@ class Options:
         "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32 MiB, or "
         "2 GiB on CUDA). Less of it means more launches; `None` means the fewest.",
         arranges=True,
+    )
+    nonfinite: NonFinite = _option(
+        "skip",
+        _one_of("skip", "raise"),
+        "'skip' or 'raise'",
+        'what becomes of a step with a gradient that is not finite: `"skip"` leaves it out on that device and counts '
+        'it (`optimizer.skipped_steps()`); `"raise"` refuses it with the name of the parameter, and waits for the '
+        "device at every step.",
     )
     maximize: bool = _option(False, _flag, "True or False", "ascend instead of descend.")
     capturable: bool = _option(

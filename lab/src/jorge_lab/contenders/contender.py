@@ -24,7 +24,7 @@ Setting = Literal["transferred", "tuned", "default"]
 SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 
 #: Jorge's options that came after records were made, or went since then, at the value where they change nothing.
-NEUTRAL: dict[str, Any] = {"fused": False, "compile_step": False}
+NEUTRAL: dict[str, Any] = {"fused": False, "compile_step": False, "nonfinite": "skip"}
 _MISSING = object()
 
 Options = dict[str, Any]

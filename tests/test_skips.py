@@ -1,0 +1,106 @@
+"""Steps that are left out because a gradient is not finite: nothing changes, and they can be seen."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jorge import Jorge
+from jorge.methods import METHODS
+from jorge.skips import Skips
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"weight": (6, 4), "bias": (6,), "kernel": (4, 3, 3, 3)}
+    return {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in shapes.items()}
+
+
+def give(params: dict[str, nn.Parameter], seed: int, **bad: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in params.items():
+        p.grad = torch.randn(p.shape, generator=generator)
+        if name in bad:
+            p.grad.view(-1)[1] = bad[name]
+
+
+def everything(params: dict[str, nn.Parameter], optimizer: Jorge) -> dict[str, Tensor]:
+    found = {name: p.detach().clone() for name, p in params.items()}
+    for name, p in params.items():
+        found |= {f"{name}.{k}": v.clone() for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
+    return found
+
+
+def same(some: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, others[name]) for name, value in some.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grafting", ["sgd", "adam"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
+def test_skipped_steps_are_counted_and_change_nothing(method: Any, grafting: Any, bad: float) -> None:
+    params = parameters()
+    optimizer = Jorge(params.items(), method=method, grafting=grafting)
+    assert optimizer.skipped_steps() == Skips(0, 0)
+    give(params, 0)
+    optimizer.step()
+    assert optimizer.skipped_steps() == Skips(0, 0)
+    before = everything(params, optimizer)
+    for number, name in enumerate(params, start=1):
+        give(params, number, **{name: bad})
+        optimizer.step()
+        assert optimizer.skipped_steps() == Skips(number, number)
+    assert same(before, everything(params, optimizer))
+    give(params, 9)
+    optimizer.step()
+    assert optimizer.skipped_steps() == Skips(3, 0)
+    assert not same(before, everything(params, optimizer))
+    assert all(p.isfinite().all() for p in params.values())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
+def test_a_step_is_refused_by_name_where_that_is_asked(bad: float) -> None:
+    params = parameters()
+    optimizer = Jorge(params.items(), nonfinite="raise")
+    give(params, 0)
+    optimizer.step()
+    before = everything(params, optimizer)
+    give(params, 1, kernel=bad)
+    says = r"gradients? (of kernel is not finite|are longer than 1\.8e19)"
+    with pytest.raises(RuntimeError, match=says):
+        optimizer.step()
+    assert same(before, everything(params, optimizer))
+    assert {entry["step"] for entry in optimizer.state.values()} == {1}
+    give(params, 1, kernel=bad, bias=bad)
+    with pytest.raises(RuntimeError, match=r"bias, kernel are not finite|longer"):
+        optimizer.step()
+    give(params, 2)
+    optimizer.step()
+    assert optimizer.skipped_steps() == Skips(0, 0)
+
+
+def test_refusing_waits_and_so_cannot_be_captured() -> None:
+    with pytest.raises(ValueError, match="nonfinite='raise' exclude each other"):
+        Jorge(parameters().items(), nonfinite="raise", capturable=True)
+
+
+def test_counts_are_the_optimizers_own() -> None:
+    params = parameters()
+    optimizer = Jorge(params.items())
+    give(params, 0, bias=math.nan)
+    optimizer.step()
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert other.skipped_steps() == Skips(0, 0)
+    saved = optimizer.state_dict()
+    optimizer.load_state_dict(saved)
+    assert optimizer.skipped_steps() == Skips(1, 1)
+    with torch.inference_mode():
+        optimizer.step()
+    optimizer.step()
+    assert optimizer.skipped_steps() == Skips(3, 3)
