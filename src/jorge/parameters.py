@@ -6,7 +6,7 @@ On CUDA torch's foreach functions take many tensors with one kernel, but only wh
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -106,7 +106,7 @@ def _given(tensor: Tensor, present: Present) -> Sequence[Tensor]:
     return views if present is None else [view for view, has in zip(views, present, strict=True) if has]
 
 
-def alike(contiguous: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+def alike(contiguous: Sequence[Tensor], others: Sequence[Tensor]) -> list[tuple[list[Tensor], list[Tensor]]]:
     """Pairs of tensors in lists whose memory is laid out alike: one that differs costs a whole list the fast route.
 
     Args:
@@ -118,7 +118,7 @@ def alike(contiguous: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[tu
         firsts, seconds = lists[second.dtype, second.is_contiguous()]
         firsts.append(first)
         seconds.append(second)
-    yield from lists.values()
+    return list(lists.values())
 
 
 def widened(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
