@@ -113,9 +113,9 @@ def alike(contiguous: Sequence[Tensor], others: Sequence[Tensor]) -> list[tuple[
         contiguous: of one dtype.
         others: of the same shapes, of any dtype and memory format.
     """
-    lists: defaultdict[tuple[torch.dtype, bool], tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    lists: dict[tuple[torch.dtype, bool], tuple[list[Tensor], list[Tensor]]] = {}
     for first, second in zip(contiguous, others, strict=True):
-        firsts, seconds = lists[second.dtype, second.is_contiguous()]
+        firsts, seconds = lists.setdefault((second.dtype, second.is_contiguous()), ([], []))
         firsts.append(first)
         seconds.append(second)
     return list(lists.values())

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -64,14 +64,14 @@ class StepInputs:
     all_matrices: list[Tensor] = field(default_factory=list)
 
 
-@contextmanager
-def without_autocast(states: Sequence[GroupState]) -> Iterator[None]:
+def without_autocast(states: Sequence[GroupState]) -> ExitStack:
     """Let the arithmetic have the dtypes of its operands, also where the caller's loop is inside `torch.autocast`."""
-    with ExitStack() as scopes:
-        for kind in dict.fromkeys(state.device.type for state in states):
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                scopes.enter_context(torch.autocast(kind, enabled=False))
-        yield
+    scopes = ExitStack()
+    for state in states:
+        kind = state.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            scopes.enter_context(torch.autocast(kind, enabled=False))
+    return scopes
 
 
 def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
