@@ -2,6 +2,10 @@
 
 import copy
 import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,3 +206,43 @@ def test_a_state_of_another_version_is_refused() -> None:
     saved["param_groups"][0]["state_version"] = 99
     with pytest.raises(ValueError, match="state_version must be 3"):
         optimizer.load_state_dict(saved)
+
+
+def test_flat_shards_of_a_model_are_warned_of_once() -> None:
+    """FSDP1's and DeepSpeed's: every matrix would silently take Adam's step."""
+    flat = nn.Parameter(torch.zeros(20_000))
+    with pytest.warns(UserWarning, match=r"parameter 0 of group 0 has 20000 elements.*use_orig_params") as caught:
+        Jorge([flat, nn.Parameter(torch.zeros(30))])
+    assert [Path(warning.filename).name for warning in caught] == ["test_errors.py"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Jorge([flat, weight()])
+        Jorge([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4096))])
+
+
+def test_a_parameter_that_becomes_sharded_is_refused_by_name() -> None:
+    """accelerate swaps DTensors in after the optimizer was built."""
+    script = """
+import torch, torch.distributed as dist
+from torch.distributed.tensor import DTensor, Shard, init_device_mesh, distribute_tensor
+from jorge import Jorge
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+model = torch.nn.Linear(4, 3)
+optimizer = Jorge(model.named_parameters())
+sharded = torch.nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
+optimizer.param_groups[0]["params"][0] = sharded
+sharded.grad = distribute_tensor(torch.ones(3, 4), mesh, [Shard(0)])
+model.bias.grad = torch.ones(3)
+before = model.bias.detach().clone()
+try:
+    optimizer.step()
+except RuntimeError as error:
+    print(error)
+assert torch.equal(model.bias, before)
+dist.destroy_process_group()
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert "weight has become a DTensor" in result.stdout

@@ -17,7 +17,7 @@ ALLOWED = {
     "routing": {"blocks", "grafting", "methods", "options"},
     "plan": {"blocks", "options", "routing"},
     "checks": {"methods", "options"},
-    "validation": {"checks", "options", "routing"},
+    "validation": {"blocks", "checks", "options", "routing"},
     "skips": {"options", "validation"},
     "arrange": {"blocks", "methods", "options", "routing"},
     "variance": {"grafting"},

@@ -146,6 +146,7 @@ class Jorge(torch.optim.Optimizer):
         )
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
+        validation.warn_of_flat(self.param_groups, stacklevel=2)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]

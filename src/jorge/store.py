@@ -24,7 +24,7 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
-from jorge.validation import bad_gradient, check_own, check_state, check_step, name_of, names
+from jorge.validation import bad_gradient, check_own, check_state, check_step, check_unsharded, name_of, names
 
 Entry = dict[str, Any]
 
@@ -264,6 +264,8 @@ class Store:
         for index, group in enumerate(groups):
             for place_in_group, p in enumerate(group["params"]):
                 grad, home = p.grad, homes.get(p)
+                if type(grad) is not Tensor and grad is not None:  # a subclass: one look more
+                    check_unsharded(p, names(group, index)[place_in_group])
                 if grad is not None and (
                     grad.shape != p.shape
                     or grad.device != p.device

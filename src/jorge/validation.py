@@ -6,12 +6,14 @@ Each message says which parameter it is about, what was wrong, and what to do.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from jorge.blocks import matrix_shape
 from jorge.checks import check, check_typos
 from jorge.options import Group, Options
 from jorge.routing import COMPUTE_DTYPES, layout
@@ -88,6 +90,38 @@ def _is_sharded(p: Tensor) -> bool:
     """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(p, module.DTensor)
+
+
+#: No bias or norm is as long: what is may be many parameters in one.
+_FLAT = 2**14
+
+
+def warn_of_flat(groups: Sequence[Group], *, stacklevel: int) -> None:
+    """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights."""
+    params = [p for group in groups for p in group["params"]]
+    if any(matrix_shape(tuple(p.shape)) for p in params):
+        return
+    longest = max(params, key=Tensor.numel)
+    if longest.numel() >= _FLAT:
+        warnings.warn(
+            f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements in one dim: all "
+            "take the plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
+            "use_orig_params=True and no sharding (NO_SHARD), or use DDP; sharded weights are not supported yet",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def check_unsharded(p: Tensor, name: str) -> None:
+    """Refuse a parameter or gradient that was made a DTensor since the optimizer was built.
+
+    Raises:
+        RuntimeError: with its name.
+    """
+    if _is_sharded(p) or (p.grad is not None and _is_sharded(p.grad)):
+        raise RuntimeError(
+            f"{name} has become a DTensor since the optimizer was built: sharded parameters are not supported yet. Use "
+            "DDP, or build the optimizer with parameters that are whole on each device"
+        )
 
 
 def bad_gradient(p: Tensor, grad: Tensor, name: str) -> RuntimeError:
