@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from jorge import Jorge
+from jorge import Jorge, arrange
+from jorge.cost.counter import Meter
 from jorge_lab.contenders.parts import as_matrix
 from jorge_lab.cost.contenders import LATE
 from jorge_lab.cost.gpu import __main__ as script
@@ -18,6 +19,7 @@ from jorge_lab.cost.gpu import correctness, models, tables
 from jorge_lab.cost.gpu.optimizers import build, interval, kind_of, settle
 from jorge_lab.cost.gpu.session import Session
 from jorge_lab.cost.muon import with_adamw
+from lab.tests.report.quoted import ROOT
 
 CPU = torch.device("cpu")
 
@@ -119,3 +121,47 @@ def test_without_a_gpu_only_the_small_form_runs(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         script.main(["--device", "cpu"])
     assert "--tiny" in capsys.readouterr().err
+
+
+def _kernels(name: str, **options: Any) -> tuple[int, int]:
+    """Counted CUDA kernels of a plain and of a refreshing step, without memory."""
+    training = models.TRAININGS[name]
+    with torch.device("meta"):
+        model, _ = training.shape()
+    if name == "resnet50":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for p in model.parameters():
+        p.grad = torch.empty_like(p)
+    grafting: Any = "sgd" if training.baseline == "sgd" else "adam"
+    optimizer = Jorge(model.named_parameters(), grafting=grafting, weight_decay=1e-2, **options)
+    optimizer.step()
+    counts = []
+    for before in (0, interval(optimizer) - 1):
+        settle(optimizer, LATE + before)
+        with Meter() as meter:
+            optimizer.step()
+        assert meter.waits == 0
+        counts.append(meter.kernels)
+    return counts[0], counts[1]
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arranged as on CUDA, though there is no memory."""
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", arrange.SMALLEST_WORKSPACE_CUDA)
+    monkeypatch.setattr(arrange, "_PIECES", arrange._PIECES_CUDA)
+
+
+@pytest.mark.parametrize("name", models.TRAININGS)
+def test_counted_kernels_are_those_that_the_profiler_saw(name: str, as_on_cuda: None) -> None:
+    found = json.loads((ROOT / "lab" / "records" / "gpu.json").read_text())
+    (seen,) = (row for row in found[f"step, {name}"] if row["optimizer"] == "jorge")
+    assert _kernels(name) == pytest.approx((seen["plain_kernels"], seen["refresh_kernels"]), rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit-s"])
+def test_a_step_is_few_kernels(name: str, as_on_cuda: None) -> None:
+    """In channels_last and contiguous; the goals are those of ResNet-50."""
+    plain, refreshing = _kernels(name)
+    assert plain <= 300
+    assert refreshing <= 900
