@@ -113,8 +113,38 @@ def test_what_a_graph_reads_stays_where_it_is() -> None:
     give(params, 2)
     optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(params, kept, strict=True))
-    optimizer.load_state_dict(Jorge(parameters(), lr=0.3).state_dict() | {"state": saved["state"]})
-    assert optimizer.param_groups[0]["lr"] == 0.3
+    for loaded in (0.3, torch.tensor([0.3])):
+        lr.fill_(0.7)
+        optimizer.load_state_dict(
+            Jorge(parameters(), lr=loaded, capturable=True).state_dict() | {"state": saved["state"]}
+        )
+        assert optimizer.param_groups[0]["lr"] is lr
+        assert lr == torch.tensor(0.3)
+
+
+def test_groups_that_share_a_learning_rate_and_are_to_have_two_get_their_own() -> None:
+    first, second = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(4, 4))
+    saved = Jorge([{"params": [first], "lr": 0.1}, {"params": [second], "lr": 1e-3}]).state_dict()
+    lr = torch.tensor(0.5)
+    optimizer = Jorge([{"params": [first]}, {"params": [second]}], lr=lr)
+    optimizer.load_state_dict(saved)
+    assert [float(group["lr"]) for group in optimizer.param_groups] == [0.1, 1e-3]
+    shared = Jorge([{"params": [first]}, {"params": [second]}], lr=lr)
+    shared.load_state_dict(Jorge([{"params": [first]}, {"params": [second]}], lr=0.2).state_dict())
+    assert all(group["lr"] is lr for group in shared.param_groups)
+    assert lr == torch.tensor(0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_shape_of_lower_precision_of_which_none_has_a_gradient(dtype: torch.dtype) -> None:
+    params = [nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in ((6, 4), (5, 3), (7,))]
+    optimizer = Jorge(params, lr=0.1)
+    for missing in (None, 0, 1, 2):
+        before = [p.detach().clone() for p in params]
+        for i, p in enumerate(params):
+            p.grad = None if i == missing else torch.randn_like(p)
+        optimizer.step()
+        assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [i == missing for i in range(3)]
 
 
 def test_what_waits_cannot_be_captured() -> None:

@@ -63,10 +63,16 @@ def test_unknown_options() -> None:
     with pytest.raises(TypeError, match=r"param group 0: unknown option 'intervall'; did you mean 'interval'"):
         Jorge([{"params": [weight()], "intervall": 5}], lr=0.1)
     optimizer = Jorge([weight()])
-    saved = optimizer.state_dict()
-    saved["param_groups"][0]["weight_deacy"] = 0.1
-    with pytest.raises(TypeError, match="did you mean 'weight_decay'"):
-        optimizer.load_state_dict(saved)
+    for key in ("no_weight_decay", "use_weight_decay", "weight_decay_lr", "eps2", "max_momentum", "lr_scale"):
+        optimizer.add_param_group({"params": [weight()], key: 1})
+    for key in ("weight_deacy", "momentun", "intervall"):
+        with pytest.raises(TypeError, match=f"unknown option '{key}'; did you mean"):
+            optimizer.add_param_group({"params": [weight()], key: 1})
+    optimizer.param_groups[0]["weight_deacy"] = 0.1  # too late to refuse: it is in checkpoints
+    optimizer.load_state_dict(optimizer.state_dict())
+    with pytest.raises(ValueError, match="differentiable must be False"):
+        Jorge([weight()], differentiable=True)
+    Jorge([weight()], differentiable=False, foreach=None)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ ALLOWED = {
     "plan": {"blocks", "options", "routing"},
     "checks": {"methods", "options"},
     "validation": {"blocks", "checks", "options", "routing"},
-    "skips": {"options", "validation"},
+    "skips": {"options", "routing", "validation"},
     "arrange": {"blocks", "methods", "options", "routing"},
     "variance": {"grafting"},
     "parameters": {"arrange", "grafting", "options"},

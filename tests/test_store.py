@@ -717,6 +717,8 @@ def test_names_say_which_state_is_whose(named: bool) -> None:
         listed: list[dict[str, Any]] = [
             {"params": [(name, params[name]) if named else params[name] for name in group]} for group in groups
         ]
+        for index, group in enumerate(listed):
+            group["weight_decay"] = 0.25 * (index + 1)
         return params, Jorge(listed)
 
     def step(params: dict[str, nn.Parameter], optimizer: Jorge) -> None:
@@ -727,31 +729,32 @@ def test_names_say_which_state_is_whose(named: bool) -> None:
     theirs, optimizer = make("abc", "d")
     step(theirs, optimizer)
     saved = optimizer.state_dict()
-    mine, other = make("bcd", "a") if named else make("bac", "d")
+    mine, other = make("d", "cba") if named else make("bac", "d")
     other.load_state_dict(saved)
     for name, p in mine.items():
         whose = name if named else {"a": "b", "b": "a"}.get(name, name)
         assert torch.equal(other.state[p]["exp_avg"], optimizer.state[theirs[whose]]["exp_avg"])
     if named:
-        assert [group["param_names"] for group in other.param_groups] == [["b", "c", "d"], ["a"]]
+        assert [group["param_names"] for group in other.param_groups] == [["d"], ["c", "b", "a"]]
+        assert [group["weight_decay"] for group in other.param_groups] == [0.5, 0.25]  # a group's options come with it
         step(theirs, optimizer)
         step(mine, other)
         assert all(torch.equal(optimizer.state[theirs[n]]["exp_avg"], other.state[mine[n]]["exp_avg"]) for n in shapes)
-        renamed, third = make("bcd", "a")
-        saved["param_groups"][0]["param_names"] = ["x", "y", "z"]
-        with pytest.raises(ValueError, match="does not fit"):
-            third.load_state_dict(saved)  # by the order, as the names are others
-        assert not third.state
-        assert renamed
+        for groups in (("bcd", "a"), ("xbc", "d")):  # names that cross groups, or are others: by the order, as in torch
+            shapes["x"] = (7, 7)
+            _, third = make(*groups)
+            with pytest.raises(ValueError, match=r"does not fit|of shape"):
+                third.load_state_dict(saved)
+            assert not third.state
 
 
-@pytest.mark.parametrize("saved", [{}, {"state": {}}, {"state": [], "param_groups": []}, {"param_groups": []}])
-def test_what_is_no_state_dict_is_refused(saved: dict[str, Any]) -> None:
+@pytest.mark.parametrize("saved", [{}, {"state": {}}, {"state": [], "param_groups": []}, {"param_groups": []}, None, 3])
+def test_what_is_no_state_dict_is_refused(saved: Any) -> None:
     params = parameters()
     optimizer = build(params)
     train(optimizer, params, 2, seed=2)
     before = copy.deepcopy(optimizer.state_dict()["state"])
-    with pytest.raises(ValueError, match="no state dict of an optimizer"):
+    with pytest.raises(ValueError, match=r"no state dict of an optimizer|takes what state_dict"):
         optimizer.load_state_dict(saved)
     after = optimizer.state_dict()["state"]
     assert all(torch.equal(after[i]["exp_avg"], before[i]["exp_avg"]) for i in before if "exp_avg" in before[i])

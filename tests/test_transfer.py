@@ -186,3 +186,7 @@ def test_keys_of_the_training_program_are_carried_over(capsys: pytest.CaptureFix
         group = optimizer.param_groups[0]
         assert (group["lr_scale"], group["name"], group["use_fallback"]) == (0.3, "head", False)
         assert "lr_scale" in capsys.readouterr().out
+        theirs.param_groups[0] |= {"interval": 100, "method": "muon", "no_weight_decay": True}
+        optimizer, _ = convert(theirs, schedule="keep", explain=True)
+        assert (optimizer.param_groups[0]["interval"], optimizer.param_groups[0]["no_weight_decay"]) == (5, True)
+        assert "left out: an option of Jorge's has this name" in capsys.readouterr().out

@@ -82,8 +82,14 @@ def check_typos(keys: Iterable[str], where: str) -> None:
     """
     for key in keys:
         near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=_NEAR) if isinstance(key, str) else []
-        if near and key not in FIELDS:
+        if near and key not in FIELDS and not _has_affix(key, near[0]):
             raise TypeError(f"{where}: unknown option {key!r}; did you mean {near[0]!r}?")
+
+
+def _has_affix(key: str, option: str) -> bool:
+    """Whether a key is an option's name with a word or number before or after it: `no_weight_decay`, `eps2`."""
+    rest = key.replace(option, "", 1)
+    return option in key and (rest.startswith("_") or rest.endswith("_") or rest.isdecimal())
 
 
 #: What a word on a command line stands for, in whichever case.

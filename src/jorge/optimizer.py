@@ -22,14 +22,10 @@ from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Optio
 from jorge.plan import Plan, plan_row
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
 from jorge.step import finite_on, take_step, without_autocast
-from jorge.store import Store
+from jorge.store import Store, unmade_in_a_capture
 from jorge.trace import Trace
 
 __all__ = ["Jorge"]
-
-
-#: Torch's words for how a step is computed.
-_IMPLEMENTATION = {"foreach", "fused", "differentiable"}
 
 
 class Jorge(torch.optim.Optimizer):
@@ -64,7 +60,7 @@ class Jorge(torch.optim.Optimizer):
     Further options:
         {others}
         implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
-            build any optimizer pass them; they are kept in the groups and change nothing.
+            build any optimizer pass them; they are kept in the groups and change nothing. A step is not differentiable.
 
     A param group keeps whatever else its owner or a framework puts into it, and so does a checkpoint. A key that is
     nearly the name of an option is refused as a typo.
@@ -137,7 +133,9 @@ class Jorge(torch.optim.Optimizer):
     ) -> None:
         given = locals()
         defaults = {name: given[name] for name in options.FIELDS}
-        checks.check_known(implementation.keys() - _IMPLEMENTATION, "the constructor's arguments")
+        checks.check_known(implementation.keys() - set(transfer.IMPLEMENTATION), "the constructor's arguments")
+        if implementation.get("differentiable"):
+            raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
         self._store, self._skips = Store(), SkipCounter()
         self._read: dict[int, tuple[list[Any], Options]] = {}
@@ -269,11 +267,13 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError: a sparse gradient, one of another shape or device than its parameter, an entry of the state
-                that cannot be used, or an option that shapes the state and was changed after the first step.
+                that cannot be used, or an option that shapes the state and was changed after the first step; a
+                parameter that has become a DTensor; with `nonfinite="raise"` a gradient that is not finite; a capture
+                in a CUDA graph that is not allowed, or for which no step was taken before.
             ValueError: an option that was changed to a value out of range.
 
-        Nothing is changed then. An error in the middle of the arithmetic, such as a lack of memory, leaves work sets as
-        :func:`jorge.step.take_step` says.
+        No weight has moved then, and no state that was there. An error in the middle of the arithmetic, such as a lack
+        of memory, leaves work sets as :func:`jorge.step.take_step` says.
         """
         loss = None
         if closure is not None:
@@ -282,14 +282,20 @@ class Jorge(torch.optim.Optimizer):
         chosen = self._options()
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, frozen=capturing)
-        with without_autocast(taking_part):
-            finite = finite_on(taking_part)
-            asked = [each.device for each in taking_part if chosen[each.index].nonfinite == "raise"]
-            if asked:
-                refuse_not_finite(finite, asked, self.param_groups)
-            self._skips.count(finite)
+        try:
+            with without_autocast(taking_part):
+                finite = finite_on(taking_part)
+                asked = [each.device for each in taking_part if chosen[each.index].nonfinite == "raise"]
+                if asked:
+                    refuse_not_finite(finite, asked, self.param_groups)
+                if capturing and not self._skips.covers(finite):
+                    raise unmade_in_a_capture()
+                self._skips.count(finite)
+                for each in taking_part:
+                    take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
+        finally:
             for each in taking_part:
-                take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
+                each.let_go()
         return loss
 
     def _options(self) -> list[Options]:
@@ -336,6 +342,8 @@ class Jorge(torch.optim.Optimizer):
             seen["state"] = validation.checked_state(ordered, self.param_groups, self.defaults)
             return ordered
 
+        if not isinstance(state_dict, dict):
+            raise ValueError(f"load_state_dict() takes what state_dict() returned, got a {type(state_dict).__name__}")
         handle = self.register_load_state_dict_pre_hook(look)  # the last hook sees what the others made
         try:
             self._incoming = seen
@@ -357,19 +365,30 @@ class Jorge(torch.optim.Optimizer):
         incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
         before = self.__dict__.get("param_groups", [])
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
-        for group, mine in zip(self.param_groups, before, strict=False):
-            if isinstance(group["lr"], Tensor) and isinstance(mine["lr"], Tensor):
-                # A captured graph reads it at its address, and who made it changes it there.
-                mine["lr"].copy_(group["lr"])
-                group["lr"] = mine["lr"]
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
                 if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
                     group.setdefault(name, mine.get(name, self.defaults[name]))
+        _keep_places(self.param_groups, before)
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
         self._store.load(incoming, self.param_groups, self._options(), self.exchange, self.state)
+
+
+def _keep_places(groups: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Write what was loaded into the learning rates that were tensors, and leave these where they are.
+
+    A captured graph reads them at their addresses, and who made them changes them there. Groups that shared one and
+    are to have different ones get their own.
+    """
+    held = [mine["lr"] for mine in before]
+    loaded = [float(group["lr"]) for group in groups[: len(held)]]
+    for group, tensor, value in zip(groups, held, loaded, strict=False):
+        if isinstance(tensor, Tensor):
+            sharing = {other for other, mine in zip(loaded, held, strict=False) if mine is tensor}
+            if len(sharing) == 1:
+                group["lr"] = tensor.fill_(value)
 
 
 def _owned(entry: Any) -> Any:

@@ -23,7 +23,7 @@ STATE_VERSION = 3
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
-#: Of matrix products; `None` leaves it to torch's own settings.
+#: Of matrix products; what `None` is, the option `matmul_precision` says.
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 Grafting = Literal["sgd", "adam"]
 GraftNorm = Literal["frobenius", "schatten"]

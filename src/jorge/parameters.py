@@ -124,5 +124,6 @@ def alike(contiguous: Sequence[Tensor], others: Sequence[Tensor]) -> list[tuple[
 def widened(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Copies in another dtype, each in the memory format that it has."""
     copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    torch._foreach_copy_(copies, list(tensors))
+    if copies:
+        torch._foreach_copy_(copies, list(tensors))
     return copies

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from jorge.options import Group
+from jorge.routing import COMPUTE_DTYPES
 from jorge.validation import name_of
 
 
@@ -41,6 +42,10 @@ class SkipCounter:
             counts.add_(skipped)
             counts[1:].mul_(skipped)
 
+    def covers(self, finite: Mapping[torch.device, Tensor]) -> bool:
+        """Whether it has counted on these devices before, so that a step makes nothing new."""
+        return finite.keys() <= self._counts.keys()
+
     def read(self) -> Skips:
         """What was counted; waits for the devices."""
         pairs = [counts.tolist() for counts in self._counts.values()]
@@ -59,9 +64,10 @@ def refuse_not_finite(
         if finite[device]:
             continue
         params = [p for group in groups for p in group["params"] if p.grad is not None and p.device == device]
-        bad = [name_of(p, groups) for p in params if not torch.linalg.vector_norm(p.grad.double()).isfinite()]
-        what = f"of {', '.join(bad)} {'is' if len(bad) == 1 else 'are'} not finite" if bad else "are longer than 1.8e19"
+        norms = [torch.linalg.vector_norm(p.grad, dtype=COMPUTE_DTYPES[p.grad.dtype]) for p in params]
+        bad = [name_of(p, groups) for p, norm in zip(params, norms, strict=True) if norm - norm != 0]
         raise RuntimeError(
-            f"the gradient{'s' if len(bad) != 1 else ''} {what}: nothing has changed. Lower the lr, clip gradients or "
-            "look for overflow; nonfinite='skip' leaves such steps out and counts them"
+            f"not finite, or longer than 1.8e19, {'is the gradient' if len(bad) == 1 else 'are the gradients'} of "
+            f"{', '.join(bad)}: no weight has moved. Lower the lr, clip gradients or look for overflow; "
+            "nonfinite='skip' leaves such steps out and counts them"
         )

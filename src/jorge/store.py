@@ -201,6 +201,14 @@ class GroupState:
                     self.entries[place]["step"] = step
 
 
+def unmade_in_a_capture() -> RuntimeError:
+    """The error for a captured step for which something would have to be made."""
+    return RuntimeError(
+        "step() is being captured in a CUDA graph, each replay of which would make the state anew: take a step with a "
+        "gradient for every parameter before the capture, and again after what changes the state or the options"
+    )
+
+
 class Store:
     """The state of an optimizer: what of it is arranged together, and where each parameter is."""
 
@@ -233,11 +241,7 @@ class Store:
         try:
             if not self._look(groups, options, exchange, state):
                 if frozen:
-                    raise RuntimeError(
-                        "step() is being captured in a CUDA graph, each replay of which would make the state anew: "
-                        "take a step with a gradient for every parameter before the capture, and again after what "
-                        "changes the state or the options"
-                    )
+                    raise unmade_in_a_capture()
                 self._arrange(groups, options, exchange, state)
                 settled = self._look(groups, options, exchange, state)
                 assert settled, "the state is not as it was just arranged"

@@ -22,7 +22,7 @@ Schedule = Literal["step", "cosine", "keep"]
 SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
 
 #: Options of torch's optimizers that choose an implementation, not a result.
-_IMPLEMENTATION = ("foreach", "fused", "differentiable")
+IMPLEMENTATION = ("foreach", "fused", "differentiable")
 #: Options that are checked to be at their neutral value before a transfer, or that a subclass relation brings along.
 _ELSEWHERE = ("dampening", "amsgrad", "decoupled_weight_decay", "capturable")
 
@@ -87,7 +87,7 @@ def recipe_from_sgd(sgd: torch.optim.SGD) -> Recipe:
         }
         lines = [Line(index, name, str(group[name]), _show(options[name]), rule) for name, rule in rules.items()]
         lines.append(Line(index, "grafting", "–", "sgd", "the step is as long as SGD's"))
-        _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
+        _finish(recipe, index, group, options, lines, dropped=IMPLEMENTATION)
     return recipe
 
 
@@ -139,7 +139,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             Line(index, "beta2_decay", "–", _show(DEFAULTS["beta2_decay"]), "the length forgets as Adafactor's does")
         )
         lines.append(Line(index, "graft_memory", "–", _show(DEFAULTS["graft_memory"]), "and remembers so many steps"))
-        _finish(recipe, index, group, options, lines, dropped=_IMPLEMENTATION)
+        _finish(recipe, index, group, options, lines, dropped=IMPLEMENTATION)
     return recipe
 
 
@@ -207,6 +207,9 @@ def _finish(
     lines += [Line(index, name, str(group[name]), "–", rule) for name in dropped if group.get(name)]
     seen = {line.option for line in lines} | {"params", "param_names", "initial_lr", *_ELSEWHERE, *dropped}
     for key in [key for key in group if key not in seen]:  # of the training program, such as `lr_scale`
+        if key in DEFAULTS:
+            lines.append(Line(index, key, str(group[key]), "–", "left out: an option of Jorge's has this name"))
+            continue
         options[key] = group[key]
         lines.append(Line(index, key, str(group[key]), str(group[key]), "same: kept for the program that set it"))
     names = group.get("param_names")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jorge.blocks import matrix_shape
-from jorge.checks import check, check_typos
+from jorge.checks import check
 from jorge.options import Group, Options
 from jorge.routing import COMPUTE_DTYPES, layout
 
@@ -104,8 +104,8 @@ def warn_of_flat(groups: Sequence[Group], *, stacklevel: int) -> None:
     longest = max(params, key=Tensor.numel)
     if longest.numel() >= _FLAT:
         warnings.warn(
-            f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements in one dim: all "
-            "take the plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
+            f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
+            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
             "use_orig_params=True and no sharding (NO_SHARD), or use DDP; sharded weights are not supported yet",
             stacklevel=stacklevel + 1,
         )
@@ -240,43 +240,33 @@ def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> Non
             )
         if "state_version" not in theirs:
             raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
-        where = f"saved param group {index}"
-        check_typos([key for key in theirs if key not in mine], where)
-        check({**mine, **theirs}, where)
+        check({**mine, **theirs}, f"saved param group {index}")
 
 
 def in_order_of_names(saved: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
-    """A state dict whose parameters are in the order of the groups' names, where both have the same names, each once.
+    """A state dict in the order of the groups' names, where each group has a saved one with the same names, each once.
 
     Otherwise it is as it was: torch goes by the order alone.
 
     Raises:
         ValueError: it is no state dict of an optimizer.
     """
-    lacking = [key for key in ("state", "param_groups") if not isinstance(saved, Mapping) or key not in saved]
+    lacking = [key for key in ("state", "param_groups") if key not in saved]
     if lacking or not isinstance(saved["state"], Mapping) or not isinstance(saved["param_groups"], (list, tuple)):
         raise ValueError(
             f"this is no state dict of an optimizer: {' and '.join(lacking) or 'state or param_groups'} "
             f"{'missing' if lacking else 'of another type'}. Give load_state_dict() what state_dict() returned"
         )
+    theirs = {frozenset(group.get("param_names") or ()): group for group in saved["param_groups"]}
     mine = [list(group.get("param_names") or ()) for group in groups]
-    theirs = [group for group in saved["param_groups"] if isinstance(group, Mapping)]
-    keys: dict[str, Any] = {}
-    for group in theirs:
-        named = list(group.get("param_names") or ())
-        if len(named) != len(group.get("params", ())) or keys.keys() & set(named) or len(set(named)) < len(named):
+    found = [theirs.get(frozenset(own)) for own in mine]
+    ordered = []
+    for own, group, match in zip(mine, groups, found, strict=True):
+        if match is None or not len(own) == len(group["params"]) == len(match["params"]) == len(set(own)):
             return dict(saved)
-        keys |= zip(named, group["params"], strict=True)
-    fits = len(theirs) == len(groups) and all(
-        len(own) == len(group["params"]) for own, group in zip(mine, groups, strict=True)
-    )
-    if not fits or sorted(keys) != sorted(name for own in mine for name in own):
-        return dict(saved)
-    ordered = [
-        {**group, "params": [keys[name] for name in own], "param_names": own}
-        for group, own in zip(theirs, mine, strict=True)
-    ]
-    return {**saved, "param_groups": ordered}
+        keys = dict(zip(match["param_names"], match["params"], strict=True))
+        ordered.append({**match, "params": [keys[name] for name in own], "param_names": own})
+    return {**saved, "param_groups": ordered} if len(ordered) == len(saved["param_groups"]) else dict(saved)
 
 
 def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: Mapping[str, Any]) -> dict[Any, Any]:

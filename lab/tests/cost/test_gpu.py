@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from jorge import Jorge, arrange
-from jorge.cost.counter import Meter
 from jorge_lab.contenders.parts import as_matrix
 from jorge_lab.cost.contenders import LATE
 from jorge_lab.cost.gpu import __main__ as script
 from jorge_lab.cost.gpu import correctness, models, tables
 from jorge_lab.cost.gpu.optimizers import build, interval, kind_of, settle
 from jorge_lab.cost.gpu.session import Session
+from jorge_lab.cost.kernels import CudaMeter
 from jorge_lab.cost.muon import with_adamw
 from lab.tests.report.quoted import ROOT
 
@@ -138,7 +138,7 @@ def _kernels(name: str, **options: Any) -> tuple[int, int]:
     counts = []
     for before in (0, interval(optimizer) - 1):
         settle(optimizer, LATE + before)
-        with Meter() as meter:
+        with CudaMeter() as meter:
             optimizer.step()
         assert meter.waits == 0
         counts.append(meter.kernels)

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from jorge.cost.kernels import cuda_kernels
-
 #: Operators that start nothing though they are no views: they make room, or are views in all but name.
 _BARE = ("empty", "new_empty", "_unsafe_view")
 #: Operators that write what they are given without reading what was there.
@@ -33,7 +31,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     and marks of the profiler. `flops`: of operators that torch's FLOP
     counter knows, by its formulas. `moved_bytes`: of the other launches, each reading its inputs and writing its
     outputs once, as they do when they are not fused and nothing stays in a cache. `waits`: operators for which the
-    host has waited for the device. `kernels`: what the launches are on CUDA, where a foreach operator may be many.
+    host has waited for the device.
 
     Args:
         device: whose waits count; those of any device if None. On a CPU a number that the host reads anyhow counts.
@@ -50,7 +48,6 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flops = 0
         self.moved_bytes = 0
         self.waits = 0
-        self.kernels = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator and count it."""
@@ -61,7 +58,6 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func.is_view or func.namespace == "profiler" or packet.__name__.startswith(_BARE):
             return result
         self.launches += 1
-        self.kernels += cuda_kernels(packet.__name__, args)
         if packet in self._formulas:
             self.flops += self._formulas[packet](*args, **kwargs, out_val=result)
         else:

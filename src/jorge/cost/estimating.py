@@ -183,7 +183,7 @@ def estimate(
         loss: makes a scalar of the module's output. Default: the sum of its floating-point tensors.
         model_flops: FLOPs of forward and backward pass, instead of `sample_input`.
         balance: FLOPs that the device does in the time in which it moves one byte, for the optimizer's arithmetic:
-            about 10 for a CPU, 20 for an H100 in float32, 120 in TF32. Default 20.
+            about 10 for a CPU, 120 for an H100 in TF32, in which Jorge multiplies there, 20 in float32. Default 20.
         model_speed: how many times faster the device does the model's FLOPs than the optimizer's: above 1 where the
             model runs in lower precision. Default 1.
         options: of :class:`jorge.Jorge`, with its defaults: method, grafting, interval, block_size, max_dim, ….
@@ -288,7 +288,7 @@ def baseline(weights: Sequence[Weight], grafting: str) -> Rival:
 def shampoo(weights: Sequence[Weight], options: Options) -> Rival:
     """Shampoo (arXiv 1802.09568), as `method="exact"`: with these blocks and grafting, roots by `eigh`."""
     options = options.replace(
-        method="exact", graft_norm="frobenius", adapt_variance=False, stagger=False, workspace=UNCUT
+        method="exact", graft_norm="frobenius", adapt_variance=False, stagger=False, workspace=UNCUT, capturable=False
     )
     rows = [count_row(w, options) for w in weights]
     return Rival(

@@ -56,7 +56,7 @@ class Rehearsal:
         self._optimizer: Jorge | None = None
         if self._params:
             values = {name: getattr(options, name) for name in FIELDS}
-            values |= {"matmul_precision": None, "compile_step": False}
+            values |= {"matmul_precision": None, "compile_step": False, "nonfinite": "skip"}
             self._optimizer = Jorge(self._params, **values)
             self._count(1)  # makes the state
 

@@ -41,6 +41,9 @@ def precision_scope(device: torch.device, precision: Precision) -> Iterator[None
         return
     backend, value = wanted
     before = backend.fp32_precision
+    if before == value:  # what is set once stays set, whatever more general setting comes later
+        yield
+        return
     backend.fp32_precision = value
     try:
         yield

@@ -12,7 +12,7 @@ from jorge_lab.contenders.contender import (
     Contender,
     Setting,
     UnsuitableError,
-    same_settings,
+    comparable,
     settings,
 )
 from jorge_lab.contenders.ours import variant
@@ -26,8 +26,8 @@ __all__ = [
     "Contender",
     "Setting",
     "UnsuitableError",
+    "comparable",
     "restore",
-    "same_settings",
     "settings",
     "state_bytes",
     "variant",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -25,7 +25,6 @@ SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 
 #: Jorge's options that came after records were made, or went since then, at the value where they change nothing.
 NEUTRAL: dict[str, Any] = {"fused": False, "compile_step": False, "nonfinite": "skip"}
-_MISSING = object()
 
 Options = dict[str, Any]
 Built = tuple[torch.optim.Optimizer, LambdaLR]
@@ -152,10 +151,9 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {name: _plain(value) for name, value in sorted(group.items()) if name not in hidden}
 
 
-def same_settings(recorded: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether a run was trained with the settings of now, but for options that change nothing where they are off."""
-    neutral = {n for n, off in NEUTRAL.items() if recorded.get(n, off) == off == now.get(n, off)}
-    return all(recorded.get(name, _MISSING) == now.get(name, _MISSING) for name in (recorded | now).keys() - neutral)
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by which runs are the same or not: without options at the value where they change nothing."""
+    return {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
 
 
 def _plain(value: Any) -> Any:

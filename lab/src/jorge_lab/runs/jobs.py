@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jorge_lab.contenders import SETTINGS, Setting, same_settings
+from jorge_lab.contenders import SETTINGS, Setting, comparable
 from jorge_lab.contenders.finding import find_contender
 from jorge_lab.errors import UsageError
 from jorge_lab.runs.checkpoints import Checkpoints
@@ -82,7 +82,11 @@ class Job:
     def matches(self, record: Record, settings: dict[str, Any]) -> bool:
         """Whether a record is of this very run, with the same settings."""
         recorded = record.get("settings")
-        return record.get("key") == self.key() and isinstance(recorded, dict) and same_settings(recorded, settings)
+        return (
+            record.get("key") == self.key()
+            and isinstance(recorded, dict)
+            and comparable(recorded) == comparable(settings)
+        )
 
     def renamed(self, record: Record) -> Record:
         """The record of this run, made of one with the same settings that was found under another setting's name.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jorge_lab.contenders import comparable
 from jorge_lab.runs.records import Section, machines, setting
 from jorge_lab.runs.store import Record
 
@@ -40,7 +41,9 @@ def repeated(section: Section) -> list[Repeated]:
 
 def _identity(record: Record) -> tuple[object, ...]:
     """What two trainings of the same run have in common."""
-    settings = json.dumps(record.get("settings"), sort_keys=True)  # those of an earlier version may be others
+    settings = json.dumps(
+        comparable(record.get("settings") or {}), sort_keys=True
+    )  # those of an earlier version may be others
     return record["optimizer"], setting(record), record["seed"], settings, *machines([record])
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from jorge_lab.contenders import comparable
 from jorge_lab.contenders.finding import find_contender
 from jorge_lab.runs.run import Watcher, describe
 from jorge_lab.runs.runner import do
@@ -42,7 +43,8 @@ class Run:
         task = find_task(self.task, self.size)
         if record.get("key") != key(task, self.optimizer, self.seed, self.steps):
             return False
-        return bool(record["settings"] == describe(task, find_contender(self.optimizer), "transferred", self.steps))
+        now = describe(task, find_contender(self.optimizer), "transferred", self.steps)
+        return comparable(record["settings"]) == comparable(now)
 
     def run(self, device: torch.device, watch: Watcher) -> Record:
         """Train and measure."""

@@ -13,8 +13,26 @@ from typing import Any
 
 from torch import Tensor
 
+from jorge.cost.counter import Meter
+
 #: Of `multi_tensor_apply`: tensors of a launch by how many lists there are, elements of a chunk, chunks of a launch.
 _TENSORS, _CHUNK, _CHUNKS = {1: 110, 2: 64, 3: 48, 4: 36}, 65536, 320
+
+
+class CudaMeter(Meter):  # type: ignore[no-untyped-call]
+    """Counts the CUDA kernels that its launches would be, as `kernels`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and count it."""
+        before = self.launches
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if self.launches > before:
+            self.kernels += cuda_kernels(func.overloadpacket.__name__, args)
+        return result
 
 
 def cuda_kernels(name: str, args: Sequence[Any]) -> int:
