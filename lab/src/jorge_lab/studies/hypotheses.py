@@ -140,7 +140,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "scheduled decay": Hypothesis("decay by the square of the schedule", scheduled_decay=True),
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
-    "skipped": Hypothesis("refreshes left out where the last one changed less than 2 %", skip_below=0.02),
+    "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
 
