@@ -98,15 +98,12 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     """
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
-    try:
-        for number, work in enumerate(state.work_sets):
-            inputs = _inputs(state, number, schedule, options, trace)
-            if any(inputs.grads):
-                run = _step if state.compiled is None else state.compiled.step(number, _step)
-                run(work, state.tensors[number], inputs, finite, numbers, exchange, trace)
-                state.commit(work)
-    finally:
-        state.let_go()
+    for number, work in enumerate(state.work_sets):
+        inputs = _inputs(state, number, schedule, options, trace)
+        if any(inputs.grads):
+            run = _step if state.compiled is None else state.compiled.step(number, _step)
+            run(work, state.tensors[number], inputs, finite, numbers, exchange, trace)
+            state.commit(work)
 
 
 def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options, trace: Trace | None) -> StepInputs:
