@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import statistics
 import sys
 import time
 import traceback
@@ -115,8 +114,3 @@ def best_ms(session: Session, call: Callable[[], object], repeats: int) -> float
                 call()
         taken.append(timer.ms / repeats)
     return min(taken)
-
-
-def median(values: list[float]) -> float:
-    """The median of some numbers."""
-    return statistics.median(values)

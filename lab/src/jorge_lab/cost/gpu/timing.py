@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from jorge_lab.cost.counting import kernel_launches
 from jorge_lab.cost.gpu.models import TRAININGS, build
 from jorge_lab.cost.gpu.optimizers import KINDS, RIVALS, VARIANTS, Stepper, interval, new_stream
 from jorge_lab.cost.gpu.optimizers import build as build_optimizer
-from jorge_lab.cost.gpu.session import Session, Timer, best_ms, first_line, median
-from jorge_lab.cost.harness import Spread
+from jorge_lab.cost.gpu.session import Session, Timer, best_ms, first_line
+from jorge_lab.cost.harness import Spread, interleave
 
 #: Who takes part in whole iterations, and whose step is measured alone; captured graphs come last, on their own.
 ITERATED = (*RIVALS, "jorge")
@@ -25,6 +26,8 @@ ALONE = (*RIVALS, *(name for name in VARIANTS if not name.endswith("graph")))
 CAPTURED = ("jorge, graph",)
 #: Steps of a Jorge between two refreshes by default.
 GAP = 5
+#: Iterations that are timed in one go: two refreshes of a Jorge fall in each.
+_BLOCK = 2 * GAP
 
 
 @contextmanager
@@ -140,25 +143,23 @@ def iterations(session: Session, contenders: Sequence[str], name: str) -> list[d
             steppers[contender] = build_optimizer(contender, model, training.baseline, session.device)
         except Exception as error:  # a finding
             rows.append({"optimizer": contender, "failed": first_line(error)})
-    block, rounds = 2 * GAP, 1 if session.tiny else 3
-    samples: dict[str, list[float]] = {contender: [] for contender in steppers}
-    for turn in range(rounds):
-        if turn and session.left() < 25:
-            break
-        for contender, stepper in steppers.items():
-            stepper.go_to(LATE + turn * block)
-            samples[contender].append(_block_ms(session, backward, stepper, block))
+
+    def block(stepper: Stepper) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(_BLOCK):
+                backward()
+                stepper.step()
+
+        return run
+
+    cases = {contender: block(stepper) for contender, stepper in steppers.items()}
+    # One that would take more than its part of the time left sits out the last round.
+    share = session.left() / len(cases) / 2
+    seconds = interleave(cases, session.device, rounds=1 if session.tiny else 3, seconds_each=share)
+    samples = {contender: [1e3 * each / _BLOCK for each in taken] for contender, taken in seconds.items()}
     for contender, taken in samples.items():
-        ratio = Spread.of([a / b for a, b in zip(taken, samples[training.baseline], strict=True)])
+        ratio = Spread.of([a / b for a, b in zip(taken, samples[training.baseline], strict=False)])
         row = {"optimizer": contender, "ms": median(taken), "to_baseline": ratio.median, "rounds": len(taken)}
         rows.append({**row, "to_baseline_quartiles": [ratio.low, ratio.high]})
         session.say(f"{name}: {rows[-1]}")
     return rows
-
-
-def _block_ms(session: Session, backward: Callable[[], None], stepper: Stepper, block: int) -> float:
-    with Timer(session.device) as timer:
-        for _ in range(block):
-            backward()
-            stepper.step()
-    return timer.ms / block
