@@ -51,6 +51,12 @@ def from_sgd_alone() -> tuple[Part, ...]:
 
 
 @cache
+def to_the_end() -> tuple[Part, ...]:
+    """Two tasks at size full, a run each."""
+    return tuple(parts(read([RECORDS / "full.jsonl.gz"]), {}))
+
+
+@cache
 def measured(name: str) -> Any:
     """The figures of a script."""
     return json.loads((RECORDS / f"{name}.json").read_text())
@@ -202,6 +208,26 @@ def all_held_out() -> str:
     return _every(held_out())
 
 
+#: Trained to the end, as the table has them.
+TO_THE_END = ("sgd", "adamw", "muon", "jorge")
+
+
+def full() -> str:
+    """Where the two long trainings end, and the step at which each passes the baseline's best loss."""
+    lines = []
+    for part in to_the_end():
+        for unit, said in (("loss", "final loss"), ("steps", "steps to the baseline's best"), ("metric", "")):
+            found = [row(part, name) for name in TO_THE_END]
+            if unit == "loss":
+                values = [f"{r.final_loss:.3g}" for r in found]
+            elif unit == "steps":
+                values = ["–" if r.steps_to_target is None else steps(r) for r in found]
+            else:
+                said, values = found[0].metric_name, [f"{r.metric:.4g}" for r in found]
+            lines.append([called(part) if unit == "loss" else "", said, *values])
+    return table(["", "", *(row(to_the_end()[0], name).label for name in TO_THE_END)], lines)
+
+
 def price() -> str:
     """What a step and the state of Jorge's cost on the ten tasks, beside AdamW."""
     lines = []
@@ -329,9 +355,11 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (README, "results"): results,
     (README, "claim"): claim,
     (README, "gpu"): gpu_claim,
+    (README, "full"): full,
     (NOTEBOOK / "gpu.md", "gpu"): gpu,
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,
     (NOTEBOOK / "comparison.md", "results"): all_results,
+    (NOTEBOOK / "comparison.md", "full"): full,
     (NOTEBOOK / "comparison.md", "price"): price,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
     (NOTEBOOK / "benchmarks.md", "step-time"): step_time,

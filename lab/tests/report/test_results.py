@@ -16,10 +16,11 @@ SUITE = (RECORDS / "suite.jsonl.gz", GENERATED / "results.md", TUNED)
 HELD_OUT = (RECORDS / "held_out.jsonl.gz", GENERATED / "held-out" / "results.md", RECORDS / "held_out_tuned.json")
 #: Nobody is tuned there.
 FROM_SGD = (RECORDS / "from_sgd.jsonl.gz", GENERATED / "from-sgd" / "results.md", TUNED)
-IDS = ["suite", "held out", "from SGD"]
+TO_THE_END = (RECORDS / "full.jsonl.gz", GENERATED / "full" / "results.md", TUNED)
+IDS = ["suite", "held out", "from SGD", "to the end"]
 
 
-@pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT, FROM_SGD], ids=IDS)
+@pytest.mark.parametrize(("records", "page", "_"), [SUITE, HELD_OUT, FROM_SGD, TO_THE_END], ids=IDS)
 def test_the_page_is_made_of_the_records(records: Path, page: Path, _: Path, tmp_path: Path) -> None:
     found = read([records])
     report.write(found, tmp_path, "jorge report", {})
@@ -36,7 +37,7 @@ def now(task: str) -> str:
     return task.replace("benchmarks.held_out:", "jorge_lab.tasks.held_out:")
 
 
-@pytest.mark.parametrize(("records", "_", "tuned"), [SUITE, HELD_OUT, FROM_SGD], ids=IDS)
+@pytest.mark.parametrize(("records", "_", "tuned"), [SUITE, HELD_OUT, FROM_SGD, TO_THE_END], ids=IDS)
 def test_every_record_says_where_and_when_and_has_tuned_opponents(records: Path, _: Path, tuned: Path) -> None:
     for record in read([records]):
         assert {"jorge", "torch", "python", "machine", "device", "threads", "date"} <= record["environment"].keys()

@@ -209,6 +209,7 @@ def test_all_optimizers_may_be_named_in_one_word() -> None:
         (["mnist", "shakespeare", "--target", "1"], "with several tasks"),
         (["mnist", "--target", "shakespeare=1"], "not among the tasks"),
         (["mnist", "--device", "abacus"], "--device abacus"),
+        (["mnist", "--capture"], "--capture is for --device cuda"),
     ],
     ids=str,
 )

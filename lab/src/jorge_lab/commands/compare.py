@@ -70,6 +70,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="of training between two checkpoints of a run, from which it goes on when it was cut off "
         f"(default: {EVERY:.0f} at size full, else no checkpoints)",
     )
+    parser.add_argument(
+        "--capture",
+        action="store_true",
+        help="on CUDA: replay the forward and backward pass from graphs, for models that take a batch's first tensor; "
+        "what launches cost then hides no optimizer's own time",
+    )
     add_machine(parser)
     add_wide(parser)
 
@@ -97,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tuned is not None:
         use_tuned(args.tuned)
     device = device_named(args.device)
+    if args.capture and device.type != "cuda":
+        raise UsageError("--capture is for --device cuda: a CPU has no graphs to replay")
     torch.set_num_threads(args.threads)
     store = open_records(args.out)
     chosen = [setting for setting in SETTINGS if setting in settings]
@@ -105,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     out = console()
     every = args.checkpoint_every or (EVERY if args.size == "full" else None)
     checkpoints = Checkpoints(args.out / "checkpoints", every) if every else None
-    records, status = train_all(jobs, store, device, out, args.workers, checkpoints)
+    records, status = train_all(jobs, store, device, out, args.workers, checkpoints, args.capture)
     report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out, wide=args.wide)
     return status
 

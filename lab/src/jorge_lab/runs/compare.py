@@ -39,6 +39,7 @@ def train_all(
     console: Console,
     workers: int = 1,
     checkpoints: Checkpoints | None = None,
+    capture: bool = False,
 ) -> tuple[list[Record], int]:
     """Do the jobs that are not done; the records of all that are, in order, and the exit status of the runner.
 
@@ -49,11 +50,12 @@ def train_all(
         console: is told what happens.
         workers: runs side by side.
         checkpoints: from which runs that were cut off go on; None: they begin again.
+        capture: whether the models' passes are replayed from graphs of CUDA.
 
     Raises:
         UsageError: nothing can be run: no optimizer suits, or no data is installed.
     """
-    jobs, settings = _suitable([replace(job, checkpoints=checkpoints) for job in jobs], console)
+    jobs, settings = _suitable([replace(job, checkpoints=checkpoints, capture=capture) for job in jobs], console)
     twins = _twins(jobs, settings)
     done: dict[Job, Record] = {}
     for record in filter(usable, store.read()):

@@ -56,6 +56,7 @@ class Job:
         steps: of the run.
         repetition: 0 for the run; n for the n-th time that it is trained once more, for its seconds alone.
         checkpoints: where the run's is, None for a run that has none; not part of which run it is.
+        capture: whether the model's passes are replayed from graphs of CUDA; not part of it either.
     """
 
     task: str
@@ -66,6 +67,7 @@ class Job:
     steps: int
     repetition: int = 0
     checkpoints: Checkpoints | None = field(default=None, compare=False)
+    capture: bool = field(default=False, compare=False)
 
     @property
     def title(self) -> str:
@@ -103,9 +105,8 @@ class Job:
         """Train; from the checkpoint on if there is one, which stays until its caller has kept the record."""
         task, contender = find_task(self.task, self.size), find_contender(self.optimizer)
         data = task.load().to(device)
-        return train(
-            task, contender, self.seed, self.steps, data, watch, self.setting, self.checkpoints, self.repetition
-        )
+        which = (self.setting, self.checkpoints, self.repetition)
+        return train(task, contender, self.seed, self.steps, data, watch, *which, capture=self.capture)
 
 
 def jobs_for(

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from jorge_lab.contenders import Contender, Setting, settings, state_bytes
 from jorge_lab.runs.averaging import Averaged
 from jorge_lab.runs.checkpoints import Checkpoint, Checkpoints, restore_states, states
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.store import Record
-from jorge_lab.tasks.task import Data, Task
+from jorge_lab.tasks.task import Batch, Data, Task
 
 #: Version of the records' layout; a change of meaning raises it, and records of another version are trained again.
 RECORD_VERSION = 2
@@ -71,6 +72,14 @@ def _switch(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) ->
         switch()
 
 
+def _capture(model: nn.Module, batch: Batch) -> None:
+    """Let the model replay its forward and backward pass of a batch from graphs of CUDA, in training mode.
+
+    Running means are those of a model that has seen the batch a few times before, with all optimizers alike.
+    """
+    torch.cuda.make_graphed_callables(model, (batch[0],))
+
+
 @dataclass
 class _Measured:
     """What a run has measured so far: a number a step in each list but the last, seconds from the beginning on."""
@@ -96,6 +105,7 @@ def train(
     setting: Setting = "transferred",
     checkpoints: Checkpoints | None = None,
     repetition: int = 0,
+    capture: bool = False,
 ) -> Record:
     """Train and return the record; a loss that is not finite, or beyond all hope, ends it as diverged.
 
@@ -110,6 +120,7 @@ def train(
         checkpoints: where to write the run's, and where it goes on from if there is one, which the caller has seen to
             fit and removes when the record is kept. None: the run begins at its first step.
         repetition: 0 for the run; n where it is trained once more for the n-th time, which the record then says.
+        capture: whether the model's two passes are replayed from graphs of CUDA, as `--capture` says.
 
     Raises:
         ModuleNotFoundError, LookupError, UnsuitableError: as :meth:`Contender.build`.
@@ -118,6 +129,8 @@ def train(
     device = data.train[0].device
     torch.manual_seed(seed)
     model = task.model().to(device)
+    if capture:
+        _capture(model, next(task.batches(data, seed)))
     averaged = Averaged(model, contender.average, steps) if contender.average else None
     optimizer, scheduler = contender.build(task, model, steps, setting)
     which = key(task, contender, setting, seed, steps, repetition)
@@ -195,5 +208,6 @@ def train(
         "settings": chosen,
         "environment": environment(device),
         **({"repetition": repetition} if repetition else {}),
+        **({"captured": True} if capture else {}),
         **({"averaged": averaged.measured(task, data, seed, steps)} if averaged and diverged_at is None else {}),
     }

@@ -41,7 +41,7 @@ def task(size: Size) -> Task:
             adamw={"lr": 1e-2, "weight_decay": 1e-2},
             schedule="step",
         ),
-        steps={"smoke": 30, "small": 300, "full": 20000}[size],
+        steps={"smoke": 30, "small": 300, "full": 10_000}[size],
         batch_size=128,
         metric=("accuracy", "higher"),
         load=partial(load, size),
