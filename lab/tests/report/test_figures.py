@@ -98,8 +98,8 @@ def front() -> Iterator[tuple[Path, str]]:
     yield README, f"Tuned, Muon ends lower on {ends_lower('muon')} and SOAP on {ends_lower('soap')} than Jorge does"
     own = sorted(jorge(p).optimizer_ms or 0 for p in suite())
     yield README, f"Jorge's own step takes {own[0]:.0f} to {own[-1]:.0f} ms on these tasks."
-    largest = max(row(p, "adamw").state_bytes / 8e6 for p in suite())
-    assert largest < 3
+    largest = max(row(p, "adamw").state_bytes / 8e6 for p in (*suite(), *quoted.to_the_end()))
+    assert 4 < largest < 5
     yield README, "Nothing above 5 million parameters was trained"
     trained = quoted.measured("iteration_overhead")["models"]["resnet18"]["rows"][-1]
     assert trained["optimizer"] == "jorge"
