@@ -71,7 +71,8 @@ ALLOWED = {
         "validation",
     },
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
-    "__init__": {"cost", "optimizer"},
+    "groups": set(),
+    "__init__": {"cost", "groups", "optimizer"},
 }
 
 

@@ -34,6 +34,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "warmup_refreshes": (0, -1),
     "block_size": (None, 0),
     "max_dim": (10, 0),
+    "batch_dims": (1, -1),
+    "splits": (2, 0),
     "preconditioner_beta2": (0.9, 1.0),
     "damping": (0.0, -1e-4),
     "degree": (1, 3),
@@ -64,6 +66,8 @@ REFUSED: dict[str, list[Any]] = {
     "warmup_refreshes": [True, 2.0],
     "block_size": [True, "all", 0.5],
     "max_dim": [True, 10.0],
+    "batch_dims": [True, 1.0],
+    "splits": [True, 3.0],
     "preconditioner_beta2": [0.0, 1.5, True],
     "damping": [float("inf"), float("nan")],
     "degree": [0, True, 2.0],
@@ -203,7 +207,7 @@ def test_jorge_cost_takes_each_of_them(capsys: pytest.CaptureFixture[str]) -> No
 def test_which_options_shape_the_state() -> None:
     """In the method, the graft, the memory of its averages, the cuts and the dtype lies what the state means."""
     graft = {"grafting", "beta2_decay", "graft_norm", "adapt_variance"}
-    assert set(SHAPING) == graft | {"method", "block_size", "max_dim", "preconditioner_dtype"}
+    assert set(SHAPING) == graft | {"method", "block_size", "max_dim", "batch_dims", "splits", "preconditioner_dtype"}
 
 
 @pytest.mark.parametrize("name", FIELDS)

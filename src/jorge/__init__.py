@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 
 if TYPE_CHECKING:
     from jorge import cost as cost
 
-__all__ = ["Jorge", "__version__", "cost"]
+__all__ = ["Jorge", "__version__", "cost", "param_groups"]
 
 __version__ = "0.1.0"
 

@@ -24,8 +24,8 @@ class SetState(Generic[T]):
     """The state of a work set: its tensors, or where to find them.
 
     Args:
-        buffers: of each shape group, by name, `[count, *shape]`; `row_var` and `col_var` are `[count, side]`.
-        scalars: by name, `[total, …]`: `adam_step` of all parameters, `graft_length` of the matrices.
+        buffers: of each shape group, by name, `[count, *part]`; `row_var` and `col_var` are `[count, side]`.
+        scalars: by name, `[total, …]`: `adam_step` of all parts, `graft_length` of the matrices.
         stacks: of each stack by name, `[count, …]`.
     """
 
@@ -46,19 +46,25 @@ def allocate(
     layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
     for group, kept in zip(work.groups, layouts, strict=True):
         for name, dtype in kept.buffers.items():
-            buffer = torch.zeros(len(group.places), *group.spec.shape, dtype=dtype, device=device)
-            views += [(place, name, buffer[i]) for i, place in enumerate(group.places)]
+            buffer = torch.zeros(group.count, *group.part, dtype=dtype, device=device)
+            whole = buffer.view(len(group.places), *group.spec.shape)
+            views += [(place, name, whole[i]) for i, place in enumerate(group.places)]
         for name, (shape, dtype) in kept.sides.items():
-            side = torch.zeros(len(group.places), *shape, dtype=dtype, device=device)
-            views += [(place, name, side[i]) for i, place in enumerate(group.places)]
+            side = torch.zeros(group.count, shape[-1], dtype=dtype, device=device)
+            whole = side.view(len(group.places), *shape)
+            views += [(place, name, whole[i]) for i, place in enumerate(group.places)]
         found.buffers.append({name: (group.places[0], name) for name in (*kept.buffers, *kept.sides)})
     for name in dict.fromkeys(name for kept in layouts for name in kept.scalars):
         having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
-        places = [place for group, _ in having for place in group.places]
         shape, dtype = having[0][1].scalars[name]
-        whole = torch.zeros(len(places), *shape, dtype=dtype, device=device)
-        views += [(place, name, whole[i]) for i, place in enumerate(places)]
-        found.scalars[name] = (places[0], name)
+        each = shape[1:] if having[0][0].parts > 1 else shape
+        total = torch.zeros(sum(group.count for group, _ in having), *each, dtype=dtype, device=device)
+        start = 0
+        for group, kept in having:
+            mine = total[start : start + group.count].view(len(group.places), *kept.scalars[name][0])
+            views += [(place, name, mine[i]) for i, place in enumerate(group.places)]
+            start += group.count
+        found.scalars[name] = (having[0][0].places[0], name)
     for stack in work.stacks:
         dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
         state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
@@ -67,7 +73,7 @@ def allocate(
         first, start = len(views), 0
         for part in stack.parts:
             for place in work.matrices[part.group].places:
-                stop = start + part.grid.blocks
+                stop = start + part.grid.blocks * work.matrices[part.group].parts
                 for name, tensor in state.items():
                     key = _other_side(name) if part.transposed else name
                     views.append((place, f"{key}.{part.number}", tensor[start:stop]))

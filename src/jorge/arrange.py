@@ -22,7 +22,7 @@ import torch
 from jorge.blocks import BlockGrid, Blocking, Side
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import Options
-from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route
+from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there about five times
 #: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
@@ -44,17 +44,28 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class ShapeGroup:
-    """Parameters of one shape and dtype; what a step works on is `[count, *shape]`.
+    """Parameters of one shape and dtype; what a step works on is `[count, *part]`.
+
+    A part is the parameter, or one of the matrices that it holds, which are stepped like parameters of their own.
 
     Args:
         places: of its parameters among those that are arranged.
         spec: of each.
         blocking: how each is cut; `None` for vectors and scalars.
+        parts: the matrices in each parameter.
+        part: the shape of each.
     """
 
     places: tuple[int, ...]
     spec: ParamSpec
     blocking: Blocking | None
+    parts: int
+    part: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of matrices, or of vectors and scalars."""
+        return len(self.places) * self.parts
 
     @property
     def nbytes(self) -> int:
@@ -71,8 +82,8 @@ class StackPart:
         number: the grid's number in the blocking.
         grid: of the blocks.
         transposed: whether they lie in the stack transposed.
-        whole: whether they are the whole parameters, as they are.
-        count: of blocks, over all parameters.
+        whole: whether they are the whole matrices, as they are.
+        count: of blocks, over all parameters and their matrices.
     """
 
     group: int
@@ -168,15 +179,12 @@ def _shape_groups(specs: Sequence[ParamSpec], options: Options, most: float) -> 
     alike: defaultdict[ParamSpec, list[int]] = defaultdict(list)
     for place, spec in enumerate(specs):
         alike[spec].append(place)
-    routed = [
-        (route(spec.shape, block_size=options.block_size, max_dim=options.max_dim).blocking, spec, places)
-        for spec, places in alike.items()
-    ]
-    routed.sort(key=lambda each: _order(each[0], each[1]))
-    for blocking, spec, places in routed:
+    routed = [(route_by(spec.shape, options), spec, places) for spec, places in alike.items()]
+    routed.sort(key=lambda each: _order(each[0].blocking, each[1]))
+    for found, spec, places in routed:
         count = max(1, int(min(len(places), most // _nbytes(spec))))
         for start in range(0, len(places), count):
-            yield ShapeGroup(tuple(places[start : start + count]), spec, blocking)
+            yield ShapeGroup(tuple(places[start : start + count]), spec, found.blocking, found.parts, found.part)
 
 
 def _order(blocking: Blocking | None, spec: ParamSpec) -> tuple[int, list[int]]:
@@ -204,7 +212,7 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
     for index, group in enumerate(matrices):
         assert group.blocking is not None
         for number, grid in enumerate(group.blocking.grids):
-            count = len(group.places) * grid.blocks
+            count = group.count * grid.blocks
             part = StackPart(index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count)
             found[grid.shape, group.blocking.sides].append(part)
     for (shape, sides), parts in list(found.items()):
@@ -230,7 +238,7 @@ def _stack(
     measured: list[tuple[int, int]] = []
     count = 0
     for part in parts:
-        if has_schatten_length(groups[part.group].spec.shape, sides, options):
+        if has_schatten_length(groups[part.group].part, sides, options):
             follows = measured and measured[-1][1] == count
             measured.append((measured.pop()[0] if follows else count, count + part.count))
         count += part.count

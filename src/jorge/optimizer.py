@@ -72,11 +72,12 @@ class Jorge(torch.optim.Optimizer):
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
     `exp_avg_sq` and `adam_step`, and for linear maps `row_var` and `col_var`), and for each grid i of equal blocks
-    `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). Buffers are float32 for parameters of
-    lower precision. `optimizer.state[p]` is what the step works on: what is read there is used, and what is replaced,
-    moved or cleared there is respected at the next step. Gradients are never modified. A step in which any gradient of
-    a device is not finite, or longer than 1.8e19, changes nothing there but `step`, and is counted
-    (:meth:`skipped_steps`).
+    `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). With `batch_dims` or `splits` these
+    are of all matrices of the parameter, one after the other, and what is one number or vector for a matrix is
+    `[matrices, …]`. Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what the step
+    works on: what is read there is used, and what is replaced, moved or cleared there is respected at the next
+    step. Gradients are never modified. A step in which any gradient of a device is not finite, or longer than
+    1.8e19, changes nothing there but `step`, and is counted (:meth:`skipped_steps`).
 
     >>> import torch
     >>> from jorge import Jorge
@@ -116,6 +117,8 @@ class Jorge(torch.optim.Optimizer):
         warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",
         max_dim: int = 8192,
+        batch_dims: int = 0,
+        splits: int = 1,
         preconditioner_beta2: float = 0.95,
         damping: float = 1e-4,
         degree: int = 2,
@@ -248,6 +251,7 @@ class Jorge(torch.optim.Optimizer):
         if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
             group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
         checks.check({**self.defaults, **group}, where)
+        validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(group)
 
     @overload

@@ -247,6 +247,22 @@ class Options:
         "and the layers of common networks whole.",
         shapes_state=True,
     )
+    batch_dims: int = _option(
+        0,
+        _whole(0),
+        "a whole number of at least 0",
+        "so many leading dims count separate matrices: 1 for the weights of experts, `[experts, in, out]`. Each is "
+        "stepped as if it were a parameter of its own.",
+        shapes_state=True,
+    )
+    splits: int = _option(
+        1,
+        _whole(1),
+        "a whole number of at least 1",
+        "so many equal parts of the first dim after these are separate matrices: 3 for a fused QKV, `[3 · d, d]`. "
+        "Vectors are not asked.",
+        shapes_state=True,
+    )
     preconditioner_beta2: float = _option(
         0.95,
         lambda value: _fraction(value) and value > 0,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jorge import grafting
-from jorge.arrange import WorkSet
+from jorge.arrange import ShapeGroup, WorkSet
 from jorge.options import Options
 
 #: Who of a shape group has a gradient; `None` where all have.
@@ -25,7 +25,7 @@ BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 def gather_gradients(
     work: WorkSet, given: Sequence[list[Tensor]], present: Sequence[Present], kept: Tensor, *, maximize: bool
 ) -> list[Tensor]:
-    """G of each shape group, `[count, *shape]`, a copy; zero where there is none or not all are finite.
+    """G of each shape group, `[count, *part]`, a copy; zero where there is none or not all are finite.
 
     Args:
         work: what is worked on.
@@ -38,8 +38,8 @@ def gather_gradients(
     rooms: list[Tensor] = []
     for group, mine in zip(work.groups, present, strict=True):
         make = torch.empty if mine is None else torch.zeros
-        grads.append(make((len(group.places), *group.spec.shape), dtype=work.compute, device=kept.device))
-        rooms += _given(grads[-1], mine)
+        grads.append(make((group.count, *group.part), dtype=work.compute, device=kept.device))
+        rooms += _given(grads[-1], group, mine)
     for targets, sources in alike(rooms, list(chain.from_iterable(given))):
         torch._foreach_copy_(targets, sources)
     if maximize:
@@ -62,7 +62,7 @@ def move(
         work: what is worked on.
         params: of each shape group, those that have a gradient.
         present: of each shape group, who has one; `None` where all have.
-        updates: U of each shape group, `[count, *shape]`, in whose memory it may be scaled.
+        updates: U of each shape group, `[count, *part]`, in whose memory it may be scaled.
         taken: 0-dim, 1 where the step is taken and 0 where a gradient is not finite.
         options: of the param group.
     """
@@ -76,7 +76,7 @@ def move(
     moved: list[Tensor] = []
     lower: defaultdict[torch.dtype, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     for group, mine, update, having in zip(work.groups, params, updates, present, strict=True):
-        moved += _given(update, having)
+        moved += _given(update, group, having)
         if group.spec.dtype == work.compute:
             wide += mine
             continue
@@ -100,9 +100,9 @@ def clear(tensors: Sequence[Tensor], kept: Tensor) -> None:
     torch._foreach_mul_([tensor.view(kept.dtype) for tensor in tensors], kept)
 
 
-def _given(tensor: Tensor, present: Present) -> Sequence[Tensor]:
+def _given(tensor: Tensor, group: ShapeGroup, present: Present) -> Sequence[Tensor]:
     """A shape group's tensor parameter by parameter, for those that have a gradient."""
-    views = tensor.unbind(0)
+    views = tensor.view(len(group.places), *group.spec.shape).unbind(0)
     return views if present is None else [view for view, has in zip(views, present, strict=True) if has]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from jorge.blocks import Side
 from jorge.options import Options
-from jorge.routing import Kind, layout, route
+from jorge.routing import Kind, layout, route_by
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
 def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, options: Options) -> PlanRow:
     """The plan of one parameter under the options of its param group."""
     shape = tuple(shape)
-    decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
+    decision = route_by(shape, options)
     tensors = layout(shape, dtype, options).tensors(shape).values()
     blocks: tuple[tuple[int, int, int], ...] = ()
     left: Side | None = None
     right: Side | None = None
     if decision.blocking is not None:
-        blocks = tuple((grid.blocks, *grid.shape) for grid in decision.blocking.grids)
+        blocks = tuple((decision.parts * grid.blocks, *grid.shape) for grid in decision.blocking.grids)
         left, right = decision.blocking.sides
     return PlanRow(
         name,

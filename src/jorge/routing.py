@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from jorge.blocks import Blocking, Side, blocking
+from jorge.blocks import Blocking, Side, blocking, matrix_shape
 from jorge.grafting import buffer_dtypes
 from jorge.methods import METHODS
 from jorge.options import BlockSize, Options
@@ -22,33 +22,84 @@ Kind = Literal["matrix", "vector", "empty"]
 
 @dataclass(frozen=True)
 class Route:
-    """What one parameter gets: its kind, its blocks (for a matrix), and the reason in words."""
+    """What one parameter gets, and the reason in words.
+
+    Args:
+        kind: of the parameter.
+        blocking: the blocks of a matrix, of each where there are several.
+        why: the reason.
+        parts: how many matrices it holds, 1 where it is no matrix.
+        part: the shape of each; of what is no matrix its own.
+    """
 
     kind: Kind
     blocking: Blocking | None
     why: str
+    parts: int
+    part: tuple[int, ...]
 
 
-def route(shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int) -> Route:
+def route(
+    shape: tuple[int, ...], *, block_size: BlockSize, max_dim: int, batch_dims: int = 0, splits: int = 1
+) -> Route:
     """Decide for a parameter of `shape`.
+
+    Raises:
+        ValueError: its matrices cannot be cut into `splits` equal parts.
 
     >>> route((64, 32, 3, 3), block_size=1024, max_dim=8192).why
     'read as 64 × 288, cut into 1 × 2 blocks'
     >>> route((64,), block_size=1024, max_dim=8192).kind
     'vector'
+    >>> route((8, 64, 32), block_size="auto", max_dim=8192, batch_dims=1).why
+    '8 matrices, each whole'
     """
     if 0 in shape:
-        return Route("empty", None, "no elements: nothing to do")
-    blocks = blocking(shape, block_size=block_size, max_dim=max_dim)
+        return Route("empty", None, "no elements: nothing to do", 1, shape)
+    parts, part = divided(shape, batch_dims, splits)
+    blocks = blocking(part, block_size=block_size, max_dim=max_dim)
     if blocks is None:
-        return Route("vector", None, "fewer than two dims above 1: the graft optimizer's own step")
+        return Route("vector", None, "fewer than two dims above 1: the graft optimizer's own step", 1, shape)
     rows, cols = blocks.matrix
-    why = f"read as {rows} × {cols}, " if tuple(shape) != blocks.matrix else ""
+    why = f"{parts} matrices, each " if parts > 1 else ""
+    why += f"read as {rows} × {cols}, " if tuple(part) != blocks.matrix else ""
     why += "whole" if blocks.blocks == 1 else f"cut into {blocks.counts[0]} × {blocks.counts[1]} blocks"
     for side, kind, d in (("left", blocks.left, rows), ("right", blocks.right, cols)):
         if kind == "diagonal":
             why += f"; {side} side diagonal, as {d} > max_dim {max_dim}"
-    return Route("matrix", blocks, why)
+    return Route("matrix", blocks, why, parts, part)
+
+
+def route_by(shape: tuple[int, ...], options: Options) -> Route:
+    """As :func:`route`, by the options of a param group."""
+    return route(
+        shape,
+        block_size=options.block_size,
+        max_dim=options.max_dim,
+        batch_dims=options.batch_dims,
+        splits=options.splits,
+    )
+
+
+def divided(shape: tuple[int, ...], batch_dims: int, splits: int) -> tuple[int, tuple[int, ...]]:
+    """How many matrices a parameter holds, one after the other, and the shape of each.
+
+    Raises:
+        ValueError: they are matrices that cannot be cut into `splits` equal parts.
+
+    >>> divided((8, 64, 32), 1, 1), divided((96, 32), 0, 3), divided((96,), 0, 3)
+    ((8, (64, 32)), (3, (32, 32)), (3, (32,)))
+    """
+    count, each = math.prod(shape[:batch_dims]), tuple(shape[batch_dims:])
+    if splits > 1 and each:
+        if each[0] % splits and matrix_shape(each) is not None:
+            raise ValueError(
+                f"splits={splits} does not cut {each[0]} rows into equal parts (shape {tuple(shape)}): give a number "
+                "that does. Where parts differ, as in grouped-query attention, let it cut each of them too"
+            )
+        if each[0] % splits == 0:
+            count, each = count * splits, (each[0] // splits, *each[1:])
+    return count, each
 
 
 def is_linear_map(shape: tuple[int, ...]) -> bool:
@@ -85,9 +136,10 @@ class Layout:
 
     Args:
         buffers: like the parameter, `[*shape]`.
-        sides: a number for each row, or for each column, of the matrix that the parameter is read as.
-        scalars: a number or two for the parameter.
-        grids: for each grid of equal blocks, `[blocks, …]`; the grid's number is appended: `left.0`.
+        sides: a number for each row, or for each column, of the matrix that the parameter is read as; `[parts, …]`
+            where it is read as several.
+        scalars: a number or two for the parameter; likewise.
+        grids: for each grid of equal blocks, `[blocks, …]`, matrix by matrix; the grid's number is appended: `left.0`.
     """
 
     buffers: dict[str, torch.dtype]
@@ -110,26 +162,28 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1, grafting="sgd")).tensors((4, 6)))
     ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
     """
-    decision = route(shape, block_size=options.block_size, max_dim=options.max_dim)
+    decision = route_by(shape, options)
     if decision.kind == "empty":
         return Layout({}, {}, {}, ())
     compute, blocks = COMPUTE_DTYPES[dtype], decision.blocking
     buffers = buffer_dtypes(options.grafting, compute, options.preconditioner_dtype if blocks else None)
+    several = (decision.parts,) if decision.parts > 1 else ()
     scalars: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     if options.grafting == "adam":
-        scalars["adam_step"] = ((), torch.float32)
+        scalars["adam_step"] = (several, torch.float32)
     if blocks is None:
         return Layout(buffers, {}, scalars, ())
     if options.grafting == "sgd":
-        scalars["graft_length"] = ((2,), compute)
+        scalars["graft_length"] = ((*several, 2), compute)
     stored, method = stored_dtype(dtype, options), METHODS[options.method]
     grids = []
     for grid in blocks.grids:
-        kept = {name: ((grid.blocks, *each), stored) for name, each in method.layout(grid.shape, blocks.sides).items()}
+        count = decision.parts * grid.blocks
+        kept = {name: ((count, *each), stored) for name, each in method.layout(grid.shape, blocks.sides).items()}
         if options.measures_schatten:
-            kept["quartics"] = ((grid.blocks, 2), compute)
-        grids.append({**kept, "refreshes": ((grid.blocks,), torch.float32)})
+            kept["quartics"] = ((count, 2), compute)
+        grids.append({**kept, "refreshes": ((count,), torch.float32)})
     sides: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    if options.adapts and is_linear_map(shape):
-        sides = {name: ((d,), compute) for name, d in zip(("row_var", "col_var"), blocks.matrix, strict=True)}
+    if options.adapts and is_linear_map(decision.part):
+        sides = {name: ((*several, d), compute) for name, d in zip(("row_var", "col_var"), blocks.matrix, strict=True)}
     return Layout({**buffers, "momentum_buffer": compute}, sides, scalars, tuple(grids))

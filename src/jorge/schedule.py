@@ -114,7 +114,8 @@ def pieces(
         for place in groups[stack_part.group].places:
             step = steps[place]
             scheduled = None if step is None else schedule.at(step)
-            blocks = range(len(wanted), len(wanted) + stack_part.grid.blocks)
+            count = stack_part.grid.blocks * groups[stack_part.group].parts
+            blocks = range(len(wanted), len(wanted) + count)
             shared = range(*_part(stack, scheduled)) if scheduled is not None else ()
             wanted += [
                 _refresh(stack, scheduled, method) if scheduled is not None and i in shared else None for i in blocks

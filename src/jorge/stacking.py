@@ -10,7 +10,7 @@ from torch import Tensor
 from jorge.arrange import Stack, WorkSet
 from jorge.blocks import gather, gather_into, scatter
 
-#: Of the shape groups of matrices of a work set, by number: `[count, *shape]`.
+#: Of the shape groups of matrices of a work set, by number: `[count, *part]`.
 Tensors = Sequence[Tensor] | Mapping[int, Tensor]
 
 
@@ -44,8 +44,8 @@ def sums_of_blocks(values: Sequence[Tensor], work: WorkSet) -> list[Tensor]:
     sums: list[list[Tensor]] = [[] for _ in work.matrices]
     for stack, found in zip(work.stacks, values, strict=True):
         for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
-            params = len(work.matrices[part.group].places)
-            each = mine if part.count == params else mine.view(params, -1, mine.shape[-1]).sum(1)
+            matrices = work.matrices[part.group].count
+            each = mine if part.count == matrices else mine.view(matrices, -1, mine.shape[-1]).sum(1)
             sums[part.group].append(each)
     return [each[0] if len(each) == 1 else torch.stack(each).sum(0) for each in sums]
 

@@ -50,7 +50,7 @@ class StepInputs:
         refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
         measured: of each stack, the blocks whose `quartics` are renewed.
         owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
-        all_matrices: the parameters of the shape groups of matrices, whoever has a gradient; where there is a trace.
+        all_matrices: whose the matrices are, whoever has a gradient; where there is a trace.
     """
 
     params: list[list[Tensor]] = field(default_factory=list)
@@ -130,11 +130,16 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
         chunks = list(_refreshes(state, stack, found))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
-            places = ((part, place) for part in stack.parts for place in work.matrices[part.group].places)
-            owners = [(state.params[place], part.number, i) for part, place in places for i in range(part.grid.blocks)]
+            owners = []
+            for part in stack.parts:
+                group = work.matrices[part.group]
+                numbers = range(group.parts * part.grid.blocks)
+                owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
             inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
     if trace is not None:
-        inputs.all_matrices.extend(state.params[place] for group in work.matrices for place in group.places)
+        inputs.all_matrices.extend(
+            state.params[place] for group in work.matrices for place in group.places for _ in range(group.parts)
+        )
     return inputs
 
 
@@ -346,7 +351,7 @@ def _observe(
     vectors = len(work.groups) - len(work.matrices)
     maps = [i for i, each in enumerate(tensors.buffers) if "row_var" in each]
     if maps:
-        steps = torch.split(tensors.scalars["adam_step"], [len(group.places) for group in work.groups])
+        steps = torch.split(tensors.scalars["adam_step"], [group.count for group in work.groups])
         chosen = [directions[i - vectors] for i in maps]
         variance.observe(
             [tensors.buffers[i]["row_var"] for i in maps],

@@ -184,8 +184,9 @@ class GroupState:
         return self._given == len(self.params)
 
     def mask(self, group: ShapeGroup, present: Sequence[bool]) -> Tensor:
-        """Which parameters of a shape group have a gradient, on the device, `[count, 1, …]`."""
-        return self.constants.get(tuple(present)).view(-1, *(1,) * len(group.spec.shape))
+        """Which parts of a shape group have a gradient, on the device, `[count, 1, …]`."""
+        flags = tuple(has for has in present for _ in range(group.parts))
+        return self.constants.get(flags).view(-1, *(1,) * len(group.part))
 
     @property
     def complete(self) -> bool:

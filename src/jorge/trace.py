@@ -40,10 +40,10 @@ class Refreshed:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step of the matrices of a work set, a value a parameter.
+    """One step of the matrices of a work set, a value each.
 
     Args:
-        params: the parameters.
+        params: whose they are; a parameter that holds several is there for each.
         finite: 0-dim boolean: whether the step was taken; where not, nothing moved.
         lengths: of the step, before lr, `[total]`.
         limited: whether the limit on lengths shortened it, boolean, `[total]`.

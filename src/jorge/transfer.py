@@ -25,6 +25,11 @@ SCHEDULES: tuple[Schedule, ...] = ("step", "cosine", "keep")
 IMPLEMENTATION = ("foreach", "fused", "differentiable")
 #: Options that are checked to be at their neutral value before a transfer, or that a subclass relation brings along.
 _ELSEWHERE = ("dampening", "amsgrad", "decoupled_weight_decay", "capturable")
+#: Options of Jorge's that say what a model's parameters are: :func:`jorge.param_groups` sets them for any optimizer.
+_OF_MODELS = {
+    "batch_dims": "same: leading dims that count matrices",
+    "splits": "same: matrices that lie one below the other",
+}
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,9 @@ def build(
     if "params" in overrides:
         raise TypeError("params come from the optimizer that is transferred: use add_param_group() for more")
     groups = [{**group, **overrides} for group in recipe.groups]
-    first = {name: value for name, value in groups[0].items() if name in DEFAULTS and name != "lr"} | overrides
+    first = {
+        name: value for name, value in groups[0].items() if name in DEFAULTS and name not in ("lr", *_OF_MODELS)
+    } | overrides
     optimizer = kind(groups, **{"lr": groups[0]["lr"], **first})
     if explain:
         print(recipe)
@@ -207,11 +214,12 @@ def _finish(
     lines += [Line(index, name, str(group[name]), "–", rule) for name in dropped if group.get(name)]
     seen = {line.option for line in lines} | {"params", "param_names", "initial_lr", *_ELSEWHERE, *dropped}
     for key in [key for key in group if key not in seen]:  # of the training program, such as `lr_scale`
-        if key in DEFAULTS:
+        if key in DEFAULTS and key not in _OF_MODELS:
             lines.append(Line(index, key, str(group[key]), "–", "left out: an option of Jorge's has this name"))
             continue
         options[key] = group[key]
-        lines.append(Line(index, key, str(group[key]), str(group[key]), "same: kept for the program that set it"))
+        rule = _OF_MODELS.get(key, "same: kept for the program that set it")
+        lines.append(Line(index, key, str(group[key]), str(group[key]), rule))
     names = group.get("param_names")
     params = list(zip(names, group["params"], strict=True)) if names else list(group["params"])
     recipe.groups.append({"params": params, **options})

@@ -16,7 +16,7 @@ from torch import Tensor
 from jorge.blocks import matrix_shape
 from jorge.checks import check
 from jorge.options import Group, Options
-from jorge.routing import COMPUTE_DTYPES, layout
+from jorge.routing import COMPUTE_DTYPES, divided, layout
 
 #: Shape and dtype of the tensors of a parameter's state, by key.
 Wanted = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -84,6 +84,20 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
         if id(p) in seen:
             raise ValueError(f"{name} appears twice, also as {seen[id(p)]}: list each parameter once")
         seen[id(p)] = name
+
+
+def check_divisible(group: Group, index: int, options: Options) -> None:
+    """Refuse a group with a matrix that cannot be cut into `splits` equal parts.
+
+    Raises:
+        ValueError: with the parameter's name.
+    """
+    for i, entry in enumerate(group["params"]):
+        name, p = _named(entry, index, i)
+        try:
+            divided(tuple(p.shape), options.batch_dims, options.splits)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
 def _is_sharded(p: Tensor) -> bool:

@@ -21,7 +21,7 @@ from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
 from jorge.options import DEFAULTS, BlockSize, Options
 from jorge.plan import PlanRow, plan_row
-from jorge.routing import has_schatten_length
+from jorge.routing import has_schatten_length, route_by
 
 #: FLOPs in the time of one byte: float32 without tensor cores on an H100 (67 TFLOP/s ÷ 3.35 TB/s, its data sheet).
 BALANCE = 20.0
@@ -308,7 +308,7 @@ def count_row(weight: Weight, options: Options) -> Row:
     if plan.left is None or plan.right is None:
         return Row(plan, 0, 0.0, 0.0, 0)
     sides, method = (plan.left, plan.right), METHODS[options.method]
-    measured = has_schatten_length(weight.shape, sides, options)
+    measured = has_schatten_length(route_by(weight.shape, options).part, sides, options)
 
     def refresh(numbers: range) -> float:
         return sum(
