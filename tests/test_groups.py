@@ -229,6 +229,21 @@ def test_modules_say_what_their_parameters_are() -> None:
     assert sorted(found) == sorted(named)
 
 
+def test_vocabularies_are_diagonal() -> None:
+    model = nn.ModuleDict(
+        {
+            "token": nn.Embedding(9000, 8),
+            "place": nn.Embedding(64, 8),
+            "mlp": nn.Linear(8, 9001),
+            "head": nn.Linear(8, 9000),
+        }
+    )
+    found = by_name(param_groups(model))
+    assert {name for name, group in found.items() if group.get("max_dim") == 8192} == {"token.weight", "head.weight"}
+    rows = {row.name: row for row in Jorge(param_groups(model)).plan().rows}
+    assert [rows[f"{name}.weight"].left for name in model] == ["diagonal", "full", "full", "diagonal"]
+
+
 def test_without_a_decay_the_optimizers_own_holds() -> None:
     optimizer = Jorge(param_groups(Experts()), lr=0.01, weight_decay=0.3)
     decays = {name: group["weight_decay"] for group in optimizer.param_groups for name in group["param_names"]}

@@ -210,9 +210,27 @@ def test_the_plan_is_right_to_the_byte(
 
 
 def test_the_plan_says_why() -> None:
-    model = nn.ModuleDict({"conv": nn.Conv2d(32, 64, 3), "table": nn.Embedding(9000, 8)})
+    model = nn.ModuleDict({"conv": nn.Conv2d(32, 64, 3), "table": nn.Embedding(40_000, 8)})
     rows = {row.name: row for row in Jorge(model.named_parameters(), lr=0.1).plan().rows}
     assert rows["conv.weight"].why == "read as 64 × 288, cut into 1 × 3 blocks"
     assert rows["conv.bias"].kind == "vector"
     assert rows["table.weight"].left == "diagonal"
-    assert "9000 > max_dim 8192" in rows["table.weight"].why
+    assert "40000 > max_dim 30000" in rows["table.weight"].why
+
+
+def test_layers_of_large_language_models_are_cut_and_vocabularies_diagonal() -> None:
+    """No memory is taken: what is asked are shapes."""
+
+    def sides(*shape: int, **options: Any) -> list[str | None]:
+        p = torch.empty(shape, device="meta")
+        (row,) = Jorge([p], lr=0.1, **options).plan().rows
+        assert options or row.state_bytes < 5.1 * 4 * p.numel()
+        return [row.left, row.right]
+
+    for mlp in ((14336, 4096), (4096, 11008), (28672, 8192), (8192, 28672)):
+        assert sides(*mlp) == ["full", "full"]
+        assert sides(*mlp, block_size=1024) == ["full", "full"]
+        assert "diagonal" in sides(*mlp, block_size=None)
+        assert "diagonal" in sides(*mlp, max_dim=8192)
+    for vocabulary in (30_522, 32_000, 50_257, 151_936):
+        assert sides(vocabulary, 768) == ["diagonal", "full"]

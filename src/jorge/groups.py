@@ -22,6 +22,9 @@ _FUSED = {
     "gate_up_proj": 2,
     "w12": 2,
 }
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+#: Rows above which a vocabulary is diagonal.
+_MANY = 8192
 #: Gates of a recurrent layer, whose weights lie one below the other.
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
 
@@ -37,6 +40,8 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
     - Fused weights get `splits`: `in_proj_weight` of `nn.MultiheadAttention`, linear layers `qkv`, `c_attn`,
       `qkv_proj`, `Wqkv` and `in_proj_qkv` of three times as many outputs as inputs, `gate_up_proj` and `w12`, and the
       gates of LSTMs and GRUs.
+    - Vocabularies get `max_dim=8192`, so that they have a diagonal side above that: embeddings, and linear layers with
+      as many outputs as one of them has rows.
 
     Args:
         model: a module; frozen parameters are left out, tied ones are there once.
@@ -58,8 +63,11 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
     if not isinstance(model, nn.Module):
         raise TypeError(f"param_groups() takes a module, got {type(model).__name__}: pass the model itself")
     found: dict[tuple[tuple[str, Any], ...], list[tuple[str, Tensor]]] = {}
+    words = {m.weight.shape[0] for m in model.modules() if isinstance(m, _EMBEDDINGS)}
     for name, owner, p in _trained(model):
         keys = _matrices(name, owner, p)
+        if isinstance(owner, (*_EMBEDDINGS, nn.Linear)) and p.dim() == 2 and p.shape[0] > _MANY and p.shape[0] in words:
+            keys["max_dim"] = _MANY
         if p.dim() < 2 or _is_norm(owner) or _is_bias(name):
             keys["weight_decay"] = 0.0
         elif weight_decay is not None:

@@ -116,7 +116,7 @@ class Jorge(torch.optim.Optimizer):
         interval: int = 5,
         warmup_refreshes: int = 20,
         block_size: BlockSize = "auto",
-        max_dim: int = 8192,
+        max_dim: int | None = None,
         batch_dims: int = 0,
         splits: int = 1,
         preconditioner_beta2: float = 0.95,

@@ -110,6 +110,11 @@ def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str,
 _POSITIVE = "a finite number of at least 0"
 
 
+#: The longest side that is not diagonal, by memory alone: where it is cut into blocks the longest of common networks'
+#: layers is 28,672 (a Llama of 70 billion parameters) and the shortest vocabulary 30,522 (BERT); and where it is whole.
+_LONGEST_CUT, _LONGEST_WHOLE = 30_000, 8192
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of a param group. Their sentences are those of :class:`jorge.Jorge`'s documentation.
@@ -239,12 +244,13 @@ class Options:
         main=True,
         shapes_state=True,
     )
-    max_dim: int = _option(
-        8192,
-        _whole(1),
-        "a whole number of at least 1",
-        "a side longer than this is diagonal, one number a row. Chosen by memory alone: it keeps vocabularies diagonal "
-        "and the layers of common networks whole.",
+    max_dim: int | None = _option(
+        None,
+        _or_none(_whole(1)),
+        "None or a whole number of at least 1",
+        f"a side longer than this is diagonal, one number a row. `None` is {_LONGEST_CUT:,}, which keeps vocabularies "
+        "diagonal and cuts the layers of large language models into blocks like all others; with `block_size=None`, "
+        f"which cuts nothing, it is {_LONGEST_WHOLE:,}.",
         shapes_state=True,
     )
     batch_dims: int = _option(
@@ -378,6 +384,13 @@ class Options:
         for name, value in follows.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    @property
+    def longest_side(self) -> int:
+        """The longest side that is not diagonal: `max_dim`."""
+        if self.max_dim is not None:
+            return self.max_dim
+        return _LONGEST_WHOLE if self.block_size is None else _LONGEST_CUT
 
     @property
     def shaping(self) -> tuple[Any, ...]:

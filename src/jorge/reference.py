@@ -60,7 +60,7 @@ class Options:
     adapt_variance: bool = True
     interval: int = 5
     warmup_refreshes: int = 20
-    max_dim: int = 8192
+    max_dim: int | None = None
     preconditioner_beta2: float = 0.95  #          β2 of the roots
     damping: float = 1e-4
     degree: int = 2
@@ -118,7 +118,7 @@ def init(W: Tensor, options: Options) -> State:
     """The state before any gradient: both roots I, all else zero."""
 
     def side(d: int) -> Side:
-        full = d <= options.max_dim
+        full = options.max_dim is None or d <= options.max_dim  # None: such a block is never that long
         return Side(torch.eye(d).to(W), torch.zeros((d, d) if full else (d,)).to(W), full)
 
     m, n = W.shape if is_matrix(W) else (1, 1)

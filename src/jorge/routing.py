@@ -75,7 +75,7 @@ def route_by(shape: tuple[int, ...], options: Options) -> Route:
     return route(
         shape,
         block_size=options.block_size,
-        max_dim=options.max_dim,
+        max_dim=options.longest_side,
         batch_dims=options.batch_dims,
         splits=options.splits,
     )

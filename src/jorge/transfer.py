@@ -29,6 +29,7 @@ _ELSEWHERE = ("dampening", "amsgrad", "decoupled_weight_decay", "capturable")
 _OF_MODELS = {
     "batch_dims": "same: leading dims that count matrices",
     "splits": "same: matrices that lie one below the other",
+    "max_dim": "same: the longest side that is not diagonal",
 }
 
 

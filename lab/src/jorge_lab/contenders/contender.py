@@ -23,8 +23,16 @@ from jorge_lab.tasks.task import Task
 Setting = Literal["transferred", "tuned", "default"]
 SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 
-#: Jorge's options that came after records were made, or went since then, at the value where they change nothing.
-NEUTRAL: dict[str, Any] = {"fused": False, "compile_step": False, "nonfinite": "skip"}
+#: Jorge's options that came after records were made, or went since then, at the values where they change nothing: no
+#: layer of a task has a side above 8,192.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "fused": (False,),
+    "compile_step": (False,),
+    "nonfinite": ("skip",),
+    "max_dim": (None, 8192),
+    "batch_dims": (0,),
+    "splits": (1,),
+}
 
 Options = dict[str, Any]
 Built = tuple[torch.optim.Optimizer, LambdaLR]
@@ -153,7 +161,7 @@ def settings(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by which runs are the same or not: without options at the value where they change nothing."""
-    return {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
+    return {name: value for name, value in settings.items() if value not in NEUTRAL.get(name, ())}
 
 
 def _plain(value: Any) -> Any:

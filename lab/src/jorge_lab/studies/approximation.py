@@ -38,7 +38,7 @@ from jorge import Jorge
 from jorge.blocks import gather
 from jorge.methods import METHODS
 from jorge.options import Options
-from jorge.routing import route
+from jorge.routing import route_by
 from jorge.trace import Trace
 from jorge_lab.contenders.finding import find_contender
 from jorge_lab.runs.environment import environment
@@ -78,7 +78,7 @@ class Followed:
     """
 
     def __init__(self, name: str, param: Tensor, group: dict[str, Any]) -> None:
-        blocking = route(tuple(param.shape), block_size=group["block_size"], max_dim=group["max_dim"]).blocking
+        blocking = route_by(tuple(param.shape), Options.of(group)).blocking
         assert blocking is not None, "only matrices have blocks"
         self.param, self.blocking = param, blocking
         self.number, self.grid = max(enumerate(blocking.grids), key=lambda pair: math.prod(pair[1].shape))
@@ -193,7 +193,7 @@ def followed(optimizer: Jorge) -> list[Followed]:
         Followed(name, param, group)
         for group in optimizer.param_groups
         for name, param in zip(group["param_names"], group["params"], strict=True)
-        if (blocking := route(tuple(param.shape), block_size=group["block_size"], max_dim=group["max_dim"]).blocking)
+        if (blocking := route_by(tuple(param.shape), Options.of(group)).blocking)
         and (blocking.left, blocking.right) == ("full", "full")
     ]
     return sorted(found, key=lambda block: -math.prod(block.grid.shape))[:BLOCKS]
