@@ -128,9 +128,9 @@ def test_the_layout_is_a_contract(grafting: Any) -> None:
     optimizer = make(grafting=grafting)
     advance(optimizer, 1, seed=2)
     saved = optimizer.state_dict()
-    assert saved["param_groups"][0]["state_version"] == 3
+    assert saved["param_groups"][0]["state_version"] == 4
     common = {"step", "graft_momentum_buffer"} if grafting == "sgd" else {"step", "exp_avg", "exp_avg_sq", "adam_step"}
-    matrix = common | {"momentum_buffer", *(["graft_length"] if grafting == "sgd" else [])}
+    matrix = common | {"momentum_buffer", "graft_length" if grafting == "sgd" else "schatten_scale"}
 
     def grids(*names: str, count: int) -> set[str]:
         kept = (*names, *(["quartics"] if grafting == "adam" else []))

@@ -17,6 +17,8 @@ from jorge.routing import layout, stored_dtype
 T = TypeVar("T")
 #: Where a tensor can be found: the place of a parameter, and the key of its view.
 Address = tuple[int, str]
+#: What numbers are before any gradient where they are not 0.
+_START = {"schatten_scale": 1.0}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class SetState(Generic[T]):
 
     Args:
         buffers: of each shape group, by name, `[count, *part]`; `row_var` and `col_var` are `[count, side]`.
-        scalars: by name, `[total, …]`: `adam_step` of all parts, `graft_length` of the matrices.
+        scalars: by name, `[total, …]`: `adam_step` of all parts, `graft_length` and `schatten_scale` of the matrices.
         stacks: of each stack by name, `[count, …]`.
     """
 
@@ -58,7 +60,9 @@ def allocate(
         having = [(group, kept) for group, kept in zip(work.groups, layouts, strict=True) if name in kept.scalars]
         shape, dtype = having[0][1].scalars[name]
         each = shape[1:] if having[0][0].parts > 1 else shape
-        total = torch.zeros(sum(group.count for group, _ in having), *each, dtype=dtype, device=device)
+        total = torch.full(
+            (sum(group.count for group, _ in having), *each), _START.get(name, 0), dtype=dtype, device=device
+        )
         start = 0
         for group, kept in having:
             mine = total[start : start + group.count].view(len(group.places), *kept.scalars[name][0])

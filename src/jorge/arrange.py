@@ -54,6 +54,7 @@ class ShapeGroup:
         blocking: how each is cut; `None` for vectors and scalars.
         parts: the matrices in each parameter.
         part: the shape of each.
+        count: of parts, over all parameters.
     """
 
     places: tuple[int, ...]
@@ -61,11 +62,7 @@ class ShapeGroup:
     blocking: Blocking | None
     parts: int
     part: tuple[int, ...]
-
-    @property
-    def count(self) -> int:
-        """Number of matrices, or of vectors and scalars."""
-        return len(self.places) * self.parts
+    count: int
 
     @property
     def nbytes(self) -> int:
@@ -184,7 +181,8 @@ def _shape_groups(specs: Sequence[ParamSpec], options: Options, most: float) -> 
     for found, spec, places in routed:
         count = max(1, int(min(len(places), most // _nbytes(spec))))
         for start in range(0, len(places), count):
-            yield ShapeGroup(tuple(places[start : start + count]), spec, found.blocking, found.parts, found.part)
+            some = tuple(places[start : start + count])
+            yield ShapeGroup(some, spec, found.blocking, found.parts, found.part, len(some) * found.parts)
 
 
 def _order(blocking: Blocking | None, spec: ParamSpec) -> tuple[int, list[int]]:

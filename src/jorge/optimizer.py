@@ -71,12 +71,12 @@ class Jorge(torch.optim.Optimizer):
         ValueError: values out of range, duplicate parameters, no parameters.
 
     State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
-    `exp_avg_sq` and `adam_step`, and for linear maps `row_var` and `col_var`), and for each grid i of equal blocks
-    `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). With `batch_dims` or `splits` these
-    are of all matrices of the parameter, one after the other, and what is one number or vector for a matrix is
-    `[matrices, …]`. Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what the step
-    works on: what is read there is used, and what is replaced, moved or cleared there is respected at the next
-    step. Gradients are never modified. A step in which any gradient of a device is not finite, or longer than
+    `exp_avg_sq`, `adam_step` and `schatten_scale`, and for linear maps `row_var` and `col_var`), and for each grid
+    i of equal blocks `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). With `batch_dims` or
+    `splits` these are of all matrices of the parameter, one after the other, and what is one number or vector for a
+    matrix is `[matrices, …]`. Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what
+    the step works on: what is read there is used, and what is replaced, moved or cleared there is respected at the
+    next step. Gradients are never modified. A step in which any gradient of a device is not finite, or longer than
     1.8e19, changes nothing there but `step`, and is counted (:meth:`skipped_steps`).
 
     >>> import torch
@@ -88,7 +88,7 @@ class Jorge(torch.optim.Optimizer):
     >>> optimizer.step()
     >>> sorted(optimizer.state[model.weight])  # doctest: +NORMALIZE_WHITESPACE
     ['adam_step', 'col_var', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0',
-     'right.0', 'row_var', 'step']
+     'right.0', 'row_var', 'schatten_scale', 'step']
     """
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
@@ -227,7 +227,7 @@ class Jorge(torch.optim.Optimizer):
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
-        [('weight', 'matrix', 768), ('bias', 'vector', 36)]
+        [('weight', 'matrix', 772), ('bias', 'vector', 36)]
         """
         return Plan(
             tuple(

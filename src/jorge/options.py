@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None

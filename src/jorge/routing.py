@@ -175,6 +175,8 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
         return Layout(buffers, {}, scalars, ())
     if options.grafting == "sgd":
         scalars["graft_length"] = ((*several, 2), compute)
+    if options.measures_schatten:
+        scalars["schatten_scale"] = (several, compute)
     stored, method = stored_dtype(dtype, options), METHODS[options.method]
     grids = []
     for grid in blocks.grids:

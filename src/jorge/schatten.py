@@ -3,6 +3,7 @@
 A whitened direction is spread over many singular values, Adam's over few: at one Frobenius norm it goes less far along
 each. What the state keeps, `quartics`, is `Σσ⁴` of each block of Adam's direction and of what the step goes along, both
 matrices at a Frobenius norm of 1, as they were at the last step that refreshed. `Σσ⁴ = ‖XXᵀ‖_F²` takes one product.
+What follows from them, `schatten_scale`, is kept too, as most steps renew neither.
 """
 
 from __future__ import annotations

@@ -214,8 +214,9 @@ def _step(
         if measures:
             steps = schatten.quartics(work, inputs.measured, aheads, options.precisions[1])
             schatten.remember(tensors.stacks, inputs.measured, grafts, steps, finite)
+            tensors.scalars["schatten_scale"].copy_(schatten.scales(work, tensors.stacks))
         if any(stack.measured for stack in work.stacks):
-            lengths.mul_(schatten.scales(work, tensors.stacks))
+            lengths.mul_(tensors.scalars["schatten_scale"])
         whole = lengths
         if options.grafting == "sgd" and options.graft_limit is not None:
             history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
