@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import checks, options, transfer, validation
+from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange import Alone, Exchange
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
@@ -220,6 +221,40 @@ class Jorge(torch.optim.Optimizer):
         (Skips(total=1, in_a_row=1), 1.0)
         """
         return self._skips.read()
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def diagnostics(self) -> Diagnostics:
+        """What the optimizer is doing, in plain floats: ask after `backward()` and before `zero_grad()`, now and then.
+
+        It rehearses a step and a refresh with the gradients that are there, on copies: asked before `step()` it tells
+        of the step that comes, after it of one more with the same gradient. Nothing changes. It takes about the time of
+        three refreshes, the memory of a work set's state, and waits for the device once.
+
+        Returns:
+            norms, ratios and angles of each parameter and of all (:data:`jorge.diagnostics.MEASURES` says what each
+            is), and the skipped steps; printable, and :meth:`jorge.diagnostics.Diagnostics.flat` for loggers.
+
+        Raises:
+            RuntimeError, ValueError: as :meth:`step`.
+
+        >>> model = torch.nn.Linear(4, 3)
+        >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
+        >>> model(torch.randn(8, 4)).square().mean().backward()
+        >>> optimizer.step()
+        >>> seen = optimizer.diagnostics()
+        >>> 0 < seen.parameters["weight"]["cosine"] <= 1, seen.overall["skipped_steps"]
+        (True, 0.0)
+        """
+        chosen = self._options()
+        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, fresh=False)
+        try:
+            with without_autocast(taking_part):
+                finite = finite_on(taking_part)
+                return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
+        finally:
+            for each in taking_part:
+                each.let_go()
 
     def plan(self) -> Plan:
         """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.

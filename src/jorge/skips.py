@@ -46,6 +46,10 @@ class SkipCounter:
         """Whether it has counted on these devices before, so that a step makes nothing new."""
         return finite.keys() <= self._counts.keys()
 
+    def counts(self) -> dict[torch.device, Tensor]:
+        """On each device the steps that were left out there, in all and in a row, `[2]`."""
+        return dict(self._counts)
+
     def read(self) -> Skips:
         """What was counted; waits for the devices."""
         pairs = [counts.tolist() for counts in self._counts.values()]

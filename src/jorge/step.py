@@ -24,6 +24,7 @@ from torch import Tensor
 from jorge import grafting, schatten, variance
 from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
+from jorge.compiling import CompiledSteps
 from jorge.exchange import Exchange
 from jorge.grafting import Mask
 from jorge.methods import METHODS, Method, Refresh, State
@@ -99,15 +100,22 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
     for number, work in enumerate(state.work_sets):
-        inputs = _inputs(state, number, schedule, options, trace)
+        inputs = inputs_of(state, number, schedule, options, trace, state.compiled)
         if any(inputs.grads):
-            run = _step if state.compiled is None else state.compiled.step(number, _step)
+            run = step_work_set if state.compiled is None else state.compiled.step(number, step_work_set)
             run(work, state.tensors[number], inputs, finite, numbers, exchange, trace)
             state.commit(work)
 
 
-def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options, trace: Trace | None) -> StepInputs:
-    """Who takes part, and what is refreshed: decided on the host, from counters alone."""
+def inputs_of(
+    state: GroupState,
+    number: int,
+    schedule: Schedule,
+    options: Options,
+    trace: Trace | None,
+    compiled: CompiledSteps | None,
+) -> StepInputs:
+    """Who takes part in a work set, and what is refreshed: decided on the host, from counters alone."""
     work, inputs = state.work_sets[number], StepInputs()
     for group, params, grads in zip(work.groups, state.grouped[number], state.grads[number], strict=True):
         present = None if state.everyone else [grad is not None for grad in grads]
@@ -127,7 +135,7 @@ def _inputs(state: GroupState, number: int, schedule: Schedule, options: Options
         found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
         inputs.measured.append(list(_measured(state, stack, found)))
-        chunks = list(_refreshes(state, stack, found))
+        chunks = list(_refreshes(state, stack, found, compiled))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
             owners = []
@@ -158,11 +166,11 @@ def _measured(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> It
 
 
 def _refreshes(
-    state: GroupState, stack: Stack, scheduled: Sequence[Piece]
+    state: GroupState, stack: Stack, scheduled: Sequence[Piece], compiled: CompiledSteps | None
 ) -> Iterator[tuple[Refresh, slice | Tensor, Sequence[int]]]:
     """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
     for piece in scheduled:
-        refresh = piece.refresh if state.compiled is None else state.compiled.refresh(piece.refresh)
+        refresh = piece.refresh if compiled is None else compiled.refresh(piece.refresh)
         first, last = piece.start, piece.stop
         if stack.owned != (0, stack.count):
             first, last = piece.within(*stack.owned)
@@ -172,7 +180,7 @@ def _refreshes(
             yield refresh, _where(state, piece, chunk.start, chunk.stop), blocks
 
 
-def _step(
+def step_work_set(
     work: WorkSet,
     tensors: SetState[Tensor],
     inputs: StepInputs,
@@ -231,6 +239,8 @@ def _step(
                 ratios=ratios,
             )
         updates += _scaled(aheads, grafting.per_parameter(ratios, aheads), in_place=options.nesterov)
+    if trace is not None:
+        trace.moving(updates)
     move(work, inputs.params, inputs.present, updates, mask.taken, options)
 
 

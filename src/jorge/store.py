@@ -225,6 +225,7 @@ class Store:
         state: MutableMapping[Any, Any],
         *,
         frozen: bool = False,
+        fresh: bool = True,
     ) -> list[GroupState]:
         """Look at every parameter once, arrange the state anew where that is needed, and say who takes the step.
 
@@ -234,17 +235,18 @@ class Store:
             exchange: the optimizer's.
             state: `optimizer.state`.
             frozen: whether the state has to be arranged as it is: the step is being captured in a CUDA graph.
+            fresh: whether parameters that have their first gradient get a state.
 
         Raises:
             RuntimeError: a gradient or an entry of the state cannot be used, or the state would be arranged anew though
                 it is frozen; nothing has changed then.
         """
         try:
-            if not self._look(groups, options, exchange, state):
+            if not self._look(groups, options, exchange, state, fresh=fresh):
                 if frozen:
                     raise unmade_in_a_capture()
-                self._arrange(groups, options, exchange, state)
-                settled = self._look(groups, options, exchange, state)
+                self._arrange(groups, options, exchange, state, fresh=fresh)
+                settled = self._look(groups, options, exchange, state, fresh=fresh)
                 assert settled, "the state is not as it was just arranged"
         except BaseException:
             for each in self._groups.values():
@@ -258,7 +260,13 @@ class Store:
         return found
 
     def _look(
-        self, groups: Sequence[Group], options: Sequence[Options], exchange: Exchange, state: Mapping[Any, Any]
+        self,
+        groups: Sequence[Group],
+        options: Sequence[Options],
+        exchange: Exchange,
+        state: Mapping[Any, Any],
+        *,
+        fresh: bool = True,
     ) -> bool:
         """Note gradients and steps; whether the state is as it was left and has all that the step needs."""
         settled = True
@@ -280,7 +288,7 @@ class Store:
                     raise bad_gradient(p, grad, names(group, index)[place_in_group])
                 if home is not None:
                     settled = home[0].index == index and home[0].note(home[1], p, grad, state.get(p)) and settled
-                elif (grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
+                elif (fresh and grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
                     settled = False
         for each in self._groups.values():
             settled = settled and each.complete
@@ -292,11 +300,14 @@ class Store:
         options: Sequence[Options],
         exchange: Exchange,
         state: MutableMapping[Any, Any],
+        *,
+        fresh: bool = True,
     ) -> None:
         """Arrange what the entries hold, with new state for parameters that have their first gradient."""
         wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
         given: dict[Tensor, Entry] = {}
         owners: dict[int, str] = {}
+        new: list[tuple[GroupState, list[Entry]]] = []
         for index, group in enumerate(groups):
             for p in group["params"]:
                 entry = state.get(p)
@@ -307,11 +318,10 @@ class Store:
                 name = name_of(p, groups)
                 if entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
                     given[p] = entry
-                if p in given or (p.grad is not None and keys):
+                if p in given or (fresh and p.grad is not None and keys):
                     wanted[index, p.device].append(p)
                     check_own(name, entry, owners)
         arranged: dict[tuple[int, torch.device], GroupState] = {}
-        fresh: list[tuple[GroupState, list[Entry]]] = []
         for key, params in wanted.items():
             was = self._groups.get(key)
             if was is not None and was.fits(options[key[0]], exchange) and self._is_whole(was, params, state):
@@ -324,9 +334,9 @@ class Store:
                     for name, tensor in view.items() if p in given else ():
                         tensor.copy_(given[p][name])
             arranged[key] = made
-            fresh.append((made, views))
+            new.append((made, views))
         # All that can fail is done: from here on entries change.
-        for made, views in fresh:
+        for made, views in new:
             for p, view in zip(made.params, views, strict=True):
                 entry = state.get(p)
                 if entry is None:

@@ -74,6 +74,9 @@ class Trace:
         """Take in a refresh."""
         self.refreshes.append(Refreshed(self._blocks, self._refresh, dict(shares), dict(capped or {})))
 
+    def moving(self, updates: Sequence[Tensor]) -> None:
+        """Look at the updates of a work set, before lr, for each shape group `[count, *part]`; they are not kept."""
+
     def stepped(self, **seen: Any) -> None:
         """Take in a step; the arguments are those of :class:`Stepped`."""
         self.steps.append(Stepped(**seen))
