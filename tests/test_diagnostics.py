@@ -177,6 +177,8 @@ def test_a_gradient_that_is_not_finite_is_seen() -> None:
     seen = optimizer.diagnostics()
     assert seen.overall["skipped_steps"] == seen.overall["skipped_in_a_row"] == 1
     assert seen.parameters["0.weight"]["update_norm"] == 0
+    assert math.isnan(seen.parameters["0.weight"]["grad_norm"])
+    assert seen.parameters["2.weight"]["grad_norm"] > 0
     assert "1 steps skipped, the last 1" in str(seen)
 
 

@@ -47,6 +47,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "compile_step": (True, None),
     "workspace": (None, 0.0),
     "nonfinite": ("raise", "ignore"),
+    "max_consecutive_skips": (None, 0),
     "maximize": (True, 1),
     "capturable": (True, 0),
 }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jorge import Jorge
 from jorge.methods import METHODS
-from jorge.skips import Skips
+from jorge.skips import Mirror, Skips
 
 
 def parameters() -> dict[str, nn.Parameter]:
@@ -109,3 +109,58 @@ def test_counts_are_the_optimizers_own() -> None:
         optimizer.step()
     optimizer.step()
     assert optimizer.skipped_steps() == Skips(3, 3)
+
+
+def test_too_many_skips_in_a_row_are_an_error() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([("weight", weight)], lr=0.1, max_consecutive_skips=3)
+    for grads in ((torch.nan, torch.nan, 1.0), (torch.nan, torch.nan)):
+        for value in grads:
+            weight.grad = torch.full((4, 4), value)
+            optimizer.step()
+    weight.grad = torch.full((4, 4), torch.nan)
+    with pytest.raises(RuntimeError, match=r"3 steps in a row .*the gradients of weight"):
+        optimizer.step()
+    optimizer.param_groups[0]["max_consecutive_skips"] = None
+    optimizer.step()
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    optimizer.param_groups[0]["max_consecutive_skips"] = 4
+    with pytest.raises(RuntimeError, match="the weights of weight are not finite"):
+        optimizer.step()
+
+
+def test_by_default_it_is_a_hundred_and_one_good_step_starts_anew() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([weight], lr=0.1)
+    for step in range(150):
+        weight.grad = torch.full((4, 4), 1.0 if step == 75 else torch.nan)
+        optimizer.step()
+    assert optimizer.skipped_steps() == Skips(149, 74)
+
+
+def test_the_mirror_of_a_cuda_device_waits_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the host's memory is the device's, and the event says when a copy would be there."""
+
+    class Event:
+        arrived = True
+
+        def query(self) -> bool:
+            return self.arrived
+
+        def record(self) -> None: ...
+
+    real = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *args, pin_memory=False, **kwargs: real(*args, **kwargs))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    mirror = Mirror()
+    for in_a_row in range(1, 18):
+        mirror.renew(torch.tensor([in_a_row, in_a_row]))
+    assert mirror.last == 1  # asked for at the first step, read at the seventeenth
+    for in_a_row in range(18, 34):
+        mirror.renew(torch.tensor([in_a_row, in_a_row]))
+    assert mirror.last == 17
+    Event.arrived = False
+    for in_a_row in range(34, 66):
+        mirror.renew(torch.tensor([in_a_row, in_a_row]))
+    assert mirror.last == 17

@@ -160,6 +160,8 @@ def _of_work_set(state: GroupState, number: int, work: WorkSet, options: Options
             both = [t.view(len(group.places), -1) for t in (grads[i], watcher.updates[i])]
             grad, update = (t if len(rows) == len(t) else t[rows] for t in both)
             owners = [state.params[group.places[row]] for row in rows]
+            given = torch.stack(torch._foreach_norm(inputs.grads[i], 2, dtype=torch.float64))
+            yield _Column("gg", owners, given.square(), 1)  # of the gradients as they are, finite or not
             yield from _of_steps(owners, grad, update, inputs.params[i], options.lr)
     vectors = len(work.groups) - len(work.matrices)
     if watcher.steps:
@@ -187,11 +189,10 @@ def _rehearse(
 def _of_steps(
     owners: Sequence[Tensor], grad: Tensor, update: Tensor, params: Sequence[Tensor], rate: Scalar
 ) -> Iterator[_Column]:
-    """Squared norms of gradients, weights and steps, and the products of the first and the last, of each parameter."""
+    """Squared norms of weights and steps, and products of gradients and steps, of each parameter."""
     update = update * grafting.scalar(rate, update)
     weight = torch.stack([p.detach().reshape(-1).to(grad.dtype) for p in params])
     for key, first, second in (
-        ("gg", grad, grad),
         ("ww", weight, weight),
         ("uu", update, update),
         ("gu", grad, update),

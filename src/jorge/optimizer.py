@@ -131,6 +131,7 @@ class Jorge(torch.optim.Optimizer):
         compile_step: bool = False,
         workspace: float | None = 1.0,
         nonfinite: NonFinite = "skip",
+        max_consecutive_skips: int | None = 100,
         maximize: bool = False,
         capturable: bool = False,
         **implementation: bool | None,
@@ -309,6 +310,7 @@ class Jorge(torch.optim.Optimizer):
                 that cannot be used, or an option that shapes the state and was changed after the first step; a
                 parameter that has become a DTensor; with `nonfinite="raise"` a gradient that is not finite; a capture
                 in a CUDA graph that is not allowed, or for which no step was taken before.
+            RuntimeError: `max_consecutive_skips` steps in a row were left out.
             ValueError: an option that was changed to a value out of range.
 
         No weight has moved then, and no state that was there. An error in the middle of the arithmetic, such as a lack
@@ -329,7 +331,8 @@ class Jorge(torch.optim.Optimizer):
                     refuse_not_finite(finite, asked, self.param_groups)
                 if capturing and not self._skips.covers(finite):
                     raise unmade_in_a_capture()
-                self._skips.count(finite)
+                self._skips.count(finite, frozen=capturing)
+                self._skips.check([each.max_consecutive_skips for each in chosen], self.param_groups)
                 for each in taking_part:
                     take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
         finally:

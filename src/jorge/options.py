@@ -351,6 +351,13 @@ class Options:
         'it (`optimizer.skipped_steps()`); `"raise"` refuses it with the name of the parameter, and waits for the '
         "device at every step.",
     )
+    max_consecutive_skips: int | None = _option(
+        100,
+        _or_none(_whole(1)),
+        "None or a whole number of at least 1",
+        "so many steps left out in a row, on one device, are an error: by then the weights are mostly not finite "
+        "themselves. On CUDA it is raised up to 32 steps later, as nobody waits for the count. `None` is no limit.",
+    )
     maximize: bool = _option(False, _flag, "True or False", "ascend instead of descend.")
     capturable: bool = _option(
         False,

@@ -324,6 +324,19 @@ def pruning() -> str:
     return table(heads, lines)
 
 
+def health() -> str:
+    """Of `health`: the last numbers of each run."""
+    lines = []
+    for task in measured("health")["tasks"].values():
+        for run in task["runs"]:
+            last, title = run["seen"][-1], task["title"] if run is task["runs"][0] else ""
+            keys = ("update_to_weight", "cosine", "gradient_residual", "whitening_residual", "staleness")
+            counts = (f"{last[key]:.0f}" for key in ("skipped_steps", "without_gradient"))
+            lines.append([title, run["run"], number(run["loss"]), *(number(last.get(key)) for key in keys), *counts])
+    heads = ["update ÷ weight", "cosine", "gradient", "whitened", "stale", "skipped", "parameters without gradient"]
+    return table(["", "run", "loss", *heads], lines)
+
+
 def gpu() -> str:
     """Of `gpu`."""
     found = measured("gpu")
@@ -356,6 +369,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (README, "claim"): claim,
     (README, "gpu"): gpu_claim,
     (README, "full"): full,
+    (ROOT / "docs" / "guide" / "diagnostics.md", "health"): health,
     (NOTEBOOK / "gpu.md", "gpu"): gpu,
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,
     (NOTEBOOK / "comparison.md", "results"): all_results,

@@ -29,6 +29,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "fused": (False,),
     "compile_step": (False,),
     "nonfinite": ("skip",),
+    "max_consecutive_skips": (100,),
     "max_dim": (None, 8192),
     "batch_dims": (0,),
     "splits": (1,),
