@@ -35,7 +35,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._held = torch.zeros(2, dtype=torch.int64, pin_memory=True)
-        self._event = torch.cuda.Event()
+        self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._calls = 0
         self.last = 0
 
