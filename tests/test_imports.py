@@ -70,6 +70,7 @@ ALLOWED = {
         "transfer",
         "validation",
     },
+    "testing": set(),
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "__init__": {"cost", "optimizer"},
 }

@@ -80,7 +80,7 @@ def grad_scaler(factory: Factory) -> None:
         before = values(params)
         optimizer.zero_grad()
         loss = quadratic(params) * (math.inf if step in (0, 3) else 1.0)
-        scaler.scale(loss).backward()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
         if step in (0, 3):

@@ -107,7 +107,7 @@ def cycled_momentum(factory: Factory) -> None:
         params, optimizer = start(factory)
         if not {"momentum", "betas"} & optimizer.defaults.keys():
             raise NotApplicable("its defaults have neither `momentum` nor `betas`")
-        scheduler = make(optimizer)  # type: ignore[no-untyped-call]
+        scheduler = make(optimizer)
         before, seen = values(params), set()
         for step in range(5):
             one_step(optimizer, params, seed=step)
@@ -147,7 +147,7 @@ def averaged(factory: Factory) -> None:
     plain = twins(params)
     twin = factory(plain)
     model = nn.ParameterList(params)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
     for seed in range(3):
         advance(optimizer, params, 2, seed)
         advance(twin, plain, 2, seed)

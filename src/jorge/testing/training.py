@@ -187,7 +187,7 @@ def tied_weights(factory: Factory) -> None:
         loss = nn.functional.cross_entropy(model(tokens), tokens)
         losses.append(loss.item())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     expect(model[1].weight is model[0].weight, "the weights are no longer the same object")
     expect(losses[-1] < losses[0], f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g} in 40 steps")
