@@ -16,8 +16,8 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from jorge.testing import (
     checkpoints,
@@ -48,6 +48,7 @@ __all__ = [
     "table",
 ]
 
+_Test = TypeVar("_Test", bound=Callable[..., Any])
 _MODULES = (training, shapes, groups, state, checkpoints, schedules, hooks, robustness, repeatable, process)
 _FOUND = [check for module in _MODULES for check in module.CHECKS]
 #: Every check, those that go beyond torch last.
@@ -70,7 +71,7 @@ def name_of(factory: Factory) -> str:
     return str(getattr(factory, "__name__", type(factory).__name__))
 
 
-def parametrize(*factories: Factory, checks: Sequence[Check] = CHECKS) -> Any:
+def parametrize(*factories: Factory, checks: Sequence[Check] = CHECKS) -> Callable[[_Test], _Test]:
     """A decorator for pytest: one test for each check and factory, with the arguments `check` and `factory`.
 
     A check that does not apply is a test that is skipped.
@@ -80,4 +81,5 @@ def parametrize(*factories: Factory, checks: Sequence[Check] = CHECKS) -> Any:
     cases = [
         pytest.param(check, factory, id=f"{name_of(factory)}-{check}") for factory in factories for check in checks
     ]
-    return pytest.mark.parametrize(("check", "factory"), cases)
+    marked: Callable[[_Test], _Test] = pytest.mark.parametrize(("check", "factory"), cases)
+    return marked

@@ -104,8 +104,9 @@ def expect(condition: bool, otherwise: str) -> None:
 
 def one_line(error: BaseException) -> str:
     """An error as a line: its message, after its type unless a check's own words say what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = re.sub(r" at 0x[0-9a-f]+", "", lines[0]) if lines else ""  # the same words in each run
+    # Without addresses, which differ in each run, and without the control sequences of terminals.
+    lines = re.sub(r" at 0x[0-9a-f]+|\x1b\[[0-9;]*m", "", str(error)).split("\n")
+    message = next((line.strip() for line in lines if line.strip()), "")
     if isinstance(error, AssertionError) and message:
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

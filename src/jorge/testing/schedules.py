@@ -19,6 +19,7 @@ from jorge.testing.kit import (
     expect_unmoved,
     one_step,
     parameters,
+    same,
     set_lr,
     shapes_of,
     start,
@@ -68,8 +69,8 @@ def _with(name: str) -> Check:
     @declare(_schedules, f"Under `{name}` each step uses the learning rate that was set.", name=name)
     def check(factory: Factory) -> None:
         params, optimizer = start(factory)
-        plain = twins(params)
-        by_hand = factory(plain)
+        plain, constant = twins(params), twins(params)
+        by_hand, without = factory(plain), factory(constant)
         scheduler = _MAKERS[name](optimizer)
         rates = []
         for step in range(6):
@@ -77,9 +78,11 @@ def _with(name: str) -> Check:
             set_lr(by_hand, rates[-1])
             one_step(optimizer, params, seed=step)
             one_step(by_hand, plain, seed=step)
+            one_step(without, constant, seed=step)
             scheduler.step(*([1.0] if name == "ReduceLROnPlateau" else []))
         expect(len(set(rates)) > 1, "the learning rate in the groups does not change")
         expect_alike(params, plain, "not as with the same learning rates set by hand")
+        expect(not same(params, constant), "the weights go as far as without a schedule")
 
     return check
 
