@@ -53,12 +53,18 @@ def table(reports: Sequence[Report], markdown: bool = False) -> str:
             body.append([f"*{group}*" if markdown else f"{group}:", *("" for _ in reports)])
         cells = [_cell(outcome, notes, markdown) for outcome in row]
         body.append([check.says if markdown else f"  {check.name}", *cells])
-    counts = [f"{sum(r.result == 'passed' for r in report.rows)} of {len(report.rows)}" for report in reports]
+    counts = [_count(report) for report in reports]
     body.append(["**passed**" if markdown else "passed", *counts])
     lines = _markdown(head, body) if markdown else _plain(head, body)
     if notes:
         lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
     return "\n".join(lines)
+
+
+def _count(report: Report) -> str:
+    """How many checks passed, of those that apply."""
+    results = [row.result for row in report.rows]
+    return f"{results.count('passed')} of {len(results) - results.count('not applicable')}"
 
 
 def _cell(outcome: Outcome, notes: dict[str, int], markdown: bool) -> str:

@@ -25,7 +25,14 @@ from jorge.testing.kit import (
 )
 
 _parameters = "parameters"
-_NAMES = ("scalar", "vector", "matrix", "kernel of one dim", "kernel of two dims", "kernel of three dims")
+_NAMES = (
+    "weight that is one number",
+    "vector",
+    "matrix",
+    "kernel of a convolution over one dim",
+    "kernel of a convolution over two dims",
+    "kernel of a convolution over three dims",
+)
 _DIMS: tuple[Sequence[Shape], ...] = (
     [()],
     [(5,), (1,)],
@@ -47,7 +54,7 @@ def _trains(factory: Factory, params: Params, what: str) -> None:
 
 
 def _of_dims(dims: int) -> Check:
-    @declare(_parameters, f"A weight of {dims} dims trains ({_NAMES[dims]}).", name=f"dims-{dims}")
+    @declare(_parameters, f"A {_NAMES[dims]} trains.", name=f"dims-{dims}")
     def check(factory: Factory) -> None:
         _trains(factory, parameters(_DIMS[dims]), f"a {_NAMES[dims]}")
 
