@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -403,6 +403,56 @@ class HoldsLambdas(Momentum):
         return super().buffer(p)
 
 
+class KeepsItsOwnGroups(Momentum):
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.own = list(self.param_groups)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        shown, self.param_groups = self.param_groups, self.own
+        try:
+            return super().step(closure)
+        finally:
+            self.param_groups = shown
+
+
+class ViewsGradients(Momentum):
+    def direction(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
+        return super().direction(p, grad.view(-1).view(p.shape), group)
+
+
+class Hoards(Momentum):
+    def buffer(self, p: Tensor) -> Tensor:
+        self.state[p].setdefault("history", []).append(0.0)
+        return super().buffer(p)
+
+
+class IsKept(Momentum):
+    alive: ClassVar[list[torch.optim.Optimizer]] = []
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.alive.append(self)
+
+
+class CountsForAll(Momentum):
+    steps = 0
+
+    def update(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        CountsForAll.steps += 1
+        super().update(p, direction, {**group, "lr": group["lr"] / CountsForAll.steps})
+
+
+class TakesTheDefaultDtype(Momentum):
+    def update(self, p: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+        self.move(p, group["lr"] * torch.zeros(p.shape).lerp_(direction, 1.0))
+
+
+class Puts(Momentum):
+    def move(self, p: Tensor, by: Tensor) -> None:
+        p.put_(torch.arange(p.numel()), p - by)
+
+
 #: For each check an optimizer that lacks what it checks.
 BROKEN: dict[str, Factory] = {
     "least-squares": Uphill,
@@ -422,6 +472,7 @@ BROKEN: dict[str, Factory] = {
     **{f"dims-{dims}": picky(dims) for dims in range(6)},
     "channels-last": MakesContiguous,
     "strided": Flattens,
+    "gradients-strided": ViewsGradients,
     "no-elements": LooksAtLargest,
     "float64": MakesFloat32,
     "bfloat16": MakesFloat32,
@@ -431,6 +482,7 @@ BROKEN: dict[str, Factory] = {
     "generator": ReadsTwice,
     "group-lr": OneLr,
     "added-group": ForgetsTheFrozen,
+    "removed-group": KeepsItsOwnGroups,
     "empty-group": LooksAtTheFirst,
     "keys-of-others": SavesItsOwnAlone,
     "given-twice": Trusts,
@@ -438,6 +490,9 @@ BROKEN: dict[str, Factory] = {
     "entries-of-others": ReplacesItsState,
     "entries-of-nobody": StepsOverItsState,
     "cleared": MakesItsStateOnce,
+    "replaced": HidesItsState,
+    "size": Hoards,
+    "freed": IsKept,
     "early-entries": AsksWhetherThereIsAState,
     "words": Momentum,
     "resume": HidesItsState,
@@ -460,12 +515,15 @@ BROKEN: dict[str, Factory] = {
     "kind": Nameless,
     "around-steps": Unhooked,
     "gradients-from-hooks": Unhooked,
+    "within-backward": CountsForAll,
     "around-checkpoints": SavesByItself,
     "zero-gradients": Normalizes,
     "sizes-of-gradients": NormalizesByFourth,
     "grad-scaler": ClaimsToUnscale,
     "autocast": Multiplies,
     "inference-mode": Differentiates,
+    "default-dtype": TakesTheDefaultDtype,
+    "deterministic-algorithms": Puts,
     "sparse": TripsOverSparse,
     "repeated": Improvises,
     "no-draws": Draws,

@@ -54,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strict", action="store_true", help="what goes beyond torch counts too")
     parser.add_argument("--fast", action="store_true", help="leave out what starts a process")
     given = parser.parse_args(arguments)
-    sys.path.insert(0, "")  # `python -m` has it, a script that calls this has not
     try:
         factories = [(text, find(text)) for text in given.factories]
     except argparse.ArgumentTypeError as error:

@@ -73,6 +73,18 @@ def added_group(factory: Factory) -> None:
     expect_moved(before, later, "in a group that was added")
 
 
+@declare(_groups, "A group that is taken out of `param_groups` stays where it is, and the others train.")
+def removed_group(factory: Factory) -> None:
+    params, others = parameters(shapes_of(factory)), parameters(shapes_of(factory), seed=5)
+    optimizer = factory([{"params": params}, {"params": others}])
+    advance(optimizer, [*params, *others])
+    del optimizer.param_groups[1]
+    before, still = values(params), values(others)
+    advance(optimizer, [*params, *others])
+    expect_moved(before, params, "after another group was removed")
+    expect_unmoved(still, others, "in a group that was removed")
+
+
 @declare(_groups, "A group may be empty, and survives a save and a load.")
 def empty_group(factory: Factory) -> None:
     params = parameters(shapes_of(factory))
@@ -125,4 +137,4 @@ def no_parameters(factory: Factory) -> None:
     _refused(factory, [], (ValueError,), "an empty list")
 
 
-CHECKS = (group_lr, added_group, empty_group, keys_of_others, given_twice, no_parameters)
+CHECKS = (group_lr, added_group, removed_group, empty_group, keys_of_others, given_twice, no_parameters)

@@ -7,7 +7,20 @@ from typing import Any
 import torch
 
 from jorge.testing.check import Factory, declare, expect
-from jorge.testing.kit import advance, expect_unmoved, give_gradients, saved, start, values
+from jorge.testing.kit import (
+    advance,
+    expect_alike,
+    expect_moved,
+    expect_unmoved,
+    give_gradients,
+    parameters,
+    quadratic,
+    saved,
+    shapes_of,
+    start,
+    twins,
+    values,
+)
 
 _hooks = "hooks"
 
@@ -62,6 +75,29 @@ def gradients_from_hooks(factory: Factory) -> None:
     expect_unmoved(before, params, "though a hook took the gradients away")
 
 
+@declare(_hooks, "Steps may be taken within `backward`, by an optimizer for each weight.")
+def within_backward(factory: Factory) -> None:
+    params = parameters(shapes_of(factory))
+    plain = twins(params)
+    optimizers: dict[torch.Tensor, torch.optim.Optimizer] = {p: factory([p]) for p in [*params, *plain]}
+
+    def step(p: torch.Tensor) -> None:
+        torch.manual_seed(2)  # what the optimizer draws must not depend on whose turn it is
+        optimizers[p].step()
+        optimizers[p].zero_grad()
+
+    for p in params:
+        p.register_post_accumulate_grad_hook(step)  # type: ignore[no-untyped-call]
+    before = values(params)
+    for _ in range(3):
+        quadratic(params).backward()  # type: ignore[no-untyped-call]
+        quadratic(plain).backward()  # type: ignore[no-untyped-call]
+        for p in plain:
+            step(p)
+    expect_moved(before, params, "after steps within `backward`")
+    expect_alike(params, plain, "not as with steps after `backward`")
+
+
 @declare(_hooks, "Hooks of `state_dict` and `load_state_dict` run, and may change what is saved and loaded.")
 def around_checkpoints(factory: Factory) -> None:
     params, optimizer = start(factory)
@@ -87,4 +123,4 @@ def around_checkpoints(factory: Factory) -> None:
     advance(optimizer, params)
 
 
-CHECKS = (kind, around_steps, gradients_from_hooks, around_checkpoints)
+CHECKS = (kind, around_steps, gradients_from_hooks, within_backward, around_checkpoints)

@@ -23,7 +23,7 @@ MATRICES: tuple[Shape, ...] = ((6, 4), (5, 5))
 def parameters(shapes: Sequence[Shape], dtype: torch.dtype = torch.float32, seed: int = 1) -> Params:
     """Parameters with values from a normal distribution, the same at each call."""
     generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)) for shape in shapes]
 
 
 def twins(params: Params) -> Params:
@@ -34,7 +34,7 @@ def twins(params: Params) -> Params:
 def give_gradients(params: Params, generator: torch.Generator) -> None:
     """Give each parameter a gradient from a normal distribution."""
     for p in params:
-        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+        p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float32).to(p.dtype)
 
 
 def advance(optimizer: torch.optim.Optimizer, params: Params, steps: int = 3, seed: int = 2) -> None:

@@ -113,6 +113,32 @@ def inference_mode(factory: Factory) -> None:
     expect_alike(params, plain, "training goes differently")
 
 
+@declare(_robustness, "Under another default dtype steps are the same.")
+def default_dtype(factory: Factory) -> None:
+    params, optimizer = start(factory)
+    plain = twins(params)
+    twin = factory(plain)
+    before = values(params)
+    advance(twin, plain, 5)
+    torch.set_default_dtype(torch.float64)
+    advance(optimizer, params, 5)
+    far, difference = apart(before, plain), apart(params, plain)
+    expect(difference <= 1e-3 * far, f"apart by {difference / far:.1e} of the way in 5 steps")
+    expect(all(p.dtype is torch.float32 for p in params), "a weight has another dtype")
+
+
+@declare(_robustness, "Steps work under `use_deterministic_algorithms`.")
+def deterministic_algorithms(factory: Factory) -> None:
+    params, optimizer = start(factory)
+    before, mode = values(params), torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        advance(optimizer, params, 5)
+    finally:
+        torch.use_deterministic_algorithms(mode)
+    expect_moved(before, params, "under `use_deterministic_algorithms`")
+
+
 @declare(_robustness, "Sparse gradients train an embedding, or are refused with an error that says so.")
 def sparse(factory: Factory) -> None:
     model = nn.Embedding(6, 4, sparse=True)
@@ -137,6 +163,8 @@ CHECKS = (
     grad_scaler,
     autocast,
     inference_mode,
+    default_dtype,
+    deterministic_algorithms,
     sparse,
     _survives(math.nan, "NaN"),
     _survives(math.inf, "inf"),

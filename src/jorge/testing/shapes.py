@@ -112,6 +112,31 @@ def strided(factory: Factory) -> None:
     _as_contiguous(factory, params, "weights that are not contiguous")
 
 
+def _fall(factory: Factory, contiguous: bool) -> float:
+    """How far a loss falls in 10 steps whose gradients are transposed and expanded, or contiguous with these values."""
+    first, second = params = parameters([(6, 4), (5, 5)])
+    optimizer = factory(params)
+
+    def loss() -> float:
+        return float(first.square().sum() + second.sum(1).square().sum())
+
+    before = loss()
+    for _ in range(10):
+        first.grad = (2 * first.detach()).T.contiguous().T
+        second.grad = (2 * second.detach().sum(1, keepdim=True)).expand(5, 5)
+        if contiguous:
+            first.grad, second.grad = first.grad.contiguous(), second.grad.contiguous()
+        optimizer.step()
+    return before - loss()
+
+
+@declare(_parameters, "Gradients may be transposed or expanded, unlike their weights.")
+def gradients_strided(factory: Factory) -> None:
+    plain, strided = _fall(factory, contiguous=True), _fall(factory, contiguous=False)
+    # Not to the bit: what an optimizer draws may follow the order in memory, and eigenvectors may be any of several.
+    expect(strided > plain / 2, f"the loss falls by {strided:.2g}, and by {plain:.2g} along contiguous gradients")
+
+
 @declare(_parameters, "A weight without elements is no obstacle.")
 def no_elements(factory: Factory) -> None:
     params = parameters([(0, 3), (6, 4), (3, 0)])
@@ -161,6 +186,7 @@ CHECKS = (
     *(_of_dims(dims) for dims in range(len(_DIMS))),
     channels_last,
     strided,
+    gradients_strided,
     no_elements,
     *(_of_dtype(dtype) for dtype in (torch.float64, torch.bfloat16)),
     mixed_dtypes,

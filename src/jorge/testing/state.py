@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from jorge.testing.check import BEYOND, Factory, declare, expect
 from jorge.testing.kit import advance, expect_alike, expect_moved, saved, start, twins, values
@@ -69,6 +73,58 @@ def cleared(factory: Factory) -> None:
     expect_moved(before, params, "after `state` was replaced")
 
 
+@declare(_state, "A weight may be replaced by another, with the state moved along or afresh.")
+def replaced(factory: Factory) -> None:
+    params, optimizer = start(factory)
+    plain = twins(params)
+    twin = factory(plain)
+    for each, mine in ((optimizer, params), (twin, plain)):
+        advance(each, mine)
+    old, new = params[0], twins(params[:1])[0]
+    optimizer.param_groups[0]["params"][0] = params[0] = new
+    if old in optimizer.state:
+        optimizer.state[new] = optimizer.state.pop(old)
+    for each, mine in ((optimizer, params), (twin, plain)):
+        advance(each, mine, seed=3)
+    expect_alike(params, plain, "training goes on differently after a weight was replaced, with its state moved along")
+    smaller = nn.Parameter(new.detach()[:3].clone())
+    optimizer.state.pop(new, None)
+    optimizer.param_groups[0]["params"][0] = params[0] = smaller
+    before = values(params)
+    advance(optimizer, params)
+    expect_moved(before, params, "after one was replaced by a smaller one")
+
+
+def _size(entry: Any) -> int:
+    """Numbers in an entry of the state, however it is nested."""
+    if isinstance(entry, torch.Tensor):
+        return entry.numel()
+    if isinstance(entry, Mapping):
+        return sum(map(_size, entry.values()))
+    return sum(map(_size, entry)) if isinstance(entry, (list, tuple)) else 1
+
+
+@declare(_state, "The state does not grow with the steps.")
+def size(factory: Factory) -> None:
+    params, optimizer = start(factory)
+    advance(optimizer, params, 12)
+    before = _size(optimizer.state)
+    advance(optimizer, params, 24)
+    after = _size(optimizer.state)
+    expect(before == after, f"the state has {before} numbers after 12 steps, {after} after 36")
+
+
+@declare(_state, "Optimizer and weights are freed once nobody holds them.")
+def freed(factory: Factory) -> None:
+    params, optimizer = start(factory)
+    advance(optimizer, params)
+    held_optimizer, held_weight = weakref.ref(optimizer), weakref.ref(params[0])
+    del params, optimizer
+    gc.collect()
+    expect(held_optimizer() is None, "something still holds the optimizer")
+    expect(held_weight() is None, "something still holds a weight")
+
+
 @declare(BEYOND, "Entries of others in a parameter's state before the first step do not disturb it.")
 def early_entries(factory: Factory) -> None:
     params, optimizer = start(factory)
@@ -97,4 +153,4 @@ def words(factory: Factory) -> None:
     expect(found == "mine", f"'note' is {found!r} after a load, not 'mine'")
 
 
-CHECKS = (entries_of_others, entries_of_nobody, cleared, early_entries, words)
+CHECKS = (entries_of_others, entries_of_nobody, cleared, replaced, size, freed, early_entries, words)
