@@ -164,6 +164,21 @@ def test_a_command_without_arguments_says_what_it_wants(capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+def test_in_pytest_what_does_not_apply_is_skipped(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        "import torch\n"
+        "from jorge import testing\n"
+        "checks = [c for c in testing.CHECKS if c.name in ('dims-1', 'dims-2', 'NaN')]\n"
+        "@testing.parametrize(torch.optim.Muon, checks=checks)\n"
+        "def test_conforms(check, factory):\n"
+        "    check(factory)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "test_mine.py"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "1 failed, 1 passed, 1 skipped" in result.stdout
+
+
+@pytest.mark.slow
 def test_the_command_runs_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import torch\n\n\ndef build(params):\n    return torch.optim.SGD(params)\n")
     result = subprocess.run(

@@ -16,7 +16,8 @@ import torch
 Factory = Callable[[Any], torch.optim.Optimizer]
 Result = Literal["passed", "failed", "not applicable"]
 
-#: The group of the checks that SGD or AdamW of torch fail. They do not decide whether an optimizer passes.
+#: The group of the checks that torch's own optimizers fail, or that ask for more than a program needs. They do not
+#: decide whether an optimizer passes.
 BEYOND = "beyond torch"
 
 

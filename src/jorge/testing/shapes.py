@@ -132,9 +132,9 @@ def _fall(factory: Factory, contiguous: bool) -> float:
 
 @declare(_parameters, "Gradients may be transposed or expanded, unlike their weights.")
 def gradients_strided(factory: Factory) -> None:
-    plain, strided = _fall(factory, contiguous=True), _fall(factory, contiguous=False)
+    usual, found = _fall(factory, contiguous=True), _fall(factory, contiguous=False)
     # Not to the bit: what an optimizer draws may follow the order in memory, and eigenvectors may be any of several.
-    expect(strided > plain / 2, f"the loss falls by {strided:.2g}, and by {plain:.2g} along contiguous gradients")
+    expect(found > usual / 2, f"the loss falls by {found:.2g}, and by {usual:.2g} along contiguous gradients")
 
 
 @declare(_parameters, "A weight without elements is no obstacle.")

@@ -102,7 +102,7 @@ Each is built with its defaults. SGD, AdamW and Muon are torch's. SOAP and PSGD-
 ✓ it has the property; ✗ it lacks it; – the check does not apply. The number leads to the reason below the table.
 The checks say how well an optimizer fits into programs that others wrote, and nothing about how well it trains. Some
 of what is missing is meant: a schedule-free optimizer averages weights at a learning rate of 0 too. The last {beyond}
-properties are those that SGD or AdamW of torch lack.
+properties are lacked by torch's own optimizers, or needed by few programs.
 
 {testing.table(found, markdown=True)}
 """
