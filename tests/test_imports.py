@@ -91,6 +91,7 @@ ALLOWED = {
         "transfer",
         "validation",
     },
+    "testing": set(),
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "groups": set(),
     "__init__": {"cost", "groups", "optimizer"},
