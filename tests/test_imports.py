@@ -94,7 +94,8 @@ ALLOWED = {
     "testing": set(),
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "groups": set(),
-    "__init__": {"cost", "groups", "optimizer"},
+    "checkup": {"diagnostics", "groups", "optimizer", "options"},
+    "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }
 
 

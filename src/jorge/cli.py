@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -20,6 +21,10 @@ from jorge import checks, options
 GROUP = "jorge.commands"
 #: Options of Jorge with a flag of their own in `jorge cost`.
 _FLAGS = ("interval", "block_size", "method", "grafting", "preconditioner_dtype")
+#: Where what is raised is not the user's code.
+_LIBRARIES = tuple(os.path.dirname(str(each.__file__)) for each in (jorge, torch))
+#: Commands that are here.
+_OWN = ("cost", "doctor")
 #: What the laboratory brings.
 LABORATORY = ("compare", "tune", "ablate", "report", "tasks")
 _INSTALL = "pip install jorge-lab, or in a checkout of Jorge: pip install ./lab"
@@ -96,8 +101,8 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jorge {jorge.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    if wanted != "cost":
-        found = {entry.name: entry for entry in entry_points(group=GROUP) if entry.name != "cost"}
+    if wanted not in _OWN:
+        found = {entry.name: entry for entry in entry_points(group=GROUP) if entry.name not in _OWN}
         if wanted in LABORATORY and wanted not in found:
             parser.exit(2, f"jorge {wanted} comes with the laboratory, which is not installed: {_INSTALL}\n")
         for entry in [found[wanted]] if wanted in found else found.values():
@@ -106,6 +111,7 @@ def _parser(wanted: str | None) -> argparse.ArgumentParser:
                     parser.exit(2, problem)
                 sys.stderr.write(problem)
     _add_cost(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -167,6 +173,50 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rows.add_argument("--all", action="store_true", help="show all parameters, in order")
     cost.add_argument("--json", action="store_true", help="print JSON, with all parameters")
     cost.set_defaults(run=_cost)
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="is anything wrong with model, loss and optimizer, before they train?",
+        description="Take three dry steps on a copy and say what looks wrong, and what to do. Exit status: 0 where "
+        "there is nothing but notes, 1 where there are warnings or errors, 2 where it cannot be asked.",
+    )
+    doctor.add_argument(
+        "target",
+        metavar="TARGET",
+        help="module:function, which returns a model, a function of model and batch that is the loss, a batch, and if "
+        "you like an optimizer",
+    )
+    doctor.add_argument("--full", action="store_true", help="print the diagnostics of each parameter too")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from jorge.checkup import doctor
+    from jorge.cost.targets import TargetError, imported
+
+    module, colon, name = args.target.partition(":")
+    try:
+        if not (colon and module and name):
+            raise TargetError(f"{args.target!r} is no target: expected module:function")
+        given = imported(module, name)()
+        if not isinstance(given, (tuple, list)) or len(given) not in (3, 4):
+            raise TargetError(f"{args.target} is to return model, loss and batch, and if you like an optimizer")
+        found = doctor(*given)
+    except TargetError as error:
+        print(f"jorge doctor: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:  # whatever the user's code may raise
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+        place = frames[-1] if frames else None
+        where = f" ({place.filename}:{place.lineno})" if place else ""
+        print(f"jorge doctor: {args.target} raised {type(error).__name__}: {error}{where}", file=sys.stderr)
+        return 2
+    if args.full and found.diagnostics is not None:
+        print(f"{found.diagnostics}\n")
+    print(found)
+    return 0 if found.healthy else 1
 
 
 def _cost(args: argparse.Namespace) -> int:

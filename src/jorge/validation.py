@@ -291,7 +291,7 @@ def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: M
     """
     check_saved_groups(saved, groups)
     places = {
-        key: (p, name, Options.of({**defaults, **theirs}))
+        key: (p, name, Options.of({**defaults, **mine, **theirs}))
         for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True))
         for key, p, name in zip(theirs["params"], mine["params"], names(mine, index), strict=True)
     }

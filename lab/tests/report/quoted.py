@@ -325,14 +325,15 @@ def pruning() -> str:
 
 
 def health() -> str:
-    """Of `health`: the last numbers of each run."""
+    """Of `health`: the numbers of each run at its half, and what was counted at its end."""
     lines = []
     for task in measured("health")["tasks"].values():
         for run in task["runs"]:
-            last, title = run["seen"][-1], task["title"] if run is task["runs"][0] else ""
+            half, last = run["seen"][len(run["seen"]) // 2], run["seen"][-1]
+            title = task["title"] if run is task["runs"][0] else ""
             keys = ("update_to_weight", "cosine", "gradient_residual", "whitening_residual", "staleness")
             counts = (f"{last[key]:.0f}" for key in ("skipped_steps", "without_gradient"))
-            lines.append([title, run["run"], number(run["loss"]), *(number(last.get(key)) for key in keys), *counts])
+            lines.append([title, run["run"], number(run["loss"]), *(number(half.get(key)) for key in keys), *counts])
     heads = ["update ÷ weight", "cosine", "gradient", "whitened", "stale", "skipped", "parameters without gradient"]
     return table(["", "run", "loss", *heads], lines)
 

@@ -60,7 +60,7 @@ def load_target(target: str, arguments: Sequence[str] = ()) -> Any:
             f"{target!r} is no target: expected module:callable, such as torchvision.models:resnet50, a directory or "
             ".json file with a Hugging Face config, or a .pt, .pth, .bin or .safetensors file that exists"
         )
-    return _called(target, _imported(module, name), _keywords(arguments))
+    return _called(target, imported(module, name), _keywords(arguments))
 
 
 def token_input(model: Any, batch: int, tokens: int) -> Any:
@@ -89,7 +89,12 @@ def _keywords(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _imported(module: str, name: str) -> Any:
+def imported(module: str, name: str) -> Any:
+    """A callable by the names of its module and its own.
+
+    Raises:
+        TargetError: it cannot be imported, or is no callable.
+    """
     if os.getcwd() not in sys.path:  # an installed command does not see the directory it is called in
         sys.path.insert(0, os.getcwd())
     try:

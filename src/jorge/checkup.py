@@ -1,0 +1,364 @@
+"""Look a training over before it runs: three dry steps on a copy, and what is wrong with model, loss and optimizer.
+
+Nothing that is handed over changes: not a weight, a buffer, a state, a gradient, or torch's random numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from jorge.diagnostics import Diagnostics
+from jorge.groups import param_groups
+from jorge.optimizer import Jorge
+from jorge.options import DEFAULTS, Options
+
+Level = Literal["error", "warning", "note"]
+LEVELS: tuple[Level, ...] = ("error", "warning", "note")
+_STEPS = 3
+#: A step that moves a weight by more of its norm than this is a learning rate of another optimizer.
+_LONG = 0.3
+#: Learning rates that are unusual for a step of Adam's length, above, and of SGD's, below.
+_HIGH_FOR_ADAM, _LOW_FOR_SGD = 0.03, 0.003
+#: By the step's length, options of the other one.
+_OF_LENGTH = {
+    "adam": ("graft_limit",),
+    "sgd": ("betas", "eps", "beta2_decay", "graft_memory", "graft_norm", "adapt_variance"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found, and what to do.
+
+    Args:
+        level: `"error"`: it will not train as meant; `"warning"`: probably not; `"note"`: so you know.
+        what: was found.
+        remedy: what to do.
+    """
+
+    level: Level
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return textwrap.fill(f"{self.level}: {self.what}. {self.remedy}", 100, subsequent_indent="    ")
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What :func:`doctor` found, the worst first; `str()` is no longer than a screen.
+
+    Args:
+        findings: what was found.
+        losses: of the dry steps, on the same batch.
+        diagnostics: after them; `None` where no step could be taken.
+    """
+
+    findings: tuple[Finding, ...]
+    losses: tuple[float, ...]
+    diagnostics: Diagnostics | None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether there is nothing but notes."""
+        return all(finding.level == "note" for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [
+            f"loss in {len(self.losses)} dry steps on one batch: {', '.join(f'{x:.5g}' for x in self.losses) or '–'}"
+        ]
+        lines += map(str, self.findings)
+        counts = Counter(finding.level for finding in self.findings)
+        lines.append(", ".join(f"{counts[level]} {level}s" for level in LEVELS if counts[level]) or "nothing found")
+        return "\n".join(lines)
+
+
+def doctor(
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batch: Any,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Checkup:
+    """Take three dry steps on a copy of a model and of its optimizer, and say what looks wrong.
+
+    Args:
+        model: the module, in training mode as it is trained.
+        loss: of a model and a batch, a scalar tensor. It is handed the copy: use what it is given, not the original.
+        batch: whatever `loss` takes.
+        optimizer: built on the model's parameters; by default `Jorge(param_groups(model))`. Hooks of parameters are
+            not copied, as torch does not copy them.
+
+    Returns:
+        the findings, with remedies.
+
+    Raises:
+        TypeError: no module, no function, or a model that cannot be copied.
+
+    >>> import torch
+    >>> from jorge import Jorge, doctor
+    >>> model = torch.nn.Linear(4, 2)
+    >>> model.register_parameter("unused", torch.nn.Parameter(torch.ones(3)))
+    >>> inputs, targets = torch.randn(8, 4), torch.randn(8, 2)
+    >>> found = doctor(model, lambda m, batch: (m(batch[0]) - batch[1]).square().mean(), (inputs, targets))
+    >>> [(finding.level, finding.what) for finding in found.findings]
+    [('warning', 'no gradient reaches unused')]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"doctor() takes a module first, got {type(model).__name__}")
+    if not callable(loss):
+        raise TypeError(f"doctor() takes a function of model and batch for the loss, got {type(loss).__name__}")
+    with _random_numbers_kept(model):
+        try:
+            patient, treated = copy.deepcopy((model, optimizer))
+        except Exception as error:  # whatever a module may raise
+            raise TypeError(f"the model or its optimizer cannot be copied: {type(error).__name__}: {error}") from error
+        with torch.enable_grad(), torch.inference_mode(False):
+            findings, losses, seen = _examine(patient, loss, batch, treated)
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    return Checkup(tuple(findings), tuple(losses), seen)
+
+
+@contextmanager
+def _random_numbers_kept(model: nn.Module) -> Iterator[None]:
+    """Give torch's generators their state back, those of the model's devices too."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=sorted(d.index for d in devices if d.index is not None)):
+        yield
+
+
+def _examine(
+    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, optimizer: torch.optim.Optimizer | None
+) -> tuple[list[Finding], list[float], Diagnostics | None]:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trained:
+        return [Finding("error", "no parameter requires a gradient", "Unfreeze what is to be trained.")], [], None
+    if optimizer is None:
+        optimizer = Jorge(param_groups(model))
+    findings = [*_of_model(model, trained), *_of_membership(trained, optimizer)]
+    if isinstance(optimizer, Jorge):
+        findings += [*_of_groups(optimizer), *_of_shapes(model, optimizer), *_of_memory(optimizer)]
+    losses: list[float] = []
+    dead = set(trained)
+    seen: Diagnostics | None = None
+    for _ in range(_STEPS):
+        optimizer.zero_grad()
+        value = loss(model, batch)
+        problem = _of_loss(value)
+        if problem is not None:
+            return [*findings, problem], losses, seen
+        losses.append(float(value.detach()))
+        value.backward()  # type: ignore[no-untyped-call]
+        if not losses[1:]:
+            findings += _of_gradients(trained)
+        dead -= {name for name, p in trained.items() if p.grad is None or bool(p.grad.any())}
+        if len(losses) == _STEPS and isinstance(optimizer, Jorge):
+            seen = optimizer.diagnostics()
+        optimizer.step()
+    if dead:
+        findings.append(
+            Finding(
+                "warning",
+                f"the gradient of {_some([name for name in trained if name in dead])} is zero in all steps",
+                "A layer before it may be dead, or its output multiplied by 0.",
+            )
+        )
+    findings += _of_steps(losses, seen)
+    return findings, losses, seen
+
+
+def _of_loss(value: Any) -> Finding | None:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        return Finding("error", f"the loss is no scalar tensor but {got}", "Take its mean, or return the loss alone.")
+    if not value.requires_grad:
+        return Finding(
+            "error", "the loss does not depend on the model's parameters", "Is it detached, or computed by no_grad?"
+        )
+    if not bool(value.detach().isfinite()):
+        return Finding("error", f"the loss is {float(value.detach())}", "Look at the batch, and at the precision.")
+    return None
+
+
+def _of_model(model: nn.Module, trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
+    if not model.training:
+        yield Finding("warning", "the model is in evaluation mode", "Call model.train() before training.")
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        names.setdefault(p, []).append(name)
+    for shared in (each for each in names.values() if len(each) > 1):
+        yield Finding("note", f"{' and '.join(shared)} are one parameter", "It is stepped once, with both gradients.")
+    half = [name for name, p in trained.items() if p.dtype == torch.float16]
+    if half:
+        yield Finding(
+            "warning",
+            f"{_some(half)} {'is' if len(half) == 1 else 'are'} float16",
+            "Train float32 or bfloat16 weights, and let autocast and a gradient scaler have float16.",
+        )
+
+
+def _of_membership(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Iterator[Finding]:
+    held = {p for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, p in trained.items() if p not in held]
+    if missing:
+        yield Finding(
+            "error",
+            f"the optimizer does not have {_some(missing)}",
+            "Build it after the model is as it is trained: moved, wrapped, unfrozen.",
+        )
+    strangers = len(held - set(trained.values()))
+    if strangers:
+        yield Finding(
+            "warning", f"the optimizer has {strangers} parameters that the model does not train", "Leave them out."
+        )
+
+
+def _of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
+    without = [name for name, p in trained.items() if p.grad is None]
+    if without:
+        yield Finding(
+            "warning",
+            f"no gradient reaches {_some(without)}",
+            "It does not take part in the loss: freeze it, or look where its output goes.",
+        )
+    bad = [name for name, p in trained.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    if bad:
+        yield Finding(
+            "error",
+            f"the gradient of {_some(bad)} is not finite",
+            "Every step is skipped. Under a gradient scaler, unscale before you clip; else look for overflow.",
+        )
+
+
+def _of_groups(optimizer: Jorge) -> Iterator[Finding]:
+    decayed: list[str] = []
+    for index, group in enumerate(optimizer.param_groups):
+        options = Options.of(group)
+        rate, where = float(options.lr), f"param group {index}"
+        if options.grafting == "adam" and rate > _HIGH_FOR_ADAM:
+            yield Finding(
+                "warning",
+                f"{where} has lr={rate:g} with a step of Adam's length",
+                "That is a rate for SGD: use Jorge.from_sgd, or grafting='sgd'.",
+            )
+        if options.grafting == "sgd" and 0 < rate < _LOW_FOR_SGD:
+            yield Finding(
+                "warning",
+                f"{where} has lr={rate:g} with a step of SGD's length",
+                "That is a rate for AdamW: use Jorge.from_adamw, or leave grafting out.",
+            )
+        idle = [n for n in _OF_LENGTH[options.grafting] if n in group and group[n] != DEFAULTS[n]]
+        if idle:
+            yield Finding(
+                "note",
+                f"{where} sets {', '.join(idle)}, which is not asked with grafting={options.grafting!r}",
+                "Leave it out, or choose the other length.",
+            )
+        if float(options.weight_decay) > 0:
+            names = group.get("param_names", [f"parameter {i}" for i in range(len(group["params"]))])
+            decayed += [name for name, p in zip(names, group["params"], strict=False) if p.dim() < 2]
+    if decayed:
+        yield Finding(
+            "note",
+            f"{_some(decayed)} {'decays' if len(decayed) == 1 else 'decay'}, though biases and norms usually do not",
+            "jorge.param_groups(model, weight_decay=…) sees to it.",
+        )
+
+
+def _of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
+    rows = optimizer.plan().rows
+    if not any(row.kind == "matrix" for row in rows):
+        yield Finding(
+            "warning", "no parameter is a matrix: all take the plain step of Adam or SGD", "Was the model flattened?"
+        )
+    tables = {p for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters()}
+    groups = optimizer.param_groups
+    every = [(p, group) for group in groups for p in group["params"]]
+    diagonal = [row.name for row, (p, _) in zip(rows, every, strict=True) if "diagonal" in (row.left, row.right)]
+    if diagonal:
+        yield Finding(
+            "note",
+            f"{_some(diagonal)} {'has' if len(diagonal) == 1 else 'have'} a side that is diagonal, as it is so long",
+            "That is meant for vocabularies; max_dim says from where on.",
+        )
+    whole = [row.name for row, (p, _) in zip(rows, every, strict=True) if p in tables and row.left == "full"]
+    if whole:
+        yield Finding(
+            "note",
+            f"{_some(whole)}: an embedding that is preconditioned as a matrix",
+            "That is right for small tables; a group of its own with max_dim=1 leaves rows and columns diagonal.",
+        )
+    asked = {id(p): group for group in param_groups(model) for _, p in group["params"]}
+    several = []
+    for row, (p, group) in zip(rows, every, strict=True):
+        wanted = asked.get(id(p), {})
+        if row.kind == "matrix" and any(wanted.get(k, DEFAULTS[k]) != group[k] for k in ("batch_dims", "splits")):
+            several.append(row.name)
+    if several:
+        yield Finding(
+            "note",
+            f"{_some(several)}: several matrices in one parameter, by what the module is",
+            "Build the optimizer with jorge.param_groups(model), or set batch_dims and splits.",
+        )
+
+
+def _of_memory(optimizer: Jorge) -> Iterator[Finding]:
+    needed = optimizer.plan().state_bytes
+    devices = {p.device for group in optimizer.param_groups for p in group["params"]}
+    free = _free(next(iter(devices))) if len(devices) == 1 else None
+    if free is not None and needed > free:
+        yield Finding(
+            "error",
+            f"the optimizer's state takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
+            "preconditioner_dtype=torch.bfloat16 halves the preconditioners; jorge cost says what takes how much.",
+        )
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that are free on a device, where that is known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _of_steps(losses: list[float], seen: Diagnostics | None) -> Iterator[Finding]:
+    if not all(map(math.isfinite, losses)) or losses[-1] > 2 * abs(losses[0]) + 1e-12:
+        yield Finding(
+            "warning",
+            f"the loss of one batch rises, from {losses[0]:.4g} to {losses[-1]:.4g} in {len(losses)} steps",
+            "Lower the learning rate, or warm it up.",
+        )
+    if seen is None:
+        return
+    if seen.overall["skipped_steps"]:
+        yield Finding(
+            "error",
+            f"{seen.overall['skipped_steps']:.0f} steps were skipped, as gradients were not finite",
+            "See the finding on gradients.",
+        )
+    long = [name for name, each in seen.parameters.items() if each["update_to_weight"] > _LONG]
+    matrices = [name for name in long if "graft_ratio" in seen.parameters[name]]
+    if matrices:
+        yield Finding(
+            "warning",
+            f"a step moves {_some(matrices)} by more than {_LONG:.0%} of its norm",
+            "The learning rate is too high for it, or its weights start near zero.",
+        )
+
+
+def _some(names: list[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")

@@ -1,0 +1,285 @@
+"""The doctor: each finding from a training that has it, and nothing that was handed over changes."""
+
+import copy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jorge import Jorge, cli, doctor, param_groups
+from jorge.checkup import Finding
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.drop = nn.Dropout(0.2)
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.drop(torch.relu(self.norm(self.first(x)))))
+        return out
+
+
+def mse(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(32, 6, generator=generator), torch.randn(32, 3, generator=generator)
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def told(findings: tuple[Finding, ...], level: str, says: str) -> bool:
+    return any(finding.level == level and says in finding.what for finding in findings)
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    found = doctor(net(), mse, batch())
+    assert found.findings == ()
+    assert found.healthy
+    assert len(found.losses) == 3
+    assert found.losses[2] < found.losses[0]
+    assert found.diagnostics is not None
+    assert set(found.diagnostics.parameters) == {name for name, _ in net().named_parameters()}
+    assert str(found).endswith("nothing found")
+
+
+@pytest.mark.parametrize("trained", [0, 3])
+def test_all_that_is_handed_over_stays_as_it_is(trained: int) -> None:
+    model = net()
+    optimizer = Jorge(param_groups(model), lr=1e-3)
+    for _ in range(trained):
+        optimizer.zero_grad()
+        mse(model, batch()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def everything() -> Any:
+        grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        return copy.deepcopy((model.state_dict(), optimizer.state_dict(), grads)), torch.get_rng_state()
+
+    before = everything()
+    doctor(model, mse, batch(), optimizer)
+    after = everything()
+    assert same(before, after)
+    assert model.training
+
+
+def same(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, (list, tuple)):
+        return len(first) == len(second) and all(map(same, first, second))
+    return bool(first == second)
+
+
+def sick(change: Callable[[Net], Any], level: str, says: str) -> Any:
+    return pytest.param(change, level, says, id=says)
+
+
+def unused(model: Net) -> None:
+    model.spare = nn.Linear(4, 4)
+
+
+def tied(model: Net) -> None:
+    model.again = model.first
+
+
+def table(model: Net) -> None:
+    model.table = nn.Embedding(50, 8)
+
+
+def vocabulary(model: Net) -> None:
+    model.table = nn.Embedding(40_000, 4)
+
+
+def half(model: Net) -> None:
+    model.extra = nn.Parameter(torch.ones(3, dtype=torch.float16))
+
+
+def frozen(model: Net) -> None:
+    model.requires_grad_(False)
+
+
+class Steep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale.sqrt()
+
+
+def overflowing(model: Net) -> None:
+    model.drop = Steep()  # type: ignore[assignment]
+
+
+def dead(model: Net) -> None:
+    with torch.no_grad():
+        model.norm.bias.fill_(-1e6)
+
+
+@pytest.mark.parametrize(
+    ("change", "level", "says"),
+    [
+        sick(unused, "warning", "no gradient reaches spare.weight, spare.bias"),
+        sick(tied, "note", "first.weight and again.weight are one parameter"),
+        sick(table, "note", "an embedding that is preconditioned as a matrix"),
+        sick(vocabulary, "note", "table.weight has a side that is diagonal"),
+        sick(half, "warning", "extra is float16"),
+        sick(frozen, "error", "no parameter requires a gradient"),
+        sick(overflowing, "error", "the gradient of drop.scale is not finite"),
+        sick(dead, "warning", "the gradient of first.weight, first.bias"),
+        sick(lambda model: model.eval(), "warning", "evaluation mode"),
+    ],
+)
+def test_a_sick_model_is_seen(change: Callable[[Net], Any], level: str, says: str) -> None:
+    model = net()
+    change(model)
+    found = doctor(model, mse, batch())
+    assert told(found.findings, level, says), str(found)
+    if level != "note":
+        assert not found.healthy
+
+
+@pytest.mark.parametrize(
+    ("options", "level", "says"),
+    [
+        ({"lr": 0.1}, "warning", "lr=0.1 with a step of Adam's length"),
+        ({"lr": 1e-3, "grafting": "sgd"}, "warning", "lr=0.001 with a step of SGD's length"),
+        ({"graft_limit": 3.0}, "note", "sets graft_limit, which is not asked with grafting='adam'"),
+        ({"grafting": "sgd", "lr": 0.1, "eps": 1e-6}, "note", "sets eps, which is not asked"),
+        ({"lr": 1e-3, "weight_decay": 0.1}, "note", "first.bias, norm.weight, norm.bias, last.bias decay"),
+        ({"lr": 10.0}, "warning", "moves first.weight, last.weight by more than 30%"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_fit_are_seen(options: dict[str, Any], level: str, says: str) -> None:
+    model = net()
+    found = doctor(model, mse, batch(), Jorge(model.named_parameters(), **options))
+    assert told(found.findings, level, says), str(found)
+
+
+def test_an_optimizer_of_other_parameters_is_seen() -> None:
+    model, other = net(), net()
+    found = doctor(model, mse, batch(), Jorge([*other.last.named_parameters(), ("w", model.first.weight)]))
+    assert told(found.findings, "error", "the optimizer does not have first.bias")
+    assert told(found.findings, "warning", "the optimizer has 2 parameters")
+
+
+def test_any_optimizer_may_be_asked_about() -> None:
+    model = net()
+    found = doctor(model, mse, batch(), torch.optim.SGD(model.parameters(), lr=0.1))
+    assert found.findings == ()
+    assert found.diagnostics is None
+
+
+def test_what_module_says_of_its_matrices_is_seen() -> None:
+    model = nn.TransformerEncoderLayer(16, 2, dim_feedforward=32, dropout=0.0)
+    x = torch.randn(5, 3, 16)
+
+    def loss(model: nn.Module, x: Tensor) -> Tensor:
+        return torch.square(model(x)).mean()
+
+    found = doctor(model, loss, x, Jorge(model.named_parameters(), weight_decay=0.0))
+    assert told(found.findings, "note", "self_attn.in_proj_weight: several matrices in one parameter")
+    assert not doctor(model, loss, x).findings
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda model, batch: model(batch[0]), "no scalar tensor but of shape (32, 3)"),
+        (lambda model, batch: 1.0, "no scalar tensor but float"),
+        (lambda model, batch: torch.tensor(1.0), "does not depend"),
+        (lambda model, batch: mse(model, batch) * float("nan"), "the loss is nan"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_seen(loss: Loss, says: str) -> None:
+    found = doctor(net(), loss, batch())
+    assert told(found.findings, "error", says), str(found)
+    assert not found.healthy
+
+
+def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jorge.checkup._free", lambda device: 100)
+    assert told(doctor(net(), mse, batch()).findings, "error", "the optimizer's state takes 0.0 GB")
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(TypeError, match="takes a module first"):
+        doctor(net().parameters(), mse, batch())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="takes a function"):
+        doctor(net(), 3, batch())  # type: ignore[arg-type]
+    model = net()
+    object.__setattr__(model, "handle", (each for each in "ab"))  # a generator cannot be copied
+    with pytest.raises(TypeError, match="cannot be copied"):
+        doctor(model, mse, batch())
+
+
+TRAINING = """
+import torch
+from torch import nn
+
+def mse(model, batch):
+    return nn.functional.mse_loss(model(batch), torch.ones(8, 3))
+
+def fine():
+    return nn.Linear(6, 3), mse, torch.randn(8, 6)
+
+def frozen():
+    return nn.Linear(6, 3).requires_grad_(False), mse, torch.randn(8, 6)
+
+def two():
+    return 1, 2
+
+def raises():
+    return nn.Linear(5, 3), mse, torch.randn(8, 6)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "says"),
+    [
+        ("fine", 0, "nothing found"),
+        ("frozen", 1, "error: no parameter requires a gradient"),
+        ("two", 2, "is to return model, loss and batch"),
+        ("raises", 2, "raised RuntimeError"),
+        ("absent", 2, "has no absent"),
+        ("", 2, "expected module:function"),
+    ],
+)
+def test_on_the_command_line(
+    name: str,
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a_training.py").write_text(TRAINING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("a_training", None)
+    assert cli.main(["doctor", f"a_training:{name}", "--full"]) == status
+    out, err = capsys.readouterr()
+    assert says in out + err
+    if name == "raises":
+        assert "a_training.py:6" in err
+    if name == "fine":
+        assert "update÷weight" in out
