@@ -171,6 +171,22 @@ def test_hugging_face_configs(models: Path, transformers: Any) -> None:
     assert load_target("transformers:TinyConfig", ["width=6"]).weight.shape == (2, 6)
 
 
+def test_a_config_that_was_saved_by_a_training_keeps_a_cache_here(models: Path, transformers: Any) -> None:
+    """Trainers save `use_cache: false`; models without a cache read values, which meta tensors do not have."""
+    seen: list[bool] = []
+
+    def build(config: Any) -> nn.Module:
+        seen.append(config.use_cache)
+        return nn.Linear(2, 2)
+
+    transformers.AutoConfig.for_model = lambda **data: types.SimpleNamespace(**data)
+    transformers.AutoModel.from_config = build
+    for name, kept in (("without", False), ("with", True)):
+        (models / f"{name}.json").write_text(json.dumps({"model_type": "tiny", "use_cache": kept}))
+        load_target(f"{name}.json")
+    assert seen == [True, True]
+
+
 def test_tokens_go_to_encoder_and_decoder() -> None:
     assert token_input(nn.Linear(2, 2), 3, 5).shape == (3, 5)
     both: Any = nn.Linear(2, 2)

@@ -110,8 +110,8 @@ def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str,
 _POSITIVE = "a finite number of at least 0"
 
 
-#: The longest side that is not diagonal, by memory alone: where it is cut into blocks, that of common networks' layers (a
-#: Llama of 70 billion parameters; the shortest of common vocabularies is 30,000); and where it is whole.
+#: The longest side that is not diagonal, by memory alone: where it is cut into blocks, that of common networks' layers
+#: (a Llama of 70 billion parameters; the shortest of common vocabularies is 30,000); and where it is whole.
 _LONGEST_CUT, _LONGEST_WHOLE = 28_672, 8192
 
 

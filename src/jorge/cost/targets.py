@@ -163,6 +163,8 @@ def _from_config(config: Any, where: str) -> Any:
     """The model that the config was saved with where it says so, with its head; else the bare one of its type."""
     transformers = _transformers()
     names = getattr(config, "architectures", None) or []
+    if getattr(config, "use_cache", None) is False:
+        config.use_cache = True  # without, models look for packed sequences in values, which meta tensors have not
     try:
         with torch.device("meta"):
             if names and hasattr(transformers, names[0]):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jorge.cli import above_zero, at_least
 from jorge_lab.commands.arguments import (
@@ -23,6 +25,9 @@ from jorge_lab.commands.arguments import (
     tasks_named,
 )
 from jorge_lab.commands.frame import Command
+
+if TYPE_CHECKING:
+    from jorge_lab.runs.jobs import Job
 
 #: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
 SUITE = "jorge,sgd@tuned,adamw@tuned,shampoo@tuned,soap@tuned,muon@tuned,psgd@tuned"
@@ -93,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     from jorge_lab.runs.jobs import jobs_for
 
     tasks = tasks_named(args.tasks)
-    optimizers = optimizers_named(SUITE if args.optimizers == "suite" else args.optimizers)
+    asked_for_suite = args.optimizers == "suite"
+    optimizers = optimizers_named(SUITE if asked_for_suite else args.optimizers)
     settings = names(args.settings)
     if not optimizers or not settings:
         raise UsageError("--optimizers or --settings is empty")
@@ -108,14 +114,39 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     store = open_records(args.out)
     chosen = [setting for setting in SETTINGS if setting in settings]
-    jobs = jobs_for(tasks, args.size, optimizers, chosen, args.seeds, args.steps, args.epochs, args.repeat)
-    targets = given_targets(args.target, [{"task": name} for name in tasks])
     out = console()
+
+    def jobs_of(some: Sequence[str], names: Sequence[str]) -> list[Job]:
+        return jobs_for(some, args.size, names, chosen, args.seeds, args.steps, args.epochs, args.repeat)
+
+    untuned = _not_tuned(tasks, args.size) if asked_for_suite else []
+    jobs = jobs_of([name for name in tasks if name not in untuned], optimizers)
+    if untuned:
+        out.print(
+            f"{', '.join(untuned)}: nobody was tuned there, so all are as transferred; for the suite run `jorge tune "
+            f"{' '.join(untuned)} --optimizers {','.join(map(_alone, optimizers[1:]))} --tuned FILE` first",
+            soft_wrap=True,
+        )
+        jobs += jobs_of(untuned, [_alone(name) for name in optimizers])
+    targets = given_targets(args.target, [{"task": name} for name in tasks])
     every = args.checkpoint_every or (EVERY if args.size == "full" else None)
     checkpoints = Checkpoints(args.out / "checkpoints", every) if every else None
     records, status = train_all(jobs, store, device, out, args.workers, checkpoints, args.capture)
     report(records, args.out, "jorge " + shlex.join(sys.argv[1:]), targets, out, wide=args.wide)
     return status
+
+
+def _alone(optimizer: str) -> str:
+    """An optimizer without its setting."""
+    return optimizer.partition("@")[0]
+
+
+def _not_tuned(tasks: Sequence[str], size: str) -> list[str]:
+    """The tasks on which nobody was tuned at a size: a user's own, mostly."""
+    from jorge_lab.contenders.tuned import read_tuned
+
+    found = read_tuned()
+    return [name for name in tasks if not found.get(name, {}).get(size)]
 
 
 COMMAND = Command(

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from rich.console import Console
 
+from jorge_lab.errors import place_of, said
 from jorge_lab.runs.progress import Counter, progress
 from jorge_lab.runs.run import Watcher
 from jorge_lab.runs.store import Record, Store
@@ -90,7 +91,7 @@ def do(
         for job, outcome in (_side_by_side if workers > 1 else _in_turn)(left, device, console, workers):
             if isinstance(outcome, Exception):
                 failed = True
-                console.print(f"{job.title}: failed, the others go on. {type(outcome).__name__}: {outcome}")
+                console.print(f"{job.title}: failed, the others go on. {said(outcome)}", soft_wrap=True)
                 continue
             found = kept(job, outcome)
             done.update(found)  # first: what is interrupted here is in the report, too
@@ -113,7 +114,7 @@ def _in_turn(
         for job in jobs:
             with watch(job.title, job.steps, find_task(job.task, job.size).metric[0]) as step:
                 try:
-                    outcome: Record | Exception = job.run(device, step)
+                    outcome: Record | Exception = _run(job, device, step)
                 except Exception as error:  # an opponent's fault must not cost what is still to be run
                     outcome = error
             yield job, outcome
@@ -143,4 +144,14 @@ def _side_by_side(
 
 
 def _work(job: Job, device: str) -> Record:
-    return job.run(torch.device(device), lambda *_: None)
+    return _run(job, torch.device(device), lambda *_: None)
+
+
+def _run(job: Job, device: torch.device, watch: Watcher) -> Record:
+    """Do a job; an error that a user's code raised has its file and line in a note, which other processes see too."""
+    try:
+        return job.run(device, watch)
+    except Exception as error:
+        if place := place_of(error):
+            error.add_note(place)
+        raise

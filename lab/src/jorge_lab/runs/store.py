@@ -67,7 +67,20 @@ class Store:
         return read_lines(self.path)
 
     def add(self, record: Record) -> None:
-        """Add a line, on the disk before the next run starts; a line that was cut off is ended first."""
+        """Add a line, on the disk before the next run starts; a line that was cut off is ended first.
+
+        Raises:
+            UsageError: the disk is full, or cannot be written for another reason.
+        """
+        try:
+            self._add(record)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.path}: {error.strerror}. The last run is not kept, those before it are: make "
+                "room, and give the same command again"
+            ) from None
+
+    def _add(self, record: Record) -> None:
         with self.path.open("ab+") as file:
             file.seek(0, os.SEEK_END)
             if file.tell():

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jorge_lab.errors import said
 from jorge_lab.tasks.own_data import TaskError, read
 from jorge_lab.tasks.task import Batch, DataMissingError, FirstOrder, Size, Task
 
@@ -49,7 +50,7 @@ def load(spec: str, size: Size) -> Task:
     except DataMissingError:
         raise
     except Exception as error:
-        raise TaskError(f"{spec} raised {type(error).__name__}: {error}") from error
+        raise TaskError(f"{spec} raised {said(error)}") from error
     if isinstance(found, Task):
         return found
     parts = _parts(spec, found)
@@ -62,7 +63,10 @@ def load(spec: str, size: Size) -> Task:
 
         parts["model"] = build
     task = from_parts(spec, size, **parts)
-    networks = [task.model(), task.model()]
+    try:
+        networks = [task.model(), task.model()]
+    except Exception as error:
+        raise TaskError(f"the model of {spec} cannot be built: {said(error)}") from error
     if {id(p) for p in networks[0].parameters()} & {id(p) for p in networks[1].parameters()}:
         raise TaskError(f"{spec} returns the same network each time, which runs would share: build it in the function")
     return task
@@ -93,7 +97,7 @@ def _find(spec: str) -> Callable[..., Any]:
         for part in name.split("."):
             function = getattr(function, part)
     except Exception as error:  # a module may raise anything when it is imported
-        raise TaskError(f"cannot import the task {spec!r}: {type(error).__name__}: {error}") from error
+        raise TaskError(f"cannot import the task {spec!r}: {said(error)}") from error
     if not callable(function):
         raise TaskError(f"{spec} is {type(function).__name__}: write module:function of a function that can be called")
     return function  # type: ignore[no-any-return]

@@ -48,6 +48,11 @@ def read(task: str, data: Any) -> Examples:
         return Examples(data)
     if not isinstance(data, Sequence) or len(data) != 2:
         raise TaskError(f"{task}: data must be a pair, training and validation examples, got {type(data).__name__}")
+    if all(isinstance(part, Tensor | np.ndarray) for part in data) and data[1].dtype != data[0].dtype:
+        raise TaskError(
+            f"{task}: data is a pair of training and validation examples, not of inputs and targets: give "
+            "((inputs, targets), (validation inputs, validation targets))"
+        )
     (train, names), (validation, others) = (_read(task, part) for part in data)
     if names != others:
         raise TaskError(f"{task}: training examples have {_said(names)}, validation examples {_said(others)}")
