@@ -1,9 +1,12 @@
+import os
+
 import hypothesis
 import pytest
 import torch
 
 hypothesis.settings.register_profile("jorge", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("jorge")
+hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("JORGE_HYPOTHESIS", "jorge"))
 
 
 @pytest.fixture(autouse=True)

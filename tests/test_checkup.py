@@ -216,6 +216,13 @@ def test_a_loss_that_cannot_be_is_seen(loss: Loss, says: str) -> None:
     assert not found.healthy
 
 
+def test_gradients_that_eps_hides_are_seen() -> None:
+    found = doctor(net(), lambda model, batch: mse(model, batch) * 1e-12, batch())
+    assert told(found.findings, "warning", "is smaller than eps"), str(found)
+    quiet = Jorge(param_groups(model := net()), eps=0.0)
+    assert not doctor(model, lambda model, batch: mse(model, batch) * 1e-12, batch(), quiet).findings
+
+
 def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jorge.checkup._free", lambda device: 100)
     assert told(doctor(net(), mse, batch()).findings, "error", "the optimizer's state takes 0.0 GB")

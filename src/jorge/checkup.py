@@ -173,6 +173,8 @@ def _examine(
                 "A layer before it may be dead, or its output multiplied by 0.",
             )
         )
+    if seen is not None and isinstance(optimizer, Jorge):
+        findings += _of_scale(optimizer, seen)
     findings += _of_steps(losses, seen)
     return findings, losses, seen
 
@@ -332,6 +334,23 @@ def _free(device: torch.device) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def _of_scale(optimizer: Jorge, seen: Diagnostics) -> Iterator[Finding]:
+    """Gradients that Adam's eps hides: steps of its length are then in proportion to them."""
+    hidden = []
+    rows = iter(optimizer.plan().rows)
+    for group in optimizer.param_groups:
+        for row in [next(rows) for _ in group["params"]]:
+            norm = seen.parameters.get(row.name, {}).get("grad_norm", math.nan)
+            if group["grafting"] == "adam" and 0 < norm < group["eps"] * math.sqrt(math.prod(row.shape)):
+                hidden.append(row.name)
+    if 2 * len(hidden) > len(seen.parameters):  # a bias before a norm has next to none, and is no sign
+        yield Finding(
+            "warning",
+            f"the gradient of {_some(hidden)} is smaller than eps, and so are its steps",
+            "Multiply the loss, or set eps=0.",
+        )
 
 
 def _of_steps(losses: list[float], seen: Diagnostics | None) -> Iterator[Finding]:

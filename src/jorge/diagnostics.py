@@ -42,7 +42,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "limited": ("mean", "share of its matrices whose length the limit on sudden growth cuts"),
     "gradient_residual": ("mean", "how far the gradient is from white: 0 where all its singular values are equal"),
     "whitening_residual": ("mean", "the same of the preconditioned gradient"),
-    "smallest_eigenvalue": ("min", "of its preconditioners, whose mean diagonal is 1"),
+    "smallest_eigenvalue": ("min", "of its preconditioners; with whitening their mean diagonal is 1"),
     "largest_eigenvalue": ("max", "likewise"),
     "memory": ("mean", "steps that the preconditioners remember: the gap between refreshes over a new one's weight"),
     "capped": ("mean", "share of its blocks whose refresh is capped: the gradient has grown faster than it follows"),

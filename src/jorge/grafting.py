@@ -153,7 +153,7 @@ def adam(
         grads: G.
         mask: who moves.
         betas: β1 and β2.
-        eps: added to the root.
+        eps: added to the root; at least the root of the smallest normal number, so that 0 divides nothing by zero.
         beta2_decay: d, or `None` for Adam's own rule.
         memory: of how many steps, at most, where there is a decay; `None` is no limit.
         nesterov: whether m looks ahead.
@@ -179,7 +179,8 @@ def adam(
     if biased:
         corrections = per_parameter((1 - beta2**t).sqrt_(), grads)
         torch._foreach_div_([directions[i] for i in biased], [corrections[i] for i in biased])
-    torch._foreach_add_(directions, eps)
+    # A root below that is of a square that underflowed, and says nothing of how small its gradient is.
+    torch._foreach_add_(directions, max(eps, torch.finfo(dtype).tiny ** 0.5))
     firsts = list(exp_avgs)
     if nesterov and any(is_matrix):
         ahead = [i for i, follows in enumerate(is_matrix) if follows]

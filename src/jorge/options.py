@@ -182,7 +182,12 @@ class Options:
     betas: tuple[Scalar, Scalar] = _option(
         (0.9, 0.999), _betas, "two numbers in [0, 1)", "Adam's running averages, for Adam's length only.", main=True
     )
-    eps: float = _option(1e-8, _at_least(0), _POSITIVE, "Adam's denominator term, for Adam's length only.")
+    eps: float = _option(
+        1e-8,
+        _at_least(0),
+        _POSITIVE,
+        "Adam's denominator term, for Adam's length only. With 0 steps do not depend on the scale of the loss.",
+    )
     beta2_decay: float | None = _option(
         -0.8,
         _or_none(lambda value: _number(value) and -1 <= value < 0),
