@@ -1,6 +1,8 @@
 """The documentation hangs together: links lead somewhere, nothing is out of reach, and what it shows can be run."""
 
+import importlib.util
 import re
+import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jorge import Jorge
+from jorge import Jorge, cli
 from jorge.cost import estimate
 
 ROOT = Path(__file__).parents[1]
@@ -131,3 +133,22 @@ def test_the_costs_of_the_others_are_those_that_are_counted() -> None:
     each, refresh, _ = cells["Shampoo"]
     assert found["Shampoo"].flops_per_step / cube == int(each) + int(refresh.split()[0])
     assert f"{estimate({'weight': (256, 256)}).refresh_flops / cube:.3g}" == cells["Jorge"][1]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `jorge …` and `python -m …` in the blocks of shell commands, with the page that has it."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [(page.name, line) for line in lines if line.startswith(("jorge ", "python -m "))]
+    return found
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda each: each if isinstance(each, str) else "")
+def test_commands_of_the_documentation_are_understood(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "jorge":
+        cli._parser(words[1]).parse_args(words[1:])
+    else:
+        assert importlib.util.find_spec(words[2]) is not None

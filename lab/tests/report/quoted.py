@@ -324,6 +324,20 @@ def pruning() -> str:
     return table(heads, lines)
 
 
+def lora() -> str:
+    """Of `lora`: loss and bytes of state over AdamW's, by rank."""
+    rows = measured("lora")["rows"]
+    lines = []
+    for name in dict.fromkeys(row["optimizer"] for row in rows):
+        line = [f"`{name}`" if "=" in name else name]
+        for row in [row for row in rows if row["optimizer"] == name]:
+            base = next(r for r in rows if r["rank"] == row["rank"] and r["optimizer"] == "AdamW")
+            line.append(f"{row['loss']:.3f}, {row['state_bytes'] / base['state_bytes']:.1f}")
+        lines.append(line)
+    ranks = dict.fromkeys(row["rank"] for row in rows)
+    return table(["loss, state ÷ AdamW's", *(f"rank {rank}" for rank in ranks)], lines)
+
+
 def health() -> str:
     """Of `health`: the numbers of each run at its half, and what was counted at its end."""
     lines = []
@@ -371,6 +385,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (README, "gpu"): gpu_claim,
     (README, "full"): full,
     (ROOT / "docs" / "guide" / "diagnostics.md", "health"): health,
+    (NOTEBOOK / "benchmarks.md", "lora"): lora,
     (NOTEBOOK / "gpu.md", "gpu"): gpu,
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,
     (NOTEBOOK / "comparison.md", "results"): all_results,
