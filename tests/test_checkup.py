@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jorge import Jorge, cli, doctor, param_groups
 from jorge.checkup import Finding
+from tests.test_diagnostics import same
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -76,16 +77,6 @@ def test_all_that_is_handed_over_stays_as_it_is(trained: int) -> None:
     after = everything()
     assert same(before, after)
     assert model.training
-
-
-def same(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, (list, tuple)):
-        return len(first) == len(second) and all(map(same, first, second))
-    return bool(first == second)
 
 
 def sick(change: Callable[[Net], Any], level: str, says: str) -> Any:

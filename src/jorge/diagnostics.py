@@ -28,7 +28,7 @@ from jorge.stacking import stacked
 from jorge.step import StepInputs, inputs_of, step_work_set
 from jorge.store import GroupState
 from jorge.trace import Trace
-from jorge.validation import name_of
+from jorge.validation import names
 
 #: What is told of a parameter, in the order of the table; how the numbers of its blocks become one, and those of all
 #: parameters; and what it is.
@@ -323,8 +323,8 @@ def _collected(
     found: dict[str, dict[str, float]] = {}
     sums: defaultdict[str, float] = defaultdict(float)
     ages = _ages(taking_part, options)
-    for group in groups:
-        for p in group["params"]:
+    for index, group in enumerate(groups):
+        for p, name in zip(group["params"], names(group, index), strict=True):
             if p in values:
                 own = {key: _reduced(key, each) for key, each in values[p].items()}
                 for key in ("gg", "ww", "uu", "gu"):
@@ -332,7 +332,7 @@ def _collected(
                 measures = _of_sums(own) | {k: v for k, v in own.items() if k in MEASURES}
                 if "staleness" in own and p in ages:
                     measures["steps_since_refresh"] = ages[p]
-                found[name_of(p, groups)] = {key: measures[key] for key in MEASURES if key in measures}
+                found[name] = {key: measures[key] for key in MEASURES if key in measures}
     overall: dict[str, float] = _of_sums(sums) if found else {}
     for key, (how, _) in MEASURES.items():
         each = [values[key] for values in found.values() if key in values and not math.isnan(values[key])]
