@@ -219,6 +219,33 @@ def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> No
     assert told(doctor(net(), mse, batch()).findings, "error", "the optimizer's state takes 0.0 GB")
 
 
+def test_what_an_optimizer_refuses_is_a_finding() -> None:
+    model = net()
+    overflowing(model)
+    strict = Jorge(model.named_parameters(), nonfinite="raise")
+    assert told(doctor(model, mse, batch(), strict).findings, "error", "a step cannot be taken: not finite")
+    lbfgs = torch.optim.LBFGS(net().parameters())
+    assert told(doctor(net(), mse, batch(), lbfgs).findings, "error", "a step cannot be taken")
+
+
+def test_sparse_gradients_and_lazy_layers_are_findings() -> None:
+    table = nn.Embedding(20, 4, sparse=True)
+
+    def loss(model: nn.Module, rows: Any) -> Tensor:
+        return torch.square(model(rows)).mean()
+
+    assert told(doctor(table, loss, torch.arange(5)).findings, "error", "the gradient of weight is sparse")
+    found = doctor(nn.LazyLinear(3), loss, torch.ones(2, 4))
+    assert told(found.findings, "error", "weight, bias have no shape yet")
+
+
+def test_it_may_be_asked_in_inference_mode() -> None:
+    model, given = net(), batch()
+    with torch.inference_mode():
+        found = doctor(model, mse, given)
+    assert len(found.losses) == 3
+
+
 def test_mistakes_are_told() -> None:
     with pytest.raises(TypeError, match="takes a module first"):
         doctor(net().parameters(), mse, batch())  # type: ignore[arg-type]

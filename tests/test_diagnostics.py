@@ -247,3 +247,21 @@ def test_extreme_eigenvalues_by_products(d: int, seed: int, spread: float) -> No
 def test_residual_is_of_the_shorter_side() -> None:
     x = torch.randn(3, 4, 9, dtype=torch.float64)
     torch.testing.assert_close(residual(x), residual(x.mT))
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_residual_does_not_see_scale(scale: float) -> None:
+    x = torch.randn(3, 16, 40)
+    torch.testing.assert_close(residual(x * scale), residual(x), rtol=1e-4, atol=1e-4)
+    assert residual(torch.zeros(1, 3, 4)).isnan().all()
+
+
+def test_parameters_of_one_name_are_all_told() -> None:
+    nets = [nn.Linear(4, 3), nn.Linear(4, 2)]
+    optimizer = Jorge([{"params": list(net.named_parameters())} for net in nets])
+    for step in range(2):
+        for net in nets:
+            for p in net.parameters():
+                p.grad = torch.full_like(p, 1.0 + step)
+        optimizer.step()
+    assert set(optimizer.diagnostics().parameters) == {"weight", "bias", "weight (group 1)", "bias (group 1)"}

@@ -229,6 +229,17 @@ def test_modules_say_what_their_parameters_are() -> None:
     assert sorted(found) == sorted(named)
 
 
+def test_subclasses_of_recurrent_layers_have_gates_too() -> None:
+    class Own(nn.GRU): ...
+
+    assert {group.get("splits") for group in param_groups(Own(4, 8))} == {3, None}
+
+
+def test_what_the_caller_says_of_vocabularies_goes_first() -> None:
+    (group,) = param_groups(nn.Embedding(9000, 4), max_dim=100)
+    assert group["max_dim"] == 100
+
+
 def test_vocabularies_are_diagonal() -> None:
     model = nn.ModuleDict(
         {

@@ -94,7 +94,8 @@ ALLOWED = {
     "testing": set(),
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "groups": set(),
-    "checkup": {"diagnostics", "groups", "optimizer", "options"},
+    "errors": set(),
+    "checkup": {"diagnostics", "groups", "optimizer", "options", "validation"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }
 

@@ -104,11 +104,11 @@ def test_counts_are_the_optimizers_own() -> None:
         assert other.skipped_steps() == Skips(0, 0)
     saved = optimizer.state_dict()
     optimizer.load_state_dict(saved)
-    assert optimizer.skipped_steps() == Skips(1, 1)
+    assert optimizer.skipped_steps() == Skips(1, 0)  # of another state
     with torch.inference_mode():
         optimizer.step()
     optimizer.step()
-    assert optimizer.skipped_steps() == Skips(3, 3)
+    assert optimizer.skipped_steps() == Skips(3, 2)
 
 
 def test_too_many_skips_in_a_row_are_an_error() -> None:
@@ -148,11 +148,12 @@ def test_the_mirror_of_a_cuda_device_waits_for_nothing(monkeypatch: pytest.Monke
         def query(self) -> bool:
             return self.arrived
 
-        def record(self) -> None: ...
+        def record(self, stream: object) -> None: ...
 
     real = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *args, pin_memory=False, **kwargs: real(*args, **kwargs))
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
     mirror = Mirror()
     for in_a_row in range(1, 18):
         mirror.renew(torch.tensor([in_a_row, in_a_row]))
@@ -164,3 +165,36 @@ def test_the_mirror_of_a_cuda_device_waits_for_nothing(monkeypatch: pytest.Monke
     for in_a_row in range(34, 66):
         mirror.renew(torch.tensor([in_a_row, in_a_row]))
     assert mirror.last == 17
+
+
+def test_after_a_load_the_count_of_skips_in_a_row_begins_anew() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([weight], lr=0.1, max_consecutive_skips=3)
+    weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    good = optimizer.state_dict()
+    weight.grad = torch.full((4, 4), torch.nan)
+    for _ in range(2):
+        optimizer.step()
+    with pytest.raises(RuntimeError, match="3 steps in a row"):
+        optimizer.step()
+    optimizer.load_state_dict(good)
+    for _ in range(2):
+        optimizer.step()
+    assert optimizer.skipped_steps() == Skips(5, 2)
+
+
+def test_a_mirror_that_is_behind_stops_no_good_step() -> None:
+    """What the mirror has seen may be over: then the device is asked."""
+
+    class Behind(Mirror):
+        def __init__(self) -> None:
+            self.last = 50
+
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([weight], lr=0.1, max_consecutive_skips=3)
+    weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    mirror = optimizer._skips._mirrors[weight.device] = Behind()
+    optimizer.step()
+    assert mirror.last == 0

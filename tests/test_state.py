@@ -234,3 +234,25 @@ def test_layers_of_large_language_models_are_cut_and_vocabularies_diagonal() -> 
         assert "diagonal" in sides(*mlp, max_dim=8192)
     for vocabulary in (30_000, 30_522, 32_000, 50_257, 151_936):
         assert sides(vocabulary, 768) == ["diagonal", "full"]
+
+
+def test_names_that_two_groups_share_leave_the_order_to_decide() -> None:
+    def build() -> tuple[list[nn.Linear], Jorge]:
+        torch.manual_seed(0)
+        nets = [nn.Linear(4, 3), nn.Linear(4, 3)]
+        groups: list[dict[str, Any]] = [
+            {"params": list(net.named_parameters()), "lr": lr} for net, lr in zip(nets, (0.1, 0.2), strict=True)
+        ]
+        return nets, Jorge(groups)
+
+    nets, optimizer = build()
+    for net in nets:
+        for p in net.parameters():
+            p.grad = torch.randn_like(p)
+    optimizer.step()
+    others, twin = build()
+    twin.load_state_dict(optimizer.state_dict())
+    assert [group["lr"] for group in twin.param_groups] == [0.1, 0.2]
+    for net, other in zip(nets, others, strict=True):
+        mine, theirs = optimizer.state[net.weight], twin.state[other.weight]
+        assert torch.equal(mine["momentum_buffer"], theirs["momentum_buffer"])

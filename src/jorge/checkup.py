@@ -22,6 +22,7 @@ from jorge.diagnostics import Diagnostics
 from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 from jorge.options import DEFAULTS, Options
+from jorge.validation import some
 
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
@@ -118,13 +119,12 @@ def doctor(
         raise TypeError(f"doctor() takes a module first, got {type(model).__name__}")
     if not callable(loss):
         raise TypeError(f"doctor() takes a function of model and batch for the loss, got {type(loss).__name__}")
-    with _random_numbers_kept(model):
+    with _random_numbers_kept(model), torch.inference_mode(False), torch.enable_grad():
         try:
             patient, treated = copy.deepcopy((model, optimizer))
         except Exception as error:  # whatever a module may raise
             raise TypeError(f"the model or its optimizer cannot be copied: {type(error).__name__}: {error}") from error
-        with torch.enable_grad(), torch.inference_mode(False):
-            findings, losses, seen = _examine(patient, loss, batch, treated)
+        findings, losses, seen = _examine(patient, loss, batch, treated)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return Checkup(tuple(findings), tuple(losses), seen)
 
@@ -143,6 +143,10 @@ def _examine(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
         return [Finding("error", "no parameter requires a gradient", "Unfreeze what is to be trained.")], [], None
+    unmade = [name for name, p in trained.items() if nn.parameter.is_lazy(p)]
+    if unmade:
+        what = f"{some(unmade)} {'has' if len(unmade) == 1 else 'have'} no shape yet"
+        return [Finding("error", what, "Run the model on one batch first.")], [], None
     if optimizer is None:
         optimizer = Jorge(param_groups(model))
     findings = [*_of_model(model, trained), *_of_membership(trained, optimizer)]
@@ -161,15 +165,19 @@ def _examine(
         value.backward()  # type: ignore[no-untyped-call]
         if not losses[1:]:
             findings += _of_gradients(trained)
-        dead -= {name for name, p in trained.items() if p.grad is None or bool(p.grad.any())}
-        if len(losses) == _STEPS and isinstance(optimizer, Jorge):
-            seen = optimizer.diagnostics()
-        optimizer.step()
+        dead -= {name for name, p in trained.items() if p.grad is None or p.grad.is_sparse or bool(p.grad.any())}
+        try:
+            if len(losses) == _STEPS and isinstance(optimizer, Jorge):
+                seen = optimizer.diagnostics()
+            optimizer.step()
+        except Exception as error:  # whatever an optimizer may raise
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return [*findings, Finding("error", f"a step cannot be taken: {line}", "See above.")], losses, seen
     if dead:
         findings.append(
             Finding(
                 "warning",
-                f"the gradient of {_some([name for name in trained if name in dead])} is zero in all steps",
+                f"the gradient of {some([name for name in trained if name in dead])} is zero in all steps",
                 "A layer before it may be dead, or its output multiplied by 0.",
             )
         )
@@ -204,7 +212,7 @@ def _of_model(model: nn.Module, trained: dict[str, nn.Parameter]) -> Iterator[Fi
     if half:
         yield Finding(
             "warning",
-            f"{_some(half)} {'is' if len(half) == 1 else 'are'} float16",
+            f"{some(half)} {'is' if len(half) == 1 else 'are'} float16",
             "Train float32 or bfloat16 weights, and let autocast and a gradient scaler have float16.",
         )
 
@@ -215,7 +223,7 @@ def _of_membership(trained: dict[str, nn.Parameter], optimizer: torch.optim.Opti
     if missing:
         yield Finding(
             "error",
-            f"the optimizer does not have {_some(missing)}",
+            f"the optimizer does not have {some(missing)}",
             "Build it after the model is as it is trained: moved, wrapped, unfrozen.",
         )
     strangers = len(held - set(trained.values()))
@@ -230,14 +238,18 @@ def _of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
     if without:
         yield Finding(
             "warning",
-            f"no gradient reaches {_some(without)}",
+            f"no gradient reaches {some(without)}",
             "It does not take part in the loss: freeze it, or look where its output goes.",
         )
-    bad = [name for name, p in trained.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
+    sparse = [name for name, p in trained.items() if p.grad is not None and p.grad.layout != torch.strided]
+    if sparse:
+        yield Finding("error", f"the gradient of {some(sparse)} is sparse", "Build embeddings with sparse=False.")
+    dense = {name: p.grad for name, p in trained.items() if p.grad is not None and name not in sparse}
+    bad = [name for name, grad in dense.items() if not bool(grad.isfinite().all())]
     if bad:
         yield Finding(
             "error",
-            f"the gradient of {_some(bad)} is not finite",
+            f"the gradient of {some(bad)} is not finite",
             "Every step is skipped. Under a gradient scaler, unscale before you clip; else look for overflow.",
         )
 
@@ -272,7 +284,7 @@ def _of_groups(optimizer: Jorge) -> Iterator[Finding]:
     if decayed:
         yield Finding(
             "note",
-            f"{_some(decayed)} {'decays' if len(decayed) == 1 else 'decay'}, though biases and norms usually do not",
+            f"{some(decayed)} {'decays' if len(decayed) == 1 else 'decay'}, though biases and norms usually do not",
             "jorge.param_groups(model, weight_decay=…) sees to it.",
         )
 
@@ -290,14 +302,14 @@ def _of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
     if diagonal:
         yield Finding(
             "note",
-            f"{_some(diagonal)} {'has' if len(diagonal) == 1 else 'have'} a side that is diagonal, as it is so long",
+            f"{some(diagonal)} {'has' if len(diagonal) == 1 else 'have'} a side that is diagonal, as it is so long",
             "That is meant for vocabularies; max_dim says from where on.",
         )
     whole = [row.name for row, (p, _) in zip(rows, every, strict=True) if p in tables and row.left == "full"]
     if whole:
         yield Finding(
             "note",
-            f"{_some(whole)}: an embedding that is preconditioned as a matrix",
+            f"{some(whole)}: an embedding that is preconditioned as a matrix",
             "That is right for small tables; a group of its own with max_dim=1 leaves rows and columns diagonal.",
         )
     asked = {id(p): group for group in param_groups(model) for _, p in group["params"]}
@@ -309,7 +321,7 @@ def _of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
     if several:
         yield Finding(
             "note",
-            f"{_some(several)}: several matrices in one parameter, by what the module is",
+            f"{some(several)}: several matrices in one parameter, by what the module is",
             "Build the optimizer with jorge.param_groups(model), or set batch_dims and splits.",
         )
 
@@ -348,7 +360,7 @@ def _of_scale(optimizer: Jorge, seen: Diagnostics) -> Iterator[Finding]:
     if 2 * len(hidden) > len(seen.parameters):  # a bias before a norm has next to none, and is no sign
         yield Finding(
             "warning",
-            f"the gradient of {_some(hidden)} is smaller than eps, and so are its steps",
+            f"the gradient of {some(hidden)} is smaller than eps, and so are its steps",
             "Multiply the loss, or set eps=0.",
         )
 
@@ -373,11 +385,6 @@ def _of_steps(losses: list[float], seen: Diagnostics | None) -> Iterator[Finding
     if matrices:
         yield Finding(
             "warning",
-            f"a step moves {_some(matrices)} by more than {_LONG:.0%} of its norm",
+            f"a step moves {some(matrices)} by more than {_LONG:.0%} of its norm",
             "The learning rate is too high for it, or its weights start near zero.",
         )
-
-
-def _some(names: list[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -16,13 +15,12 @@ import torch
 
 import jorge
 from jorge import checks, options
+from jorge.errors import said
 
 #: The group of entry points in which other distributions name commands: objects with a method `add(subparsers)`.
 GROUP = "jorge.commands"
 #: Options of Jorge with a flag of their own in `jorge cost`.
 _FLAGS = ("interval", "block_size", "method", "grafting", "preconditioner_dtype")
-#: Where what is raised is not the user's code.
-_LIBRARIES = tuple(os.path.dirname(str(each.__file__)) for each in (jorge, torch))
 #: Commands that are here.
 _OWN = ("cost", "doctor")
 #: What the laboratory brings.
@@ -208,10 +206,7 @@ def _doctor(args: argparse.Namespace) -> int:
         print(f"jorge doctor: {error}", file=sys.stderr)
         return 2
     except Exception as error:  # whatever the user's code may raise
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
-        place = frames[-1] if frames else None
-        where = f" ({place.filename}:{place.lineno})" if place else ""
-        print(f"jorge doctor: {args.target} raised {type(error).__name__}: {error}{where}", file=sys.stderr)
+        print(f"jorge doctor: {args.target} raised {said(error)}", file=sys.stderr)
         return 2
     if args.full and found.diagnostics is not None:
         print(f"{found.diagnostics}\n")

@@ -158,7 +158,7 @@ def _of_work_set(state: GroupState, number: int, work: WorkSet, options: Options
     for i, (group, rows) in enumerate(zip(work.groups, having, strict=True)):
         if rows:
             both = [t.view(len(group.places), -1) for t in (grads[i], watcher.updates[i])]
-            grad, update = (t if len(rows) == len(t) else t[rows] for t in both)
+            grad, update = (_some_rows(t, rows, state) for t in both)
             owners = [state.params[group.places[row]] for row in rows]
             given = torch.stack(torch._foreach_norm(inputs.grads[i], 2, dtype=torch.float64))
             yield _Column("gg", owners, given.square(), 1)  # of the gradients as they are, finite or not
@@ -280,6 +280,11 @@ def _norm(tensors: Tensor) -> Tensor:
     return found
 
 
+def _some_rows(tensor: Tensor, rows: Sequence[int], state: GroupState) -> Tensor:
+    """Some of a tensor's rows, without waiting for the device."""
+    return tensor if len(rows) == len(tensor) else tensor.index_select(0, state.constants.get(tuple(rows)))
+
+
 def _by_parameter(
     key: str, state: GroupState, places: Sequence[int], values: Tensor, rows: Sequence[int]
 ) -> Iterator[_Column]:
@@ -288,8 +293,8 @@ def _by_parameter(
     values = values.to(torch.float64)
     reduced = {"min": values.amin, "max": values.amax, "mean": values.nanmean}[how](1)
     if rows:
-        kept = reduced if len(rows) == len(places) else reduced[list(rows)]
-        yield _Column(key, [state.params[places[row]] for row in rows], kept, values.shape[1])
+        owners = [state.params[places[row]] for row in rows]
+        yield _Column(key, owners, _some_rows(reduced, rows, state), values.shape[1])
 
 
 def _next(schedule: Schedule, state: GroupState) -> Scheduled:
@@ -332,6 +337,8 @@ def _collected(
                 measures = _of_sums(own) | {k: v for k, v in own.items() if k in MEASURES}
                 if "staleness" in own and p in ages:
                     measures["steps_since_refresh"] = ages[p]
+                if name in found:  # of another group, of the same name
+                    name = f"{name} (group {index})"
                 found[name] = {key: measures[key] for key in MEASURES if key in measures}
     overall: dict[str, float] = _of_sums(sums) if found else {}
     for key, (how, _) in MEASURES.items():

@@ -26,7 +26,7 @@ _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 #: Rows above which a vocabulary is diagonal.
 _MANY = 8192
 #: Gates of a recurrent layer, whose weights lie one below the other.
-_GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3}
+_GATES = ((nn.LSTM, 4), (nn.LSTMCell, 4), (nn.GRU, 3), (nn.GRUCell, 3))
 
 
 def param_groups(model: nn.Module, *, weight_decay: float | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
     Args:
         model: a module; frozen parameters are left out, tied ones are there once.
         weight_decay: of the parameters that decay; `None` leaves it to the optimizer.
-        options: further keys of every group.
+        options: further keys of every group; what a module asks for goes first, but for `max_dim`.
 
     Raises:
         TypeError: no module.
@@ -66,7 +66,7 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
     words = {m.weight.shape[0] for m in model.modules() if isinstance(m, _EMBEDDINGS)}
     for name, owner, p in _trained(model):
         keys = _matrices(name, owner, p)
-        if isinstance(owner, (*_EMBEDDINGS, nn.Linear)) and p.dim() == 2 and p.shape[0] > _MANY and p.shape[0] in words:
+        if "max_dim" not in options and _is_vocabulary(owner, p, words):
             keys["max_dim"] = _MANY
         if p.dim() < 2 or _is_norm(owner) or _is_bias(name):
             keys["weight_decay"] = 0.0
@@ -86,6 +86,12 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if p.requires_grad and id(p) not in seen:
                 seen.add(id(p))
                 yield name, module, p
+
+
+def _is_vocabulary(owner: nn.Module, p: Tensor, words: set[int]) -> bool:
+    """Whether a weight has a row for each word of a long vocabulary."""
+    kinds = (*_EMBEDDINGS, nn.Linear)
+    return isinstance(owner, kinds) and p.dim() == 2 and p.shape[0] > _MANY and p.shape[0] in words
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -116,10 +122,10 @@ def _splits(name: str, owner: nn.Module, p: Tensor) -> int:
         return 1
     if isinstance(owner, nn.MultiheadAttention):
         return 3 if own == "in_proj_weight" else 1
-    kind = type(owner).__name__
     if isinstance(owner, (nn.RNNBase, nn.RNNCellBase)):
         # A projection, `weight_hr`, is one matrix.
-        return _GATES.get(kind, 1) if own.startswith(("weight_ih", "weight_hh")) else 1
+        gates = next((count for kind, count in _GATES if isinstance(owner, kind)), 1)
+        return gates if own.startswith(("weight_ih", "weight_hh")) else 1
     layer = name.split(".")[-2] if own == "weight" and "." in name else own
     parts = _FUSED.get(layer, 1)
     rows, columns = p.shape

@@ -230,7 +230,8 @@ class Jorge(torch.optim.Optimizer):
 
         It rehearses a step and a refresh with the gradients that are there, on copies: asked before `step()` it tells
         of the step that comes, after it of one more with the same gradient. Nothing changes. It takes about the time of
-        three refreshes, the memory of a work set's state, and waits for the device once.
+        three refreshes, the memory of a work set's state, and waits for the device once. Blocks that another process
+        refreshes are as they are.
 
         Returns:
             norms, ratios and angles of each parameter and of all (:data:`jorge.diagnostics.MEASURES` says what each
@@ -415,6 +416,7 @@ class Jorge(torch.optim.Optimizer):
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
+        self._skips.begin_anew()
         self._store.load(incoming, self.param_groups, self._options(), self.exchange, self.state)
 
 

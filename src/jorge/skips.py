@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jorge.options import Group
 from jorge.routing import COMPUTE_DTYPES
-from jorge.validation import name_of
+from jorge.validation import name_of, some
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Mirror:
                 self.last = self._held.tolist()[1]
             if first or self._arrived():
                 self._held.copy_(counts, non_blocking=True)
-                self._event.record()
+                self._event.record(torch.cuda.current_stream(counts.device))
 
     def _arrived(self) -> bool:
         return bool(self._event.query())  # type: ignore[no-untyped-call]
@@ -89,18 +89,27 @@ class SkipCounter:
             return
         # A list of numbers on a CPU is read, not waited for.
         in_a_row = [counts.tolist()[1] for device, counts in self._counts.items() if device.type == "cpu"]
-        most = max([*in_a_row, *(mirror.last for mirror in self._mirrors.values())], default=0)
+        if max([*in_a_row, *(mirror.last for mirror in self._mirrors.values())], default=0) < min(given):
+            return
+        for device, mirror in self._mirrors.items():  # what was seen may be over by now; an error may wait
+            mirror.last = self._counts[device].tolist()[1]
+        most = self.read().in_a_row
         if most < min(given):
             return
         params = [p for group in groups for p in group["params"]]
         bad = [name_of(p, groups) for p in params if not p.detach().isfinite().all()]
-        what = (
-            f"the weights of {_some(bad)} are not finite" if bad else f"the gradients of {_some(_bad(params, groups))}"
-        )
+        what = f"the weights of {some(bad)} are not finite" if bad else f"the gradients of {some(_bad(params, groups))}"
         raise RuntimeError(
             f"{most} steps in a row were left out, as gradients were not finite: {what}. Load a checkpoint from "
             "before, and lower the lr, clip gradients or look for overflow; max_consecutive_skips=None sets no limit"
         )
+
+    def begin_anew(self) -> None:
+        """Forget how many steps in a row were left out: another state has been loaded."""
+        for counts in self._counts.values():
+            counts[1:].zero_()
+        for mirror in self._mirrors.values():
+            mirror.last = 0
 
     def covers(self, finite: Mapping[torch.device, Tensor]) -> bool:
         """Whether it has counted on these devices before, so that a step makes nothing new."""
@@ -140,8 +149,3 @@ def _bad(params: Sequence[Tensor], groups: Sequence[Group]) -> list[str]:
     found = [(p, p.grad) for p in params if p.grad is not None]
     norms = [torch.linalg.vector_norm(grad, dtype=COMPUTE_DTYPES[grad.dtype]) for _, grad in found]
     return [name_of(p, groups) for (p, _), norm in zip(found, norms, strict=True) if norm - norm != 0]
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")

@@ -50,6 +50,6 @@ def residual(blocks: Tensor) -> Tensor:
     """
     wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
     m = wide.shape[1]
-    energy: Tensor = torch.linalg.vector_norm(wide, dim=(1, 2)).square()
-    quartic: Tensor = torch.linalg.vector_norm(wide @ wide.mT, dim=(1, 2)).square()
-    return (m * quartic / energy.square() - 1).clamp(min=0).sqrt()
+    unit = wide / torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)  # first, so that no fourth power overflows
+    quartic: Tensor = torch.linalg.vector_norm(unit @ unit.mT, dim=(1, 2)).square()
+    return (m * quartic - 1).clamp(min=0).sqrt()

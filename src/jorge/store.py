@@ -105,10 +105,10 @@ class GroupState:
         """Remember the entries that hold the views, to see later whether they still do."""
         self.entries = list(entries)
         self._sizes = list(map(len, entries))
-        self._kept = [
-            tuple((k, weakref.ref(v), _pointer(v)) for k, v in entry.items() if k in self.keys(place))
-            for place, entry in enumerate(entries)
-        ]
+        self._kept = []
+        for place, entry in enumerate(entries):
+            keys = self.keys(place)
+            self._kept.append(tuple((k, weakref.ref(v), _pointer(v)) for k, v in entry.items() if k in keys))
 
     def keys(self, place: int) -> Mapping[str, Any]:
         """The keys of a parameter's tensors, with shape and dtype."""
@@ -309,13 +309,12 @@ class Store:
         owners: dict[int, str] = {}
         new: list[tuple[GroupState, list[Entry]]] = []
         for index, group in enumerate(groups):
-            for p in group["params"]:
+            for p, name in zip(group["params"], names(group, index), strict=True):
                 entry = state.get(p)
                 if entry is None and p.grad is None:
                     continue
                 self._check_unchanged(p, entry, index, options[index], groups)
                 keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
-                name = name_of(p, groups)
                 if entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
                     given[p] = entry
                 if p in given or (fresh and p.grad is not None and keys):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from jorge.blocks import matrix_shape
 from jorge.checks import check
-from jorge.options import Group, Options
+from jorge.options import SHAPING, Group, Options
 from jorge.routing import COMPUTE_DTYPES, divided, layout
 
 #: Shape and dtype of the tensors of a parameter's state, by key.
@@ -32,6 +32,11 @@ def listed(params: Any) -> list[Any]:
             "params is empty: nothing to optimize. Was model.parameters() already consumed, or is every layer frozen?"
         )
     return found
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, for a message."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
 
 
 def names(group: Group, index: int) -> list[str]:
@@ -258,7 +263,7 @@ def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> Non
 
 
 def in_order_of_names(saved: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
-    """A state dict in the order of the groups' names, where each group has a saved one with the same names, each once.
+    """A state dict in the order of the groups' names, all distinct, where each has a saved one with its own.
 
     Otherwise it is as it was: torch goes by the order alone.
 
@@ -273,6 +278,8 @@ def in_order_of_names(saved: Mapping[str, Any], groups: Sequence[Group]) -> dict
         )
     theirs = {frozenset(group.get("param_names") or ()): group for group in saved["param_groups"]}
     mine = [list(group.get("param_names") or ()) for group in groups]
+    if len(theirs) != len(saved["param_groups"]) or len({n for own in mine for n in own}) != sum(map(len, mine)):
+        return dict(saved)  # names that several have say nothing
     found = [theirs.get(frozenset(own)) for own in mine]
     ordered = []
     for own, group, match in zip(mine, groups, found, strict=True):
@@ -318,8 +325,7 @@ def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> No
         keys = missing + other
         raise ValueError(
             f"the saved state of {name} does not fit: {', '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing on "
-            "one side. Was the parameter's shape or the method, grafting, graft_norm, adapt_variance, block_size or "
-            "max_dim another one?"
+            f"one side. Was the parameter's shape another one, or one of {', '.join(SHAPING)}?"
         )
     for key, (shape, _) in wanted.items():
         if (found := _unusable(saved[key], shape)) is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import suppress
 from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
 from rich.console import Console
 
-from jorge_lab.errors import place_of, said
+from jorge.errors import place_of, said
 from jorge_lab.runs.progress import Counter, progress
 from jorge_lab.runs.run import Watcher
 from jorge_lab.runs.store import Record, Store
@@ -148,10 +149,10 @@ def _work(job: Job, device: str) -> Record:
 
 
 def _run(job: Job, device: torch.device, watch: Watcher) -> Record:
-    """Do a job; an error that a user's code raised has its file and line in a note, which other processes see too."""
+    """Do a job; an error that a user's code raised has its file and line along, for other processes too."""
     try:
         return job.run(device, watch)
     except Exception as error:
-        if place := place_of(error):
-            error.add_note(place)
+        with suppress(AttributeError):  # an error may have no room
+            error.place = place_of(error)  # type: ignore[attr-defined]
         raise

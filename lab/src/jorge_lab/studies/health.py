@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,9 @@ def main(argv: Sequence[str] | None = None, say: Callable[[str], None] = print) 
             say(f"{name}, {run}: loss {runs[-1]['loss']:.4g}")
         found["tasks"][name] = {"title": task.title, "runs": runs}
         (args.images / f"health-{name}.svg").write_text(on_white(picture(runs, task.title)), encoding="utf-8")
-    args.out.write_text(json.dumps(_rounded(found), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(
+        json.dumps(_rounded(found), ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
 
 
 def _rounded(value: Any) -> Any:
@@ -120,7 +123,11 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items() if not (isinstance(each, float) and each != each)}
+        return {
+            key: _rounded(each)
+            for key, each in value.items()
+            if not (isinstance(each, float) and not math.isfinite(each))
+        }
     return [_rounded(each) for each in value] if isinstance(value, list) else value
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jorge_lab.errors import said
+from jorge.errors import said
 from jorge_lab.tasks.own_data import TaskError, read
 from jorge_lab.tasks.task import Batch, DataMissingError, FirstOrder, Size, Task
 
@@ -113,9 +113,9 @@ def _parts(spec: str, found: Any) -> dict[str, Any]:
     missing = [name for name in ("model", "data", "loss") if name not in parts]
     unknown = sorted(set(parts) - {*_FIELDS, *_OPTIONAL})
     if missing or unknown:
-        said = [f"lacks {', '.join(missing)}"] if missing else []
-        said += [f"has unknown entries {', '.join(unknown)}: there are {', '.join(sorted(_OPTIONAL))}"] * bool(unknown)
-        raise TaskError(f"what {spec} returns {' and '.join(said)}")
+        wrong = [f"lacks {', '.join(missing)}"] if missing else []
+        wrong += [f"has unknown entries {', '.join(unknown)}: there are {', '.join(sorted(_OPTIONAL))}"] * bool(unknown)
+        raise TaskError(f"what {spec} returns {' and '.join(wrong)}")
     return parts
 
 
