@@ -92,7 +92,7 @@ def tied(model: Net) -> None:
 
 
 def table(model: Net) -> None:
-    model.table = nn.Embedding(50, 8)
+    model.table = nn.Embedding(2000, 8)
 
 
 def vocabulary(model: Net) -> None:
@@ -152,7 +152,7 @@ def test_a_sick_model_is_seen(change: Callable[[Net], Any], level: str, says: st
     ("options", "level", "says"),
     [
         ({"lr": 0.1}, "warning", "lr=0.1 with a step of Adam's length"),
-        ({"lr": 1e-3, "grafting": "sgd"}, "warning", "lr=0.001 with a step of SGD's length"),
+        ({"lr": 1e-3, "grafting": "sgd"}, "note", "lr=0.001 with a step of SGD's length"),
         ({"graft_limit": 3.0}, "note", "sets graft_limit, which is not asked with grafting='adam'"),
         ({"grafting": "sgd", "lr": 0.1, "eps": 1e-6}, "note", "sets eps, which is not asked"),
         ({"lr": 1e-3, "weight_decay": 0.1}, "note", "first.bias, norm.weight, norm.bias, last.bias decay"),
@@ -166,11 +166,50 @@ def test_options_that_do_not_fit_are_seen(options: dict[str, Any], level: str, s
     assert told(found.findings, level, says), str(found)
 
 
+def test_weights_that_start_at_zero_are_no_finding() -> None:
+    model = net()
+    nn.init.zeros_(model.last.weight)
+    assert doctor(model, mse, batch()).findings == ()
+
+
+def test_a_rate_that_warms_up_is_the_recipes() -> None:
+    model = net()
+    sgd = torch.optim.SGD(param_groups(model), lr=0.05, momentum=0.9)
+    optimizer, _ = Jorge.from_sgd(sgd, total_steps=1000, warmup_steps=100)
+    assert doctor(model, mse, batch(), optimizer).findings == ()
+    torch.optim.lr_scheduler.LambdaLR(optimizer := Jorge(param_groups(model)), lambda step: float(step > 0))
+    assert told(doctor(model, mse, batch(), optimizer).findings, "note", "is 0 now")
+
+
+def test_steps_that_rounding_swallows_are_seen() -> None:
+    model = net().to(torch.bfloat16)
+    given = tuple(part.bfloat16() for part in batch())
+    found = doctor(model, mse, given, Jorge(param_groups(model), lr=1e-6))
+    assert told(found.findings, "warning", "steps are too short to change"), str(found)
+
+
+def test_a_loss_of_the_original_is_seen_and_leaves_it_as_it_is() -> None:
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    found = doctor(model, lambda _, batch: mse(model, batch), batch())
+    assert told(found.findings, "error", "any parameter of the model that the loss is handed")
+    assert same(before, dict(model.state_dict()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_frozen_parameters_are_a_note() -> None:
+    model = net()
+    model.first.requires_grad_(False)
+    found = doctor(model, mse, batch(), Jorge(model.named_parameters(), weight_decay=0.0))
+    assert found.healthy
+    assert told(found.findings, "note", "2 parameters that the optimizer has are frozen")
+
+
 def test_an_optimizer_of_other_parameters_is_seen() -> None:
     model, other = net(), net()
     found = doctor(model, mse, batch(), Jorge([*other.last.named_parameters(), ("w", model.first.weight)]))
     assert told(found.findings, "error", "the optimizer does not have first.bias")
-    assert told(found.findings, "warning", "the optimizer has 2 parameters")
+    assert told(found.findings, "warning", "2 parameters that the optimizer has are not the model's")
 
 
 def test_any_optimizer_may_be_asked_about() -> None:

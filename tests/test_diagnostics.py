@@ -149,25 +149,32 @@ def test_a_spike_is_capped_and_limited() -> None:
     assert overall["capped"] > before["capped"]
 
 
-def test_who_has_no_gradient_is_left_out_and_gets_no_state() -> None:
+def test_who_has_no_gradient_is_not_known_and_gets_no_state() -> None:
     net, optimizer = trained(3)
     net.get_parameter("2.weight").grad = None
     extra = nn.Parameter(torch.ones(4, 4))
     optimizer.add_param_group({"params": [("extra", extra)]})
     extra.grad = torch.ones(4, 4)
     seen = optimizer.diagnostics()
-    assert set(seen.parameters) == {name for name, _ in net.named_parameters()} - {"2.weight"}
+    known = {name for name, values in seen.parameters.items() if not math.isnan(values["update_norm"])}
+    assert known == {name for name, _ in net.named_parameters()} - {"2.weight"}
+    assert seen.flat().keys() == optimizer.diagnostics().flat().keys()
+    assert not math.isnan(seen.overall["update_norm"])
     assert extra not in optimizer.state
 
 
 def test_before_the_first_step_and_without_gradients_there_is_little_to_say() -> None:
     net = model()
     optimizer = Jorge(net.named_parameters(), lr=0.1)
-    assert optimizer.diagnostics().parameters == {}
     backward(net, 0)
-    assert optimizer.diagnostics().parameters == {}
-    assert optimizer.diagnostics().overall == {"skipped_steps": 0, "skipped_in_a_row": 0}
+    seen = optimizer.diagnostics()
+    assert all(math.isnan(value) for values in seen.parameters.values() for value in values.values())
+    assert "no gradient is there" in str(seen)
     assert not optimizer.state
+    optimizer.step()
+    keys = optimizer.diagnostics().flat().keys()
+    optimizer.zero_grad()
+    assert optimizer.diagnostics().flat().keys() == keys == seen.flat().keys()
 
 
 def test_a_gradient_that_is_not_finite_is_seen() -> None:
@@ -179,7 +186,7 @@ def test_a_gradient_that_is_not_finite_is_seen() -> None:
     assert seen.parameters["0.weight"]["update_norm"] == 0
     assert math.isnan(seen.parameters["0.weight"]["grad_norm"])
     assert seen.parameters["2.weight"]["grad_norm"] > 0
-    assert "1 steps skipped, the last 1" in str(seen)
+    assert "1 steps skipped, 1 in a row at the end" in str(seen)
 
 
 def test_gradients_of_zero_have_no_angle() -> None:

@@ -229,6 +229,21 @@ def test_modules_say_what_their_parameters_are() -> None:
     assert sorted(found) == sorted(named)
 
 
+def test_vectors_of_any_shape_do_not_decay() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 1, 16))
+            self.gamma = nn.Parameter(torch.ones(1, 8, 1, 1))
+            self.place = nn.Parameter(torch.zeros(1, 9, 16))
+            self.w1, self.b1 = nn.Parameter(torch.zeros(4, 6, 8)), nn.Parameter(torch.zeros(4, 8))
+            self.gate = nn.Parameter(torch.zeros(4, 6))
+
+    found = by_name(param_groups(Own(), weight_decay=0.1))
+    assert {name for name, group in found.items() if group["weight_decay"] == 0} == {"token", "gamma", "b1"}
+    assert {name for name, group in found.items() if group.get("batch_dims")} == {"w1", "b1"}
+
+
 def test_subclasses_of_recurrent_layers_have_gates_too() -> None:
     class Own(nn.GRU): ...
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from jorge.methods import METHODS
 from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule
 
+#: Words that others have for options; in a group they would be kept and do nothing.
+_ALIASES = {"learning_rate": "lr", "wd": "weight_decay", "epsilon": "eps"}
 #: How like an option's name a key must be to be a typo, by difflib's ratio: `weight_deacy`, not `max_momentum`.
 _NEAR = 0.85
 
@@ -81,6 +83,8 @@ def check_typos(keys: Iterable[str], where: str) -> None:
         TypeError: with the key and the option.
     """
     for key in keys:
+        if key in _ALIASES:
+            raise TypeError(f"{where}: unknown option {key!r}; did you mean {_ALIASES[key]!r}?")
         near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=_NEAR) if isinstance(key, str) else []
         if near and key not in FIELDS and not _has_affix(key, near[0]):
             raise TypeError(f"{where}: unknown option {key!r}; did you mean {near[0]!r}?")

@@ -29,6 +29,12 @@ LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 _STEPS = 3
 #: A step that moves a weight by more of its norm than this is a learning rate of another optimizer.
 _LONG = 0.3
+#: The share of a weight's elements that steps change, at least.
+_CHANGED = 0.1
+#: An embedding of so many rows is told where it is preconditioned as a matrix.
+_LARGE_TABLE = 1024
+#: A weight that starts below this, root mean square, starts at zero: any step is long beside it.
+_AT_ZERO = 1e-3
 #: Learning rates that are unusual for a step of Adam's length, above, and of SGD's, below.
 _HIGH_FOR_ADAM, _LOW_FOR_SGD = 0.03, 0.003
 #: By the step's length, options of the other one.
@@ -81,7 +87,9 @@ class Checkup:
         ]
         lines += map(str, self.findings)
         counts = Counter(finding.level for finding in self.findings)
-        lines.append(", ".join(f"{counts[level]} {level}s" for level in LEVELS if counts[level]) or "nothing found")
+        lines.append(
+            ", ".join(f"{n} {level}{'s' * (n > 1)}" for level in LEVELS if (n := counts[level])) or "nothing found"
+        )
         return "\n".join(lines)
 
 
@@ -119,7 +127,7 @@ def doctor(
         raise TypeError(f"doctor() takes a module first, got {type(model).__name__}")
     if not callable(loss):
         raise TypeError(f"doctor() takes a function of model and batch for the loss, got {type(loss).__name__}")
-    with _random_numbers_kept(model), torch.inference_mode(False), torch.enable_grad():
+    with _random_numbers_kept(model), _kept(model), torch.inference_mode(False), torch.enable_grad():
         try:
             patient, treated = copy.deepcopy((model, optimizer))
         except Exception as error:  # whatever a module may raise
@@ -137,6 +145,24 @@ def _random_numbers_kept(model: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Give a model its gradients and buffers back, should the loss be computed with it and not with the copy."""
+    grads = {p: (p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()}
+    buffers = {b: b.clone() for b in model.buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, (grad, value) in grads.items():
+                p.grad = grad
+                if grad is not None and value is not None and not torch.equal(grad, value):
+                    grad.copy_(value)
+            for buffer, value in buffers.items():
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
 def _examine(
     model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, optimizer: torch.optim.Optimizer | None
 ) -> tuple[list[Finding], list[float], Diagnostics | None]:
@@ -149,11 +175,12 @@ def _examine(
         return [Finding("error", what, "Run the model on one batch first.")], [], None
     if optimizer is None:
         optimizer = Jorge(param_groups(model))
-    findings = [*_of_model(model, trained), *_of_membership(trained, optimizer)]
+    findings = [*_of_model(model, trained), *_of_membership(model, trained, optimizer)]
     if isinstance(optimizer, Jorge):
         findings += [*_of_groups(optimizer), *_of_shapes(model, optimizer), *_of_memory(optimizer)]
     losses: list[float] = []
     dead = set(trained)
+    start = {name: p.detach().clone() for name, p in trained.items()}
     seen: Diagnostics | None = None
     for _ in range(_STEPS):
         optimizer.zero_grad()
@@ -183,7 +210,7 @@ def _examine(
         )
     if seen is not None and isinstance(optimizer, Jorge):
         findings += _of_scale(optimizer, seen)
-    findings += _of_steps(losses, seen)
+    findings += [*_of_rounding(trained, start), *_of_steps(losses, seen, start)]
     return findings, losses, seen
 
 
@@ -217,25 +244,38 @@ def _of_model(model: nn.Module, trained: dict[str, nn.Parameter]) -> Iterator[Fi
         )
 
 
-def _of_membership(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Iterator[Finding]:
+def _of_membership(
+    model: nn.Module, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Iterator[Finding]:
     held = {p for group in optimizer.param_groups for p in group["params"]}
     missing = [name for name, p in trained.items() if p not in held]
     if missing:
         yield Finding(
             "error",
             f"the optimizer does not have {some(missing)}",
-            "Build it after the model is as it is trained: moved, wrapped, unfrozen.",
+            "Pass jorge.param_groups(model) once it is as it is trained: moved, wrapped, unfrozen. Or freeze it.",
         )
-    strangers = len(held - set(trained.values()))
+    frozen = held & {p for p in model.parameters() if not p.requires_grad}
+    strangers = len(held - set(trained.values()) - frozen)
+    if frozen:
+        yield Finding("note", f"{len(frozen)} parameters that the optimizer has are frozen", "They stay as they are.")
     if strangers:
         yield Finding(
-            "warning", f"the optimizer has {strangers} parameters that the model does not train", "Leave them out."
+            "warning",
+            f"{strangers} parameters that the optimizer has are not the model's",
+            "Was a layer replaced, or the model built again?",
         )
 
 
 def _of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
     without = [name for name, p in trained.items() if p.grad is None]
-    if without:
+    if len(without) == len(trained):
+        yield Finding(
+            "error",
+            "no gradient reaches any parameter of the model that the loss is handed",
+            "Compute the loss of that one: it is a copy, and not the model of your program.",
+        )
+    elif without:
         yield Finding(
             "warning",
             f"no gradient reaches {some(without)}",
@@ -258,7 +298,9 @@ def _of_groups(optimizer: Jorge) -> Iterator[Finding]:
     decayed: list[str] = []
     for index, group in enumerate(optimizer.param_groups):
         options = Options.of(group)
-        rate, where = float(options.lr), f"param group {index}"
+        rate, where = float(group.get("initial_lr", options.lr)), f"param group {index}"
+        if not float(options.lr):
+            yield Finding("note", f"the learning rate of {where} is 0 now", "Dry steps say little then.")
         if options.grafting == "adam" and rate > _HIGH_FOR_ADAM:
             yield Finding(
                 "warning",
@@ -267,9 +309,9 @@ def _of_groups(optimizer: Jorge) -> Iterator[Finding]:
             )
         if options.grafting == "sgd" and 0 < rate < _LOW_FOR_SGD:
             yield Finding(
-                "warning",
+                "note",
                 f"{where} has lr={rate:g} with a step of SGD's length",
-                "That is a rate for AdamW: use Jorge.from_adamw, or leave grafting out.",
+                "Where that is a rate for AdamW, use Jorge.from_adamw, or leave grafting out.",
             )
         idle = [n for n in _OF_LENGTH[options.grafting] if n in group and group[n] != DEFAULTS[n]]
         if idle:
@@ -305,12 +347,13 @@ def _of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
             f"{some(diagonal)} {'has' if len(diagonal) == 1 else 'have'} a side that is diagonal, as it is so long",
             "That is meant for vocabularies; max_dim says from where on.",
         )
-    whole = [row.name for row, (p, _) in zip(rows, every, strict=True) if p in tables and row.left == "full"]
+    pairs = [(row.name, p) for row, (p, _) in zip(rows, every, strict=True) if row.left == "full"]
+    whole = [name for name, p in pairs if p in tables and p.shape[0] > _LARGE_TABLE]
     if whole:
         yield Finding(
             "note",
             f"{some(whole)}: an embedding that is preconditioned as a matrix",
-            "That is right for small tables; a group of its own with max_dim=1 leaves rows and columns diagonal.",
+            "jorge.param_groups(model) leaves those above 8,192 rows a diagonal side; max_dim says from where on.",
         )
     asked = {id(p): group for group in param_groups(model) for _, p in group["params"]}
     several = []
@@ -365,7 +408,23 @@ def _of_scale(optimizer: Jorge, seen: Diagnostics) -> Iterator[Finding]:
         )
 
 
-def _of_steps(losses: list[float], seen: Diagnostics | None) -> Iterator[Finding]:
+def _of_rounding(trained: dict[str, nn.Parameter], start: dict[str, Tensor]) -> Iterator[Finding]:
+    """Weights of low precision that steps are too short to change."""
+    still = [
+        name
+        for name, p in trained.items()
+        if p.dtype in (torch.bfloat16, torch.float16) and p.grad is not None and bool(p.grad.any())
+        if float((p.detach() != start[name]).double().mean()) < _CHANGED
+    ]
+    if still:
+        yield Finding(
+            "warning",
+            f"steps are too short to change {some(still)}, of low precision",
+            "Keep the weights in float32 and let autocast lower the rest, or raise the learning rate.",
+        )
+
+
+def _of_steps(losses: list[float], seen: Diagnostics | None, start: dict[str, Tensor]) -> Iterator[Finding]:
     if not all(map(math.isfinite, losses)) or losses[-1] > 2 * abs(losses[0]) + 1e-12:
         yield Finding(
             "warning",
@@ -381,7 +440,8 @@ def _of_steps(losses: list[float], seen: Diagnostics | None) -> Iterator[Finding
             "See the finding on gradients.",
         )
     long = [name for name, each in seen.parameters.items() if each["update_to_weight"] > _LONG]
-    matrices = [name for name in long if "graft_ratio" in seen.parameters[name]]
+    at_zero = {name for name, p in start.items() if float(p.double().square().mean().sqrt()) < _AT_ZERO}
+    matrices = [name for name in long if "graft_ratio" in seen.parameters[name] and name not in at_zero]
     if matrices:
         yield Finding(
             "warning",

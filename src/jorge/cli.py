@@ -201,6 +201,9 @@ def _doctor(args: argparse.Namespace) -> int:
         given = imported(module, name)()
         if not isinstance(given, (tuple, list)) or len(given) not in (3, 4):
             raise TargetError(f"{args.target} is to return model, loss and batch, and if you like an optimizer")
+        if len(given) == 4 and not isinstance(given[3], torch.optim.Optimizer):
+            kind = type(given[3]).__name__
+            raise TargetError(f"the optimizer of {args.target} is a {kind}; from_sgd and from_adamw return a pair")
         found = doctor(*given)
     except TargetError as error:
         print(f"jorge doctor: {error}", file=sys.stderr)

@@ -22,6 +22,7 @@ from jorge.methods import METHODS, State
 from jorge.methods.products import largest_entry
 from jorge.options import Group, Options, Scalar
 from jorge.parameters import BITS, gather_gradients
+from jorge.routing import route_by
 from jorge.schedule import Schedule, Scheduled
 from jorge.spectrum import extreme_eigenvalues, residual
 from jorge.stacking import stacked
@@ -49,17 +50,20 @@ MEASURES: dict[str, tuple[str, str]] = {
     "staleness": ("mean", "by how much a refresh now would change the preconditioners, over their norm"),
     "steps_since_refresh": ("max", "steps since they were refreshed"),
 }
+#: Those of every parameter.
+_OF_STEPS = ("grad_norm", "weight_norm", "update_norm", "update_to_weight", "cosine")
 #: Those of the printed table, and its headings.
 _COLUMNS = {
+    "grad_norm": "grad_norm",
     "update_to_weight": "update÷weight",
     "cosine": "cosine",
-    "graft_ratio": "graft",
-    "gradient_residual": "gradient",
-    "whitening_residual": "whitened",
-    "smallest_eigenvalue": "smallest",
-    "largest_eigenvalue": "largest",
+    "graft_ratio": "graft_ratio",
+    "gradient_residual": "gradient_res.",
+    "whitening_residual": "whitening_res.",
+    "smallest_eigenvalue": "smallest_eig.",
+    "largest_eigenvalue": "largest_eig.",
     "memory": "memory",
-    "staleness": "stale",
+    "staleness": "staleness",
 }
 
 
@@ -68,8 +72,8 @@ class Diagnostics:
     """What :meth:`jorge.Jorge.diagnostics` returns: plain floats, by parameter and for all of them.
 
     Args:
-        parameters: by name, then by measure (:data:`MEASURES`); a vector has those of steps alone. Those without a
-            gradient are not there.
+        parameters: by name, then by measure (:data:`MEASURES`); a vector has those of steps alone. What is not known,
+            such as of a parameter without a gradient, is NaN: keys stay the same from call to call.
         overall: by measure: norms of all, means, the smallest and the largest; and `skipped_steps`,
             `skipped_in_a_row`.
     """
@@ -87,12 +91,20 @@ class Diagnostics:
     def __str__(self) -> str:
         table = [["parameter", *_COLUMNS.values()]]
         for name, values in [*self.parameters.items(), ("all", self.overall)]:
-            table.append([name, *(f"{values[key]:.3g}" if key in values else "–" for key in _COLUMNS)])
+            table.append([name, *(_shown(key, values.get(key, math.nan)) for key in _COLUMNS)])
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table]
         lines.insert(1, "─" * len(lines[0]))
-        skipped = f"{self.overall['skipped_steps']:.0f} steps skipped, the last {self.overall['skipped_in_a_row']:.0f}"
-        return "\n".join([*lines, skipped])
+        if self.parameters and all(math.isnan(each["weight_norm"]) for each in self.parameters.values()):
+            lines.append("no gradient is there: ask after backward() and before zero_grad(), from the first step on")
+        total, last = (self.overall[key] for key in ("skipped_steps", "skipped_in_a_row"))
+        lines.append(f"{total:.0f} steps skipped, {last:.0f} in a row at the end")
+        return "\n".join(lines)
+
+
+def _shown(key: str, value: float) -> str:
+    """Three digits; what is not known is a dash, and a gradient that is not finite is shown."""
+    return "–" if math.isnan(value) and key != "grad_norm" else f"{value:.3g}"
 
 
 class _Column:
@@ -330,22 +342,34 @@ def _collected(
     ages = _ages(taking_part, options)
     for index, group in enumerate(groups):
         for p, name in zip(group["params"], names(group, index), strict=True):
+            keys = _keys(p, options[index])
+            measures = dict.fromkeys(keys, math.nan)
             if p in values:
                 own = {key: _reduced(key, each) for key, each in values[p].items()}
                 for key in ("gg", "ww", "uu", "gu"):
                     sums[key] += own[key]
-                measures = _of_sums(own) | {k: v for k, v in own.items() if k in MEASURES}
-                if "staleness" in own and p in ages:
+                measures |= _of_sums(own) | {key: value for key, value in own.items() if key in keys}
+                if "steps_since_refresh" in keys and p in ages:
                     measures["steps_since_refresh"] = ages[p]
-                if name in found:  # of another group, of the same name
-                    name = f"{name} (group {index})"
-                found[name] = {key: measures[key] for key in MEASURES if key in measures}
-    overall: dict[str, float] = _of_sums(sums) if found else {}
-    for key, (how, _) in MEASURES.items():
+            if keys:
+                found[f"{name} (group {index})" if name in found else name] = measures
+    overall = dict.fromkeys((key for key in MEASURES if any(key in each for each in found.values())), math.nan)
+    for key, value in _of_sums(sums).items() if sums else ():
+        overall[key] = value
+    for key in overall:
         each = [values[key] for values in found.values() if key in values and not math.isnan(values[key])]
-        if each and key not in overall:
-            overall[key] = _HOW[how]([(value, 1) for value in each])
+        if each and key not in _OF_STEPS:
+            overall[key] = _HOW[MEASURES[key][0]]([(value, 1) for value in each])
     return Diagnostics(found, overall | {"skipped_steps": skips[0], "skipped_in_a_row": skips[1]})
+
+
+def _keys(p: Tensor, options: Options) -> tuple[str, ...]:
+    """What is told of a parameter: always the same, whether it has a gradient now or not."""
+    kind = route_by(tuple(p.shape), options).kind
+    if kind != "matrix":
+        return _OF_STEPS if kind == "vector" else ()
+    limits = options.grafting == "sgd" and options.graft_limit is not None
+    return tuple(key for key in MEASURES if key != "limited" or limits)
 
 
 def _mean(each: Sequence[tuple[float, int]]) -> float:

@@ -5,11 +5,14 @@ Which weights decay, where several matrices lie in one parameter, and what each 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+
+from jorge.blocks import matrix_shape
 
 #: Linear layers whose output is queries, keys and values, or gate and up projection, one after the other, by the names
 #: that timm, nanoGPT, transformers and flash-attention give them; and how many matrices that makes.
@@ -19,6 +22,7 @@ _FUSED = {
     "qkv_proj": 3,
     "Wqkv": 3,
     "in_proj_qkv": 3,
+    "to_qkv": 3,
     "gate_up_proj": 2,
     "w12": 2,
 }
@@ -34,12 +38,13 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
 
     Parameters that need the same go into one group:
 
-    - Norms, biases and vectors do not decay.
+    - Norms, biases and vectors do not decay; a vector has at most one dim above 1, such as `[1, 1, width]`.
     - Weights of experts, `[experts, in, out]`, get `batch_dims=1`. Such are parameters of three dims of any module but
       convolutions and `nn.Bilinear`, where the first is above 1. Their biases are vectors each.
     - Fused weights get `splits`: `in_proj_weight` of `nn.MultiheadAttention`, linear layers `qkv`, `c_attn`,
-      `qkv_proj`, `Wqkv` and `in_proj_qkv` of three times as many outputs as inputs, `gate_up_proj` and `w12`, and the
-      gates of LSTMs and GRUs.
+      `qkv_proj`, `Wqkv` and `in_proj_qkv` of three times as many outputs as inputs, `to_qkv`, `gate_up_proj` and `w12`,
+      and the gates of LSTMs and GRUs. Weights that are `[in, out]`, as in transformers' `Conv1D`, and those that mix
+      heads, as `query_key_value`, are left whole.
     - Vocabularies get `max_dim=8192`, so that they have a diagonal side above that: embeddings, and linear layers with
       as many outputs as one of them has rows.
 
@@ -68,7 +73,7 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
         keys = _matrices(name, owner, p)
         if "max_dim" not in options and _is_vocabulary(owner, p, words):
             keys["max_dim"] = _MANY
-        if p.dim() < 2 or _is_norm(owner) or _is_bias(name):
+        if matrix_shape(tuple(p.shape)) is None or _is_norm(owner) or _is_bias(name, owner, p):
             keys["weight_decay"] = 0.0
         elif weight_decay is not None:
             keys["weight_decay"] = weight_decay
@@ -99,15 +104,18 @@ def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
 
 
-def _is_bias(name: str) -> bool:
-    """Whether a parameter is called one."""
+def _is_bias(name: str, owner: nn.Module, p: Tensor) -> bool:
+    """Whether a parameter is called one; `b1` is one of experts where `w1` beside it has a dim more."""
     own = name.rpartition(".")[2]
-    return own.startswith("bias") or own.endswith("_bias")
+    if own.startswith("bias") or own.endswith("_bias"):
+        return True
+    experts = any(q.dim() == 3 and q.shape[0] == p.shape[0] for q in owner.parameters(recurse=False))
+    return p.dim() == 2 and experts and re.fullmatch(r"b(\d+|_.*)?", own) is not None
 
 
 def _matrices(name: str, owner: nn.Module, p: Tensor) -> dict[str, Any]:
     """`batch_dims` and `splits` of a parameter, where they are not 0 and 1."""
-    if _is_bias(name) and p.dim() > 1:
+    if _is_bias(name, owner, p) and p.dim() > 1:
         return {"batch_dims": p.dim() - 1}
     if p.dim() == 3 and p.shape[0] > 1 and not isinstance(owner, (_ConvNd, nn.Bilinear)):
         return {"batch_dims": 1}
@@ -129,5 +137,5 @@ def _splits(name: str, owner: nn.Module, p: Tensor) -> int:
     layer = name.split(".")[-2] if own == "weight" and "." in name else own
     parts = _FUSED.get(layer, 1)
     rows, columns = p.shape
-    fits = rows == 3 * columns if parts == 3 else rows % parts == 0
+    fits = rows == 3 * columns if parts == 3 and layer != "to_qkv" else rows % parts == 0
     return parts if fits else 1

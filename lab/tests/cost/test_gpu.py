@@ -156,7 +156,10 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_counted_kernels_are_those_that_the_profiler_saw(name: str, as_on_cuda: None) -> None:
     found = json.loads((ROOT / "lab" / "records" / "gpu.json").read_text())
     (seen,) = (row for row in found[f"step, {name}"] if row["optimizer"] == "jorge")
-    assert _kernels(name) == pytest.approx((seen["plain_kernels"], seen["refresh_kernels"]), rel=0.05)
+    plain, refreshing = _kernels(name)
+    assert refreshing == pytest.approx(seen["refresh_kernels"], rel=0.05)
+    # Since the record a step without a refresh takes some numbers from the state, and launches fewer kernels.
+    assert 0.9 * seen["plain_kernels"] <= plain <= 1.05 * seen["plain_kernels"]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vit-s"])

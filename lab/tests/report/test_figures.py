@@ -178,6 +178,29 @@ def to_the_end() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"the four are within {spread:.1f} points"
 
 
+def adapters() -> Iterator[tuple[Path, str]]:
+    """What the benchmarks say of matrices of a few rows."""
+    found = {(r["rank"], r["optimizer"]): r for r in quoted.measured("lora")["rows"]}
+    ranks = (4, 8, 64)
+    for rank in ranks:
+        assert min((r for (k, _), r in found.items() if k == rank), key=lambda r: r["loss"])["optimizer"] in (
+            "Jorge",
+            "Jorge, block_size=32",
+        )
+    ratios = {
+        k: [found[k, "Jorge, max_dim=256"][what] / found[k, "AdamW"][what] for what in ("loss", "state_bytes")]
+        for k in ranks
+    }
+    gains, weights = sorted(1 - r[0] for r in ratios.values()), sorted(r[1] for r in ratios.values())
+    yield BENCHMARKS, f"Jorge ends {100 * gains[0]:.0f} to {100 * gains[-1]:.0f} % lower than AdamW"
+    yield BENCHMARKS, f"with {weights[0]:.1f} to {weights[-1]:.1f} times its state"
+    heavy = found[4, "Jorge"]["state_bytes"]
+    yield (
+        BENCHMARKS,
+        f"{heavy / found[4, 'AdamW']['state_bytes']:.0f} times AdamW's state at rank 4, in all {heavy / 1e6:.0f} MB",
+    )
+
+
 def step_times() -> Iterator[tuple[Path, str]]:
     """What the benchmarks say below their table of step times."""
     found = {(r["optimizer"], r["interval"]): r for r in quoted.measured("step_time")["models"]["resnet50"]["rows"]}
@@ -192,7 +215,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"by today's rule the same trials come to [{rows[0]['hours']:.1f}]"
 
 
-@pytest.mark.parametrize("claims", [front, comparison, not_chosen_on, to_the_end, step_times])
+@pytest.mark.parametrize("claims", [front, comparison, not_chosen_on, to_the_end, adapters, step_times])
 def test_sentences_say_what_the_records_say(claims: Callable[[], Iterator[tuple[Path, str]]]) -> None:
     for page, text in claims():
         assert " ".join(text.split()) in " ".join(page.read_text(encoding="utf-8").split()), page.relative_to(ROOT)

@@ -100,7 +100,8 @@ def imported(module: str, name: str) -> Any:
     try:
         found: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        hint = f": pip install {error.name}" if error.name == module.partition(".")[0] else ""
+        whole = error.name == module.partition(".")[0]
+        hint = f": run the command in its folder, or pip install {error.name}" if whole else ""
         raise TargetError(f"{error.name} is not installed or not on the path{hint}") from error
     except Exception as error:  # whatever a module may raise
         raise TargetError(f"{module} cannot be imported: {_line(error)}") from error

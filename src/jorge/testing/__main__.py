@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from operator import attrgetter
 
+import torch
+from torch import nn
+
 from jorge.testing import CHECKS, Factory, conformance, table
 
 
@@ -58,6 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         factories = [(text, find(text)) for text in given.factories]
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
+    for text, factory in factories:
+        try:
+            made: object = factory([nn.Parameter(torch.ones(3, 4))])
+        except Exception as error:  # whatever an optimizer may raise
+            parser.error(f"{text} cannot be built on a matrix: {type(error).__name__}: {error}")
+        if not isinstance(made, torch.optim.Optimizer):
+            parser.error(f"{text} returns a {type(made).__name__}, not an optimizer")
     checks = [check for check in CHECKS if not (given.fast and check.slow)]
     reports = [conformance(factory, text.partition(":")[2], checks) for text, factory in factories]
     print(table(reports, markdown=given.markdown))
