@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from jorge import Jorge
+from jorge.cost import estimate
 from jorge.diagnostics import MEASURES
 from jorge.spectrum import extreme_eigenvalues, residual
 
@@ -225,6 +227,18 @@ def test_it_waits_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Tensor, name, told)
     optimizer.diagnostics()
     assert waits == ["tolist"]
+
+
+def test_it_takes_the_products_of_about_six_refreshes() -> None:
+    weight = nn.Parameter(torch.randn(128, 128))
+    optimizer = Jorge([weight], lr=0.01, warmup_refreshes=5, interval=3)
+    for _ in range(40):
+        weight.grad = torch.randn(128, 128)
+        optimizer.step()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.diagnostics()
+    refresh = estimate([weight]).rows[0].refresh_flops
+    assert 5 < counter.get_total_flops() / refresh < 7
 
 
 def test_names_are_those_that_are_documented_and_loggers_get_flat_ones() -> None:

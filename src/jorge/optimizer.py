@@ -228,11 +228,10 @@ class Jorge(torch.optim.Optimizer):
     def diagnostics(self) -> Diagnostics:
         """What the optimizer is doing, in plain floats: ask after `backward()` and before `zero_grad()`, now and then.
 
-        It rehearses a step and a refresh with the gradients that are there, on copies: asked before `step()` it tells
-        of the step that comes, after it of one more with the same gradient; before the first one, and without
-        gradients, all is NaN. Nothing changes. It takes about the time of
-        three refreshes, the memory of a work set's state, and waits for the device once. Blocks that another process
-        refreshes are as they are.
+        It rehearses a step and a refresh with the gradients that are there, on copies: asked before `step()` it
+        tells of the step that comes, after it of one more with the same gradient; before the first one, and without
+        gradients, all is NaN. Nothing changes. It takes the products of about six refreshes and the memory of a
+        work set's state, and waits for the device once. Blocks that another process refreshes are as they are.
 
         Returns:
             norms, ratios and angles of each parameter and of all (:data:`jorge.diagnostics.MEASURES` says what each
