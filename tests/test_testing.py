@@ -111,7 +111,8 @@ def test_the_table_has_numbered_reasons() -> None:
     checks = [c for c in CHECKS if c.name in ("least-squares", "zero-lr", "NaN")]
     reports = [testing.conformance(f, checks=checks) for f in (torch.optim.SGD, BROKEN["zero-lr"], Jorge)]
     text = testing.table(reports)
-    assert text.splitlines()[-2:] == [
+    reasons = text.split("\n\n")[1]
+    assert reasons.splitlines() == [
         "1. a weight of shape (6, 4) has moved at lr=0",
         "2. a weight is not finite after it",
     ]
@@ -119,6 +120,15 @@ def test_the_table_has_numbered_reasons() -> None:
     assert "| **passed** | 2 of 3 | 2 of 3 | 3 of 3 |" in markdown
     assert "✗<sup>1</sup>" in markdown
     assert [report.passed for report in reports] == [True, False, True]
+
+
+def test_below_the_table_stands_what_failed() -> None:
+    report = testing.conformance(torch.optim.SGD, "SGD", [check for check in testing.CHECKS if check.name == "NaN"])
+    said = str(report)
+    assert "beyond torch (does not count):" in said
+    (check,) = (check for check in testing.CHECKS if check.name == "NaN")
+    assert f"What failed:\n  NaN: {check.says}" in said
+    assert "What failed" not in report.markdown()
 
 
 def test_a_cell_breaks_no_table() -> None:
@@ -132,7 +142,8 @@ def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["torch.optim:SGD", "jorge:Jorge", "--fast"]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0].split() == ["SGD", "Jorge"]
-    assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == ["SGD", "zero-lr", "NaN"]
+    above = out.split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in above if line.startswith("  ")] == ["SGD", "zero-lr", "NaN"]
     assert "1 of 2  2 of 2" in out
     assert main(["torch.optim:SGD", "--fast", "--strict", "--markdown"]) == 1
     assert capsys.readouterr().out.startswith("|  | SGD |")
@@ -146,6 +157,8 @@ def test_the_command_prints_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         ("torch.optim:", "write a factory as module:name, not 'torch.optim:'"),
         ("no_such_module:SGD", "'no_such_module' cannot be imported: No module named 'no_such_module'"),
         ("torch.optim:SDG", "'torch.optim' has no 'SDG'"),
+        ("builtins:list", "builtins:list returns a list, not an optimizer"),
+        ("torch.optim:LRScheduler", "'torch.optim' has no 'LRScheduler'"),
         ("torch:__version__", "'torch:__version__' is no factory: it cannot be called"),
     ],
 )

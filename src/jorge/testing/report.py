@@ -50,7 +50,8 @@ def table(reports: Sequence[Report], markdown: bool = False) -> str:
         check = row[0].check
         if check.group != group:
             group = check.group
-            body.append([f"*{group}*" if markdown else f"{group}:", *("" for _ in reports)])
+            aside = "" if group != BEYOND else " (does not count)"
+            body.append([f"*{group}*" if markdown else f"{group}{aside}:", *("" for _ in reports)])
         cells = [_cell(outcome, notes, markdown) for outcome in row]
         body.append([check.says if markdown else f"  {check.name}", *cells])
     counts = [_count(report) for report in reports]
@@ -58,6 +59,9 @@ def table(reports: Sequence[Report], markdown: bool = False) -> str:
     lines = _markdown(head, body) if markdown else _plain(head, body)
     if notes:
         lines += ["", *(f"{number}. {note}" for note, number in notes.items())]
+    failed = {row.check.name: row.check.says for report in reports for row in report.failures}
+    if failed and not markdown:
+        lines += ["", "What failed:", *(f"  {name}: {says}" for name, says in failed.items())]
     return "\n".join(lines)
 
 
