@@ -1,6 +1,7 @@
 """The doctor: each finding from a training that has it, and nothing that was handed over changes."""
 
 import copy
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,24 @@ def test_all_that_is_handed_over_stays_as_it_is(trained: int) -> None:
     after = everything()
     assert same(before, after)
     assert model.training
+
+
+def test_random_numbers_go_on_where_they_were() -> None:
+    numpy = pytest.importorskip("numpy")
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        return torch.mul(mse(model, batch), 1 + random.random() + numpy.random.rand() + float(torch.rand(1)))
+
+    random.seed(1)
+    numpy.random.seed(1)
+    torch.manual_seed(1)
+    expected = random.random(), numpy.random.rand(), float(torch.rand(1))
+    model = net()
+    random.seed(1)
+    numpy.random.seed(1)
+    torch.manual_seed(1)
+    doctor(model, loss, batch())
+    assert (random.random(), numpy.random.rand(), float(torch.rand(1))) == expected
 
 
 def sick(change: Callable[[Net], Any], level: str, says: str) -> Any:

@@ -252,3 +252,14 @@ dist.destroy_process_group()
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
     assert "weight has become a DTensor" in result.stdout
+
+
+def test_a_saved_root_of_whole_numbers_is_refused() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    optimizer = Jorge([weight], lr=0.1)
+    weight.grad = torch.eye(4)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["left.0"] = torch.ones(1, 4, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"left\.0 of .* is of torch.int64"):
+        optimizer.load_state_dict(saved)

@@ -633,3 +633,19 @@ def _step_elsewhere(optimizer: Jorge) -> None:
     weight.grad = torch.eye(6, 4)
     optimizer.step()
     assert optimizer.state[weight]["step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_it_may_be_built_in_a_compiled_function() -> None:
+    weight = nn.Parameter(torch.ones(4, 3))
+    Jorge([weight])
+
+    @torch.compile(backend="eager")
+    def build() -> Jorge:
+        return Jorge([weight], lr=0.01)
+
+    optimizer = build()
+    weight.grad = torch.ones(4, 3)
+    optimizer.step()
+    assert optimizer.state[weight]["step"] == 1

@@ -1,6 +1,6 @@
 """Look a training over before it runs: three dry steps on a copy, and what is wrong with model, loss and optimizer.
 
-Nothing that is handed over changes: not a weight, a buffer, a state, a gradient, or torch's random numbers.
+Nothing that is handed over changes: not a weight, a buffer, a state or a gradient; nor do random numbers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import math
 import os
+import random
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -139,10 +141,17 @@ def doctor(
 
 @contextmanager
 def _random_numbers_kept(model: nn.Module) -> Iterator[None]:
-    """Give torch's generators their state back, those of the model's devices too."""
+    """Give generators of random numbers their state back: torch's, the model's devices', Python's and numpy's."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    numpy = sys.modules.get("numpy")
+    python, arrays = random.getstate(), numpy.random.get_state() if numpy else None
     with torch.random.fork_rng(devices=sorted(d.index for d in devices if d.index is not None)):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(arrays)
 
 
 @contextmanager

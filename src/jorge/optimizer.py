@@ -97,6 +97,8 @@ class Jorge(torch.optim.Optimizer):
     #: Who refreshes which blocks (:mod:`jorge.exchange`).
     exchange: Exchange = Alone()
 
+    # Kept out of a caller's `torch.compile` too, which would leave out what is not torch's own.
+    @_disable_dynamo
     def __init__(
         self,
         params: ParamsT,
@@ -149,7 +151,7 @@ class Jorge(torch.optim.Optimizer):
         )
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
-        validation.warn_of_flat(self.param_groups, stacklevel=2)
+        validation.warn_of_flat(self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]

@@ -115,7 +115,15 @@ def _is_sharded(p: Tensor) -> bool:
 _FLAT = 2**14
 
 
-def warn_of_flat(groups: Sequence[Group], *, stacklevel: int) -> None:
+def _levels_to_the_caller() -> int:
+    """The `stacklevel` by which a warning of the function that asks is the caller's, outside this package and torch."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("jorge", "torch"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def warn_of_flat(groups: Sequence[Group]) -> None:
     """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights."""
     params = [p for group in groups for p in group["params"]]
     if any(matrix_shape(tuple(p.shape)) for p in params):
@@ -126,7 +134,7 @@ def warn_of_flat(groups: Sequence[Group], *, stacklevel: int) -> None:
             f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
             "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
             "use_orig_params=True and no sharding (NO_SHARD), or use DDP; sharded weights are not supported yet",
-            stacklevel=stacklevel + 1,
+            stacklevel=_levels_to_the_caller(),
         )
 
 
@@ -217,6 +225,8 @@ def _unusable(value: Any, shape: tuple[int, ...]) -> str | None:
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_complex():
         return f"of layout {value.layout}" if value.layout != torch.strided else "complex"
+    if not value.is_floating_point():
+        return f"of {value.dtype}"
     return None if tuple(value.shape) == shape else f"of shape {tuple(value.shape)}"
 
 

@@ -29,6 +29,9 @@ def model_raises():
 def inputs_and_targets():
     return base(data=(X, y))
 
+def regression():
+    return base(data=(X, torch.randn(200, 1)))
+
 def loss_raises():
     return base(loss=lambda model, batch: model(batch[0]).nothing())
 """
@@ -46,6 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("name", "says"),
     [
         ("model_raises", ["cannot be built: KeyError: 'width'", "own_mistakes.py:16"]),
+        ("regression", ["not of inputs and targets"]),
         ("inputs_and_targets", ["not of inputs and targets: give ((inputs, targets), (validation inputs"]),
     ],
 )
@@ -66,7 +70,7 @@ def test_what_a_run_raises_has_the_users_file_and_line(
     words = ["compare", "own_mistakes:loss_raises", "--optimizers", "sgd,adamw", "--workers", workers]
     assert cli.main([*words, "--out", str(here / "out")]) == 1
     out = capsys.readouterr().out
-    assert out.count("own_mistakes.py:23)") == 2
+    assert out.count("own_mistakes.py:26)") == 2
     assert "Traceback" not in out
 
 

@@ -48,7 +48,9 @@ def read(task: str, data: Any) -> Examples:
         return Examples(data)
     if not isinstance(data, Sequence) or len(data) != 2:
         raise TaskError(f"{task}: data must be a pair, training and validation examples, got {type(data).__name__}")
-    if all(isinstance(part, Tensor | np.ndarray) for part in data) and data[1].dtype != data[0].dtype:
+    if all(isinstance(part, Tensor | np.ndarray) for part in data) and (
+        data[1].dtype != data[0].dtype or data[1].shape[1:] != data[0].shape[1:]
+    ):
         raise TaskError(
             f"{task}: data is a pair of training and validation examples, not of inputs and targets: give "
             "((inputs, targets), (validation inputs, validation targets))"
