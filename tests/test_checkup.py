@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jorge import Jorge, cli, doctor, param_groups
-from jorge.checkup import Finding
+from jorge.findings import Finding
 from tests.test_diagnostics import same
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -273,7 +273,7 @@ def test_gradients_that_eps_hides_are_seen() -> None:
 
 
 def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jorge.checkup._free", lambda device: 100)
+    monkeypatch.setattr("jorge.findings._free", lambda device: 100)
     assert told(doctor(net(), mse, batch()).findings, "error", "the optimizer's state takes 0.0 GB")
 
 
@@ -294,7 +294,12 @@ def test_sparse_gradients_and_lazy_layers_are_findings() -> None:
 
     assert told(doctor(table, loss, torch.arange(5)).findings, "error", "the gradient of weight is sparse")
     found = doctor(nn.LazyLinear(3), loss, torch.ones(2, 4))
-    assert told(found.findings, "error", "weight, bias have no shape yet")
+    assert told(found.findings, "error", "no shape yet has weight, bias")
+    assert told(doctor(nn.LazyBatchNorm1d(), loss, torch.ones(2, 4)).findings, "error", "no shape yet")
+    loss(table, torch.arange(3)).backward()  # type: ignore[no-untyped-call]
+    before = table.weight.grad
+    doctor(table, loss, torch.arange(5))
+    assert table.weight.grad is before
 
 
 def test_it_may_be_asked_in_inference_mode() -> None:

@@ -96,7 +96,8 @@ ALLOWED = {
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "groups": {"blocks"},
     "errors": set(),
-    "checkup": {"diagnostics", "groups", "optimizer", "options", "validation"},
+    "findings": {"diagnostics", "groups", "optimizer", "options", "validation"},
+    "checkup": {"diagnostics", "findings", "groups", "optimizer", "validation"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }
 
