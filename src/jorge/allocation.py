@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -48,8 +48,8 @@ def allocate(
     layouts = [layout(group.spec.shape, group.spec.dtype, options) for group in work.groups]
     for group, kept in zip(work.groups, layouts, strict=True):
         for name, dtype in kept.buffers.items():
-            buffer = torch.zeros(group.count, *group.part, dtype=dtype, device=device)
-            whole = buffer.view(len(group.places), *group.spec.shape)
+            buffer = torch.zeros(group.count, *group.local, dtype=dtype, device=device)
+            whole = buffer.view(len(group.places), *group.spec.local)
             views += [(place, name, whole[i]) for i, place in enumerate(group.places)]
         for name, (shape, dtype) in kept.sides.items():
             side = torch.zeros(group.count, shape[-1], dtype=dtype, device=device)
@@ -76,8 +76,9 @@ def allocate(
             state["quartics"] = torch.ones(stack.count, 2, dtype=work.compute, device=device)
         first, start = len(views), 0
         for part in stack.parts:
-            for place in work.matrices[part.group].places:
-                stop = start + part.grid.blocks * work.matrices[part.group].parts
+            here = Counter(work.cut[part.group].places)
+            for place in work.matrices[part.source].places:  # one view each, of no blocks where none are kept here
+                stop = start + here[place] * part.grid.blocks * work.cut[part.group].parts
                 for name, tensor in state.items():
                     key = _other_side(name) if part.transposed else name
                     views.append((place, f"{key}.{part.number}", tensor[start:stop]))

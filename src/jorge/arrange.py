@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from jorge.blocks import BlockGrid, Blocking, Side
+from jorge.shards import Shards
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
@@ -36,10 +37,22 @@ SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**25, 2**31
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """What is looked at of a parameter."""
+    """What is looked at of a parameter.
+
+    Args:
+        shape: of the whole parameter.
+        dtype: of it.
+        shards: which part of it each process holds; `None` where it is whole here.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    shards: Shards | None = None
+
+    @property
+    def local(self) -> tuple[int, ...]:
+        """The shape of what is held here."""
+        return self.shape if self.shards is None else self.shards.local
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class ShapeGroup:
         parts: the matrices in each parameter.
         part: the shape of each.
         count: of parts, over all parameters.
+        local: the shape of what is held here of each part.
     """
 
     places: tuple[int, ...]
@@ -63,6 +77,7 @@ class ShapeGroup:
     parts: int
     part: tuple[int, ...]
     count: int
+    local: tuple[int, ...]
 
     @property
     def nbytes(self) -> int:
@@ -75,7 +90,8 @@ class StackPart:
     """The blocks of one grid of a shape group's parameters in a stack, parameter by parameter.
 
     Args:
-        group: the shape group's number in the work set.
+        group: the shape group's number in the work set's `cut`.
+        source: that of the parameters' shape group in its `matrices`.
         number: the grid's number in the blocking.
         grid: of the blocks.
         transposed: whether they lie in the stack transposed.
@@ -84,6 +100,7 @@ class StackPart:
     """
 
     group: int
+    source: int
     number: int
     grid: BlockGrid
     transposed: bool
@@ -100,22 +117,24 @@ class Stack:
         sides: kinds of its sides.
         parts: whose blocks they are, in the order in which they lie here.
         count: number of blocks.
-        owned: the blocks that are refreshed in this process (:mod:`jorge.exchange`), from a number to before another.
         chunk: so many blocks are refreshed at a time, for the sake of memory.
         measured: the blocks whose matrices have Adam's Schatten norm, each from a number to before another.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
         damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
+        of: where blocks lie in several processes (:mod:`jorge.exchange`) the stack of all of them; this one has those
+            that are kept here, of the numbers `numbers` there.
     """
 
     shape: tuple[int, int]
     sides: tuple[Side, Side]
     parts: tuple[StackPart, ...]
     count: int
-    owned: tuple[int, int]
     chunk: int
     measured: tuple[tuple[int, int], ...]
     span: tuple[float, float]
     damps_apart: bool
+    of: Stack | None = None
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,14 +144,18 @@ class WorkSet:
     Args:
         groups: those of vectors and scalars first, then those of matrices.
         matrices: the latter alone.
+        cut: what the blocks are cut from: the matrices, or the parts of them that this process works on.
         stacks: of their blocks.
         compute: the dtype of the arithmetic.
+        number: of the work set.
     """
 
     groups: tuple[ShapeGroup, ...]
     matrices: tuple[ShapeGroup, ...]
+    cut: tuple[ShapeGroup, ...]
     stacks: tuple[Stack, ...]
     compute: torch.dtype
+    number: int = 0
 
 
 def _nbytes(spec: ParamSpec) -> int:
@@ -167,7 +190,7 @@ def arrange(specs: Sequence[ParamSpec], options: Options, *, on_cuda: bool = Fal
             chunk = min(stack.count, max(1.0, temporary * stack.count / _temporary(stack, each)))
             mine.append(replace(stack, chunk=int(chunk), span=(done / work, (done + flops) / work)))
             done += flops
-        placed.append(replace(each, stacks=tuple(mine)))
+        placed.append(replace(each, stacks=tuple(mine), number=len(placed)))
     return tuple(placed)
 
 
@@ -182,7 +205,8 @@ def _shape_groups(specs: Sequence[ParamSpec], options: Options, most: float) -> 
         count = max(1, int(min(len(places), most // _nbytes(spec))))
         for start in range(0, len(places), count):
             some = tuple(places[start : start + count])
-            yield ShapeGroup(some, spec, found.blocking, found.parts, found.part, len(some) * found.parts)
+            local = spec.local if spec.shards is not None else found.part
+            yield ShapeGroup(some, spec, found.blocking, found.parts, found.part, len(some) * found.parts, local)
 
 
 def _order(blocking: Blocking | None, spec: ParamSpec) -> tuple[int, list[int]]:
@@ -211,7 +235,7 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
         assert group.blocking is not None
         for number, grid in enumerate(group.blocking.grids):
             count = group.count * grid.blocks
-            part = StackPart(index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count)
+            part = StackPart(index, index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count)
             found[grid.shape, group.blocking.sides].append(part)
     for (shape, sides), parts in list(found.items()):
         twin = (shape[::-1], sides[::-1])
@@ -220,7 +244,7 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
             found[twin] += [replace(part, transposed=True, whole=False) for part in parts]
             del found[shape, sides]
     stacks = tuple(_stack(*key, parts, matrices, options) for key, parts in found.items())
-    return WorkSet(vectors + matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
+    return WorkSet(vectors + matrices, matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
 
 
 def _stack(
@@ -232,7 +256,7 @@ def _stack(
 ) -> Stack:
     damped = METHODS[options.method].refresh_at(2 * DAMPING_PERIOD - 1, 1)  # in the form that the method's own take
     undamped = replace(damped, damping=0)
-    apart = _refresh_flops(shape, sides, options, damped) != _refresh_flops(shape, sides, options, undamped)
+    apart = refresh_flops(shape, sides, options, damped) != refresh_flops(shape, sides, options, undamped)
     measured: list[tuple[int, int]] = []
     count = 0
     for part in parts:
@@ -240,10 +264,10 @@ def _stack(
             follows = measured and measured[-1][1] == count
             measured.append((measured.pop()[0] if follows else count, count + part.count))
         count += part.count
-    return Stack(shape, sides, tuple(parts), count, (0, count), count, tuple(measured), (0.0, 1.0), apart)
+    return Stack(shape, sides, tuple(parts), count, count, tuple(measured), (0.0, 1.0), apart)
 
 
-def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:
+def refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:
     """Operations of a refresh of a block under the method's default options."""
     usual = Options(method=options.method)
     return METHODS[options.method].refresh_flops(shape, sides, usual, refresh)
@@ -251,7 +275,7 @@ def _refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Op
 
 def _flops(stack: Stack, options: Options) -> int:
     """Operations of a plain refresh of a stack, 1 a block at least."""
-    return stack.count * max(1, _refresh_flops(stack.shape, stack.sides, options, Refresh()))
+    return stack.count * max(1, refresh_flops(stack.shape, stack.sides, options, Refresh()))
 
 
 def _temporary(stack: Stack, work: WorkSet) -> int:

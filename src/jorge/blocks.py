@@ -91,13 +91,20 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     dims = [d for d in shape if d != 1]
     if len(dims) < 2 or 0 in dims:
         return None
-    cuts = [(math.prod(dims[:j]), math.prod(dims[j:])) for j in range(1, len(dims))]
+    rows = row_dims(shape)
+    return math.prod(shape[:rows]), math.prod(shape[rows:])
 
-    def elongation(cut: tuple[int, int]) -> float:
-        return max(cut) / min(cut)
 
-    squarest = min(cuts, key=elongation)
-    return squarest if elongation(cuts[0]) >= _CLEARLY_SQUARER * elongation(squarest) else cuts[0]
+def row_dims(shape: tuple[int, ...]) -> int:
+    """How many of a tensor's first dims are the rows of the matrix that it is read as, where it is one."""
+    places = [i for i, d in enumerate(shape) if d != 1]
+    cuts = {places[j]: (math.prod(shape[: places[j]]), math.prod(shape[places[j] :])) for j in range(1, len(places))}
+
+    def elongation(cut: int) -> float:
+        return max(cuts[cut]) / min(cuts[cut])
+
+    first, squarest = min(cuts), min(cuts, key=elongation)
+    return squarest if elongation(first) >= _CLEARLY_SQUARER * elongation(squarest) else first
 
 
 def split(size: int, limit: int) -> list[int]:

@@ -218,7 +218,7 @@ def limited(lengths: Tensor, history: Tensor, moves: Tensor, limit: float) -> Te
     return shortened
 
 
-def ratios(directions: Sequence[Tensor], lengths: Tensor) -> Tensor:
-    """What gives the directions the norms `lengths`, `[total]`; zero where it would not be finite."""
-    found = lengths / norms(directions).add_(torch.finfo(lengths.dtype).tiny)
+def ratios(norms: Tensor, lengths: Tensor) -> Tensor:
+    """What gives directions of these norms the norms `lengths`, `[total]`; zero where it would not be finite."""
+    found = lengths / norms.add_(torch.finfo(lengths.dtype).tiny)
     return torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)

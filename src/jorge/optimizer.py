@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from multiprocessing.context import get_spawning_popen
 from operator import is_
 from typing import Any, overload
@@ -13,12 +13,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.distributed import ProcessGroup
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
 from jorge import checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
-from jorge.exchange import Alone, Exchange
+from jorge.exchange.domains import Distribution, Mode
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
@@ -94,8 +95,8 @@ class Jorge(torch.optim.Optimizer):
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.
     trace: Trace | None = None
-    #: Who refreshes which blocks (:mod:`jorge.exchange`).
-    exchange: Exchange = Alone()
+    #: Where the processes are found that work together (:mod:`jorge.exchange`); copies and pickles look anew.
+    distribution: Distribution
 
     # Kept out of a caller's `torch.compile` too, which would leave out what is not torch's own.
     @_disable_dynamo
@@ -136,6 +137,8 @@ class Jorge(torch.optim.Optimizer):
         max_consecutive_skips: int | None = 100,
         maximize: bool = False,
         capturable: bool = False,
+        distributed: Mode = "auto",
+        process_group: ProcessGroup | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -145,6 +148,7 @@ class Jorge(torch.optim.Optimizer):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
         self._store, self._skips = Store(), SkipCounter()
+        self.distribution = Distribution(distributed, process_group)
         self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
@@ -251,7 +255,7 @@ class Jorge(torch.optim.Optimizer):
         (True, 0.0)
         """
         chosen = self._options()
-        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, fresh=False)
+        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
         try:
             with without_autocast(taking_part):
                 finite = finite_on(taking_part)
@@ -325,10 +329,10 @@ class Jorge(torch.optim.Optimizer):
                 loss = closure()
         chosen = self._options()
         capturing = self._is_captured()
-        taking_part = self._store.begin(self.param_groups, chosen, self.exchange, self.state, frozen=capturing)
+        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
         try:
             with without_autocast(taking_part):
-                finite = finite_on(taking_part)
+                finite = self.distribution.agreed(finite_on(taking_part), taking_part)
                 asked = [each.device for each in taking_part if chosen[each.index].nonfinite == "raise"]
                 if asked:
                     refuse_not_finite(finite, asked, self.param_groups)
@@ -337,7 +341,7 @@ class Jorge(torch.optim.Optimizer):
                 self._skips.count(finite, frozen=capturing)
                 self._skips.check([each.max_consecutive_skips for each in chosen], self.param_groups)
                 for each in taking_part:
-                    take_step(each, chosen[each.index], finite[each.device], self.exchange, self.trace)
+                    take_step(each, chosen[each.index], finite[each.device], self.trace)
         finally:
             for each in taking_part:
                 each.let_go()
@@ -366,7 +370,11 @@ class Jorge(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked."""
         packed = super().state_dict()
-        packed["state"] = {key: _owned(value) for key, value in packed["state"].items()}
+        apart = self._store.saved(self.state)
+        keys = chain.from_iterable(group["params"] for group in packed["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        saved = {key: apart[p] for key, p in zip(keys, params, strict=True) if p in apart}
+        packed["state"] = {key: saved.get(key) or _owned(value) for key, value in packed["state"].items()}
         packed["param_groups"] = [_owned(group) for group in packed["param_groups"]]
         return packed
 
@@ -399,6 +407,7 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
+        state = {**state, "_distributed": self.distribution.mode}  # a process group is of this process alone
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
             return state
@@ -409,6 +418,7 @@ class Jorge(torch.optim.Optimizer):
         # Torch casts a state that it loads to the parameters' dtypes; what `load_state_dict` has seen is as saved.
         incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
         before = self.__dict__.get("param_groups", [])
+        distributed = state.pop("_distributed", "auto")
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
@@ -418,8 +428,9 @@ class Jorge(torch.optim.Optimizer):
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
+            self.distribution = Distribution(distributed)
         self._skips.begin_anew()
-        self._store.load(incoming, self.param_groups, self._options(), self.exchange, self.state)
+        self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
 
 
 def _keep_places(groups: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:

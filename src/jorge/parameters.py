@@ -25,7 +25,7 @@ BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 def gather_gradients(
     work: WorkSet, given: Sequence[list[Tensor]], present: Sequence[Present], kept: Tensor, *, maximize: bool
 ) -> list[Tensor]:
-    """G of each shape group, `[count, *part]`, a copy; zero where there is none or not all are finite.
+    """G of each shape group, `[count, *local]`, a copy; zero where there is none or not all are finite.
 
     Args:
         work: what is worked on.
@@ -38,7 +38,7 @@ def gather_gradients(
     rooms: list[Tensor] = []
     for group, mine in zip(work.groups, present, strict=True):
         make = torch.empty if mine is None else torch.zeros
-        grads.append(make((group.count, *group.part), dtype=work.compute, device=kept.device))
+        grads.append(make((group.count, *group.local), dtype=work.compute, device=kept.device))
         rooms += _given(grads[-1], group, mine)
     for targets, sources in alike(rooms, list(chain.from_iterable(given))):
         torch._foreach_copy_(targets, sources)
@@ -62,7 +62,7 @@ def move(
         work: what is worked on.
         params: of each shape group, those that have a gradient.
         present: of each shape group, who has one; `None` where all have.
-        updates: U of each shape group, `[count, *part]`, in whose memory it may be scaled.
+        updates: U of each shape group, `[count, *local]`, in whose memory it may be scaled.
         taken: 0-dim, 1 where the step is taken and 0 where a gradient is not finite.
         options: of the param group.
     """
@@ -102,7 +102,7 @@ def clear(tensors: Sequence[Tensor], kept: Tensor) -> None:
 
 def _given(tensor: Tensor, group: ShapeGroup, present: Present) -> Sequence[Tensor]:
     """A shape group's tensor parameter by parameter, for those that have a gradient."""
-    views = tensor.view(len(group.places), *group.spec.shape).unbind(0)
+    views = tensor.view(len(group.places), *group.spec.local).unbind(0)
     return views if present is None else [view for view, has in zip(views, present, strict=True) if has]
 
 

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from jorge import grafting
 from jorge.arrange import Stack, WorkSet
+from jorge.exchange import Exchange
 from jorge.methods import State
 from jorge.methods.products import multiply, precision_scope
 from jorge.options import Precision
 from jorge.stacking import stacked, sums_of_blocks
 
 
-def units(tensors: Sequence[Tensor]) -> list[Tensor]:
+def units(tensors: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
     """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero or not finite."""
-    lengths = grafting.norms(tensors)
     scaled = torch._foreach_div(list(tensors), grafting.per_parameter(lengths + (lengths - lengths), tensors))
     return [tensor.contiguous() for tensor in scaled]
 
@@ -42,25 +42,53 @@ def flops(shape: tuple[int, int]) -> int:
 
 
 def quartics(
-    work: WorkSet, measured: Sequence[Sequence[slice | Tensor]], tensors: Sequence[Tensor], precision: Precision
+    work: WorkSet,
+    measured: Sequence[Sequence[slice | Tensor]],
+    tensors: Sequence[Tensor],
+    precision: Precision,
+    exchange: Exchange,
 ) -> list[list[Tensor]]:
     """Of the blocks whose `quartics` are renewed, the sum of the singular values' fourth powers in matrices of norm 1.
 
-    One `[count]` for each entry of `measured`. All processes measure all of them.
+    One `[count]` for each entry of `measured`.
     """
-    return [
-        _of_stack(stack, mine, work, tensors, precision) if mine else []
-        for stack, mine in zip(work.stacks, measured, strict=True)
-    ]
+    cut: Sequence[Tensor] | None = None
+    if not exchange.alone:
+        cut = exchange.to_owners(work, units(tensors, exchange.norms(work, tensors)))
+    return exchange.completed(
+        [
+            _of_stack(stack, mine, work, tensors, cut, precision, exchange) if mine else []
+            for stack, mine in zip(work.stacks, measured, strict=True)
+        ]
+    )
 
 
 def _of_stack(
-    stack: Stack, measured: Sequence[slice | Tensor], work: WorkSet, tensors: Sequence[Tensor], precision: Precision
+    stack: Stack,
+    measured: Sequence[slice | Tensor],
+    work: WorkSet,
+    tensors: Sequence[Tensor],
+    cut: Sequence[Tensor] | None,
+    precision: Precision,
+    exchange: Exchange,
 ) -> list[Tensor]:
-    groups = sorted({part.group for part in stack.parts})
-    blocks = stacked(stack, work, dict(zip(groups, units([tensors[i] for i in groups]), strict=True)))
+    if cut is None:  # of the stack's own alone, for the sake of memory
+        groups = sorted({part.group for part in stack.parts})
+        some = [tensors[i] for i in groups]
+        blocks = stacked(stack, work, dict(zip(groups, units(some, grafting.norms(some)), strict=True)))
+    else:
+        blocks = stacked(stack, work, cut)
+    found = []
     with precision_scope(blocks.device, precision):
-        return [quartic_sums(blocks[where], precision) for where in measured]
+        for where in measured:
+            mine = blocks[where]
+            first, last = exchange.share(stack, len(mine))
+            if last - first == len(mine):
+                found.append(quartic_sums(mine, precision))
+            else:  # zeros for the others' shares
+                found.append(blocks.new_zeros(len(mine)))
+                found[-1][first:last] = quartic_sums(mine[first:last], precision)
+    return found
 
 
 def remember(
@@ -79,12 +107,12 @@ def remember(
                 state["quartics"].index_copy_(0, where, old)
 
 
-def scales(work: WorkSet, states: Sequence[State]) -> Tensor:
+def scales(work: WorkSet, states: Sequence[State], exchange: Exchange) -> Tensor:
     """What gives each matrix's step Adam's Schatten norm where it has its Frobenius norm, `[total]`.
 
     The sums of blocks that were measured in different steps are kept to what one matrix of norm 1 could have.
     """
-    sums = sums_of_blocks([state["quartics"] for state in states], work)
+    sums = exchange.matrix_sums(work, sums_of_blocks([state["quartics"] for state in states], work))
     least = [1 / group.blocking.rank if group.blocking else 1.0 for group in work.matrices]
     kept = torch.cat(list(torch._foreach_clamp_min(sums, least))).clamp_(max=1)
     return (kept[:, 0] / kept[:, 1]) ** 0.25

@@ -82,6 +82,22 @@ class Piece:
             return max(self.start, first), min(self.stop, last)
         return bisect_left(self.places, first), bisect_left(self.places, last)
 
+    def kept(self, numbers: tuple[int, ...], count: int) -> Piece:
+        """The same of a stack that has some of the blocks alone, in their order.
+
+        Args:
+            numbers: of those.
+            count: of all.
+        """
+        if self.places is None:
+            if (self.start, self.stop) == (0, count):
+                return replace(self, stop=len(numbers))
+            first, last = (bisect_left(numbers, edge) for edge in (self.start, self.stop))
+            return replace(self, start=first, stop=last)
+        wanted = set(self.places)
+        mine = tuple(i for i, number in enumerate(numbers) if number in wanted)
+        return replace(self, start=0, stop=len(mine), places=mine)
+
 
 def pieces(
     stack: Stack,

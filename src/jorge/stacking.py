@@ -10,7 +10,7 @@ from torch import Tensor
 from jorge.arrange import Stack, WorkSet
 from jorge.blocks import gather, gather_into, scatter
 
-#: Of the shape groups of matrices of a work set, by number: `[count, *part]`.
+#: Of what a work set's blocks are cut from, its `cut`, by number: `[count, *part]`.
 Tensors = Sequence[Tensor] | Mapping[int, Tensor]
 
 
@@ -39,12 +39,12 @@ def unstack(blocks: Tensor, stack: Stack, work: WorkSet, tensors: list[Tensor]) 
 
 def sums_of_blocks(values: Sequence[Tensor], work: WorkSet) -> list[Tensor]:
     """What is known of each block, `[count, k]` of each stack, summed over those of each matrix: of each shape group
-    of matrices `[count, k]`, which may be a view.
+    of the work set's `cut` `[count, k]`, which may be a view.
     """
-    sums: list[list[Tensor]] = [[] for _ in work.matrices]
+    sums: list[list[Tensor]] = [[] for _ in work.cut]
     for stack, found in zip(work.stacks, values, strict=True):
         for part, mine in zip(stack.parts, torch.split(found, [part.count for part in stack.parts]), strict=True):
-            matrices = work.matrices[part.group].count
+            matrices = work.cut[part.group].count
             each = mine if part.count == matrices else mine.view(matrices, -1, mine.shape[-1]).sum(1)
             sums[part.group].append(each)
     return [each[0] if len(each) == 1 else torch.stack(each).sum(0) for each in sums]
@@ -52,6 +52,6 @@ def sums_of_blocks(values: Sequence[Tensor], work: WorkSet) -> list[Tensor]:
 
 def _as_matrices(tensors: Tensors, group: int, work: WorkSet) -> Tensor:
     """A shape group's tensor as `[count, M, N]`."""
-    blocking = work.matrices[group].blocking
+    blocking = work.cut[group].blocking
     assert blocking is not None
     return tensors[group].view(-1, *blocking.matrix)

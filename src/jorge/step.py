@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import starmap
 from typing import cast
 
 import torch
@@ -49,7 +50,8 @@ class StepInputs:
         masks: the same on the device, `[count, 1, …]`.
         scheduled: of each stack, what is refreshed, here or in another process.
         refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
-        measured: of each stack, the blocks whose `quartics` are renewed.
+        measured: of each stack, the blocks kept here whose `quartics` are renewed.
+        measures: whether any are, here or in another process.
         owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
         all_matrices: whose the matrices are, whoever has a gradient; where there is a trace.
     """
@@ -61,6 +63,7 @@ class StepInputs:
     scheduled: list[list[Piece]] = field(default_factory=list)
     refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
     measured: list[list[slice | Tensor]] = field(default_factory=list)
+    measures: bool = False
     owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
 
@@ -89,7 +92,7 @@ def finite_on(states: Sequence[GroupState]) -> dict[torch.device, Tensor]:
     return flags
 
 
-def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exchange, trace: Trace | None) -> None:
+def take_step(state: GroupState, options: Options, finite: Tensor, trace: Trace | None) -> None:
     """One step of a param group's parameters on one device; none of them moves where `finite` is false.
 
     What raises in a work set leaves its `step` as it was. In its refreshes, such as a decomposition that does not
@@ -101,9 +104,9 @@ def take_step(state: GroupState, options: Options, finite: Tensor, exchange: Exc
     numbers = options if state.compiled is None else state.compiled.options(options)
     for number, work in enumerate(state.work_sets):
         inputs = inputs_of(state, number, schedule, options, trace, state.compiled)
-        if any(inputs.grads):
+        if any(inputs.grads):  # in all processes alike
             run = step_work_set if state.compiled is None else state.compiled.step(number, step_work_set)
-            run(work, state.tensors[number], inputs, finite, numbers, exchange, trace)
+            run(work, state.tensors[number], inputs, finite, numbers, state.exchange, trace)
             state.commit(work)
 
 
@@ -131,11 +134,15 @@ def inputs_of(
         inputs.present.append(present)
         inputs.masks.append(mask)
     same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
+    measures = False
     for stack in work.stacks:
-        found = pieces(stack, work.matrices, state.steps, schedule, METHODS[options.method], same)
+        whole = stack.of or stack
+        found = pieces(whole, work.matrices, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
-        inputs.measured.append(list(_measured(state, stack, found)))
-        chunks = list(_refreshes(state, stack, found, compiled))
+        measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
+        kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
+        inputs.measured.append(list(_measured(state, stack, kept)))
+        chunks = list(_refreshes(state, stack, kept, compiled))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
             owners = []
@@ -144,6 +151,7 @@ def inputs_of(
                 numbers = range(group.parts * part.grid.blocks)
                 owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
             inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
+    inputs = replace(inputs, measures=measures)
     if trace is not None:
         inputs.all_matrices.extend(
             state.params[place] for group in work.matrices for place in group.places for _ in range(group.parts)
@@ -171,9 +179,7 @@ def _refreshes(
     """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
     for piece in scheduled:
         refresh = piece.refresh if compiled is None else compiled.refresh(piece.refresh)
-        first, last = piece.start, piece.stop
-        if stack.owned != (0, stack.count):
-            first, last = piece.within(*stack.owned)
+        first, last = (piece.start + edge for edge in state.exchange.share(stack, piece.stop - piece.start))
         for start in range(first, last, stack.chunk):
             chunk = slice(start, min(last, start + stack.chunk))
             blocks = range(chunk.start, chunk.stop) if piece.places is None else piece.places[chunk]
@@ -206,30 +212,32 @@ def step_work_set(
     mask = Mask(finite.to(work.compute), inputs.masks)
     matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
-    _refresh(work, tensors.stacks, inputs, matrices, options, exchange, trace)
-    updates, adams, lengths = _graft(tensors, grads, vectors, mask, options)
+    cut = exchange.to_owners(work, matrices)
+    _refresh(work, tensors.stacks, inputs, cut, options, exchange, trace)
+    updates, adams, lengths = _graft(work, tensors, grads, mask, options, exchange)
     if updates:
         clear(updates, kept)
     del grads
     if len(lengths):
-        measures = any(inputs.measured)
-        grafts = schatten.quartics(work, inputs.measured, adams, options.precisions[1]) if measures else []
+        measured, precision = inputs.measured, options.precisions[1]
+        grafts = schatten.quartics(work, measured, adams, precision, exchange) if inputs.measures else []
         del adams  # of which no more is needed
-        directions = _directions(work, tensors.stacks, matrices, options)
+        directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
+        del cut
         if options.adapts:
-            _observe(work, tensors, inputs, directions, mask.taken)
-        aheads = _momentum(directions, tensors.buffers[vectors:], matrix_mask, options)
-        if measures:
-            steps = schatten.quartics(work, inputs.measured, aheads, options.precisions[1])
-            schatten.remember(tensors.stacks, inputs.measured, grafts, steps, finite)
-            tensors.scalars["schatten_scale"].copy_(schatten.scales(work, tensors.stacks))
-        if any(stack.measured for stack in work.stacks):
+            _observe(work, tensors, inputs, directions, mask.taken, exchange)
+        aheads = _momentum(work, directions, tensors.buffers[vectors:], matrix_mask, options, exchange)
+        if inputs.measures:
+            steps = schatten.quartics(work, measured, aheads, precision, exchange)
+            schatten.remember(tensors.stacks, measured, grafts, steps, finite)
+            tensors.scalars["schatten_scale"].copy_(schatten.scales(work, tensors.stacks, exchange))
+        if any((stack.of or stack).measured for stack in work.stacks):
             lengths.mul_(tensors.scalars["schatten_scale"])
         whole = lengths
         if options.grafting == "sgd" and options.graft_limit is not None:
             history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
             lengths = grafting.limited(whole, history, moves, options.graft_limit)
-        ratios = grafting.ratios(aheads, lengths) * matrix_mask.each(aheads)
+        ratios = grafting.ratios(exchange.norms(work, aheads), lengths) * matrix_mask.each(aheads)
         if trace is not None:
             trace.stepped(
                 params=tuple(inputs.all_matrices),
@@ -248,37 +256,49 @@ def _refresh(
     work: WorkSet,
     states: Sequence[State],
     inputs: StepInputs,
-    grads: Sequence[Tensor],
+    cut: Sequence[Tensor],
     options: Options,
     exchange: Exchange,
     trace: Trace | None,
 ) -> None:
-    """L and R: refresh what is scheduled, in place. What raises here has moved no weight, momentum or step."""
+    """L and R: refresh what is scheduled, in place. What raises here has moved no weight, momentum or step.
+
+    `cut` are the gradients of what the blocks are cut from.
+    """
     precision = options.precisions[0]
     for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
         if inputs.refreshes[number]:
-            blocks = stacked(stack, work, grads)
+            blocks = stacked(stack, work, cut)
             with precision_scope(blocks.device, precision):
                 for i, (refresh, where) in enumerate(inputs.refreshes[number]):
                     if trace is not None:
                         trace.begin_refresh(inputs.owners[number][i], refresh)
                     refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
             del blocks
-        if inputs.scheduled[number] and not exchange.alone:
-            exchange.collect(stack, state, inputs.scheduled[number])
+    if not exchange.alone and any(inputs.scheduled):
+        exchange.collect(work, states, inputs.scheduled)
 
 
-def _directions(work: WorkSet, states: Sequence[State], grads: list[Tensor], options: Options) -> list[Tensor]:
-    """D of each shape group of matrices, `[count, *shape]`; where they are cut into blocks, in the memory of G."""
+def _directions(
+    work: WorkSet,
+    states: Sequence[State],
+    cut: list[Tensor],
+    grads: list[Tensor],
+    options: Options,
+    exchange: Exchange,
+) -> list[Tensor]:
+    """D of each shape group of matrices, `[count, *local]`; where they are cut into blocks, in the memory of G."""
     precision = options.precisions[1]
     for stack, state in zip(work.stacks, states, strict=True):
-        blocks = stacked(stack, work, grads)
+        if not stack.count:
+            continue
+        blocks = stacked(stack, work, cut)
         with precision_scope(blocks.device, precision):
             found = METHODS[options.method].direction(state, blocks, precision)
         del blocks
-        unstack(found, stack, work, grads)
+        unstack(found, stack, work, cut)
         del found  # before the next stack takes its memory
-    return grads
+    return exchange.to_holders(work, cut, grads)
 
 
 def refresh_blocks(
@@ -318,14 +338,14 @@ def refresh_blocks(
 
 
 def _graft(
-    tensors: SetState[Tensor], grads: list[Tensor], vectors: int, mask: Mask, options: Options
+    work: WorkSet, tensors: SetState[Tensor], grads: list[Tensor], mask: Mask, options: Options, exchange: Exchange
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Advance the graft optimizer by G.
 
     Returns:
         U of the vectors; its directions of the matrices, but for a factor; how long those are, `[total]`.
     """
-    buffers = tensors.buffers
+    buffers, vectors = tensors.buffers, len(work.groups) - len(work.matrices)
     correction = None
     if options.grafting == "sgd":
         momenta = [each["graft_momentum_buffer"] for each in buffers]
@@ -351,12 +371,17 @@ def _graft(
         scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
         updates = list(torch._foreach_mul(own, scales))
     matrices = found[vectors:]
-    lengths = grafting.norms(matrices) if matrices else mask.taken.new_empty(0)
+    lengths = exchange.norms(work, matrices) if matrices else mask.taken.new_empty(0)
     return updates, matrices, lengths if correction is None else lengths.mul_(correction[count:])
 
 
 def _observe(
-    work: WorkSet, tensors: SetState[Tensor], inputs: StepInputs, directions: Sequence[Tensor], taken: Tensor
+    work: WorkSet,
+    tensors: SetState[Tensor],
+    inputs: StepInputs,
+    directions: Sequence[Tensor],
+    taken: Tensor,
+    exchange: Exchange,
 ) -> None:
     """Take D into the variances of rows and columns, of the linear maps."""
     vectors = len(work.groups) - len(work.matrices)
@@ -364,17 +389,23 @@ def _observe(
     if maps:
         steps = torch.split(tensors.scalars["adam_step"], [group.count for group in work.groups])
         chosen = [directions[i - vectors] for i in maps]
+        rows, columns = variance.side_norms(chosen)
         variance.observe(
             [tensors.buffers[i]["row_var"] for i in maps],
             [tensors.buffers[i]["col_var"] for i in maps],
-            chosen,
+            *exchange.whole_sides(work, [i - vectors for i in maps], rows, columns),
             torch.cat([steps[i] for i in maps]),
             Mask(taken, [inputs.masks[i] for i in maps]).each(chosen),
         )
 
 
 def _momentum(
-    directions: list[Tensor], buffers: Sequence[dict[str, Tensor]], matrix_mask: Mask, options: Options
+    work: WorkSet,
+    directions: list[Tensor],
+    buffers: Sequence[dict[str, Tensor]],
+    matrix_mask: Mask,
+    options: Options,
+    exchange: Exchange,
 ) -> list[Tensor]:
     """`M ← μM + (1−μ)D`. What the step goes along is M, or with Nesterov momentum what looks ahead of it once more.
 
@@ -389,7 +420,8 @@ def _momentum(
         aheads = directions
     maps = [i for i, each in enumerate(buffers) if "row_var" in each]
     if maps:
-        sides = ([buffers[i][name] for i in maps] for name in ("row_var", "col_var"))
+        rows, columns = ([buffers[i][name] for i in maps] for name in ("row_var", "col_var"))
+        sides = exchange.held_sides(work, maps, rows, columns)
         chosen = variance.adapted([aheads[i] for i in maps], *sides, in_place=options.nesterov)
         adapted = dict(zip(maps, chosen, strict=True))
         aheads = [adapted.get(i, ahead) for i, ahead in enumerate(aheads)]

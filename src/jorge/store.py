@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,10 +21,12 @@ from torch import Tensor
 from jorge.allocation import Address, Constants, SetState, allocate
 from jorge.arrange import ParamSpec, ShapeGroup, WorkSet, arrange
 from jorge.compiling import CompiledSteps
-from jorge.exchange import Exchange
+from jorge.exchange.checkpoints import Saver, whole
+from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
+from jorge.exchange.owned import Owned
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
-from jorge.validation import bad_gradient, check_own, check_state, check_step, check_unsharded, name_of, names
+from jorge.validation import bad_gradient, check_own, check_state, check_step, check_sharded_alike, name_of, names
 
 Entry = dict[str, Any]
 
@@ -37,7 +39,8 @@ class GroupState:
         index: of the param group.
         params: in the group's order; their number here is their *place*.
         options: those that it was arranged by.
-        exchange: who refreshes which blocks.
+        distribution: where the processes are found that work together.
+        domain: those of its parameters.
         work_sets: what is worked on together.
         entries: of each place, its entry of `optimizer.state`.
         grouped: the parameters of each shape group of each work set.
@@ -53,7 +56,8 @@ class GroupState:
     index: int
     params: list[Tensor]
     options: Options
-    exchange: Exchange
+    distribution: Distribution
+    domain: Domain
     work_sets: tuple[WorkSet, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     grouped: list[list[list[Tensor]]] = field(default_factory=list)
@@ -65,28 +69,31 @@ class GroupState:
     _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
     _slots: list[tuple[list[Tensor | None], int]] = field(default_factory=list)
+    _rooms: list[tuple[list[Tensor], int]] = field(default_factory=list)
     _seen: int = 0
     _given: int = 0
 
     def __post_init__(self) -> None:
         self.device = self.params[0].device
-        self.specs = [_spec(p) for p in self.params]
-        self.work_sets = tuple(
-            self._owning(work) for work in arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
-        )
+        self.exchange = self.distribution.exchange(self.domain, self.device)
+        self.specs = [
+            ParamSpec(tuple(p.shape), p.dtype, self.distribution.shards(p, self.domain)) for p in self.params
+        ]
+        arranged = arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
+        self.work_sets = self.exchange.settle(arranged, self.options)
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self.constants = Constants(self.device)
         slots: dict[int, tuple[list[Tensor | None], int]] = {}
+        rooms: dict[int, tuple[list[Tensor], int]] = {}
         for work in self.work_sets:
-            self.grouped.append([[self.params[place] for place in group.places] for group in work.groups])
+            self.grouped.append([[local(self.params[place]) for place in group.places] for group in work.groups])
             self.grads.append([[None] * len(group.places) for group in work.groups])
-            for group, mine in zip(work.groups, self.grads[-1], strict=True):
+            for group, mine, some in zip(work.groups, self.grads[-1], self.grouped[-1], strict=True):
                 slots.update((place, (mine, i)) for i, place in enumerate(group.places))
+                rooms.update((place, (some, i)) for i, place in enumerate(group.places))
         self._slots = [slots[place] for place in range(len(self.params))]
+        self._rooms = [rooms[place] for place in range(len(self.params))]
         self.compiled = CompiledSteps(self.device, wide) if self.options.compile_step else None
-
-    def _owning(self, work: WorkSet) -> WorkSet:
-        return replace(work, stacks=tuple(replace(each, owned=self.exchange.owned(each)) for each in work.stacks))
 
     # --- the state's tensors ------------------------------------------------------------------------------------------
 
@@ -115,6 +122,33 @@ class GroupState:
         spec = self.specs[place]
         return layout(spec.shape, spec.dtype, self.options).tensors(spec.shape)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether parts of its state lie in other processes."""
+        return isinstance(self.exchange, Owned)
+
+    def holds(self, place: int, entry: Entry) -> bool:
+        """Whether a parameter's entry holds the views that it was left with."""
+        return entry is self.entries[place] and all(entry.get(k) is view() for k, view, _ in self._kept[place])
+
+    def saved(self, place: int) -> Entry:
+        """A parameter's entry in the form of a checkpoint; all processes have to ask."""
+        assert isinstance(self.exchange, Owned)
+        saver = Saver(self.exchange, self.work_sets, place, self.params[place], self.specs[place])
+        keys = self.keys(place)
+        return {
+            name: saver.saved(name, value, keys[name][0]) if name in keys else value
+            for name, value in self.entries[place].items()
+        }
+
+    def write(self, place: int, name: str, view: Tensor, value: Tensor) -> None:
+        """Take a tensor over into the state: a whole one, or one as in a checkpoint; all processes have to."""
+        if isinstance(self.exchange, Owned):
+            saver = Saver(self.exchange, self.work_sets, place, self.params[place], self.specs[place])
+            view.copy_(saver.mine(name, value))
+        else:
+            view.copy_(whole(value))
+
     def gather_tensors(self) -> None:
         """Find the tensors that the views in the entries are views of: `tensors`, of each work set."""
 
@@ -135,12 +169,12 @@ class GroupState:
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
-    def fits(self, options: Options, exchange: Exchange) -> bool:
+    def fits(self, options: Options, distribution: Distribution) -> bool:
         """Whether it is arranged as these options want it, for these processes."""
         mine = self.options
         if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
-        return self.exchange is exchange
+        return self.distribution is distribution
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
@@ -172,6 +206,9 @@ class GroupState:
             self.steps[place] = step + 1
             slot, i = self._slots[place]
             slot[i] = grad
+            if spec.shards is not None:  # what a wrapper has moved or gathered meanwhile lies elsewhere
+                room, i = self._rooms[place]
+                room[i] = local(p)
             if grad.dtype in self.alike:
                 self.alike[grad.dtype].append(grad)
             else:
@@ -214,14 +251,14 @@ class Store:
     """The state of an optimizer: what of it is arranged together, and where each parameter is."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[int, torch.device], GroupState] = {}
+        self._groups: dict[tuple[int, torch.device, Domain], GroupState] = {}
         self._homes: dict[Tensor, tuple[GroupState, int]] = {}
 
     def begin(
         self,
         groups: Sequence[Group],
         options: Sequence[Options],
-        exchange: Exchange,
+        distribution: Distribution,
         state: MutableMapping[Any, Any],
         *,
         frozen: bool = False,
@@ -232,7 +269,7 @@ class Store:
         Args:
             groups: the optimizer's.
             options: of each.
-            exchange: the optimizer's.
+            distribution: the optimizer's.
             state: `optimizer.state`.
             frozen: whether the state has to be arranged as it is: the step is being captured in a CUDA graph.
             fresh: whether parameters that have their first gradient get a state.
@@ -242,11 +279,11 @@ class Store:
                 it is frozen; nothing has changed then.
         """
         try:
-            if not self._look(groups, options, exchange, state, fresh=fresh):
+            if not self._look(groups, options, distribution, state, fresh=fresh):
                 if frozen:
                     raise unmade_in_a_capture()
-                self._arrange(groups, options, exchange, state, fresh=fresh)
-                settled = self._look(groups, options, exchange, state, fresh=fresh)
+                self._arrange(groups, options, distribution, state, fresh=fresh)
+                settled = self._look(groups, options, distribution, state, fresh=fresh)
                 assert settled, "the state is not as it was just arranged"
         except BaseException:
             for each in self._groups.values():
@@ -263,7 +300,7 @@ class Store:
         self,
         groups: Sequence[Group],
         options: Sequence[Options],
-        exchange: Exchange,
+        distribution: Distribution,
         state: Mapping[Any, Any],
         *,
         fresh: bool = True,
@@ -272,13 +309,13 @@ class Store:
         settled = True
         for each in self._groups.values():
             each.begin()
-            settled = settled and each.index < len(groups) and each.fits(options[each.index], exchange)
+            settled = settled and each.index < len(groups) and each.fits(options[each.index], distribution)
         homes = self._homes
         for index, group in enumerate(groups):
             for place_in_group, p in enumerate(group["params"]):
                 grad, home = p.grad, homes.get(p)
                 if type(grad) is not Tensor and grad is not None:  # a subclass: one look more
-                    check_unsharded(p, names(group, index)[place_in_group])
+                    check_sharded_alike(p, names(group, index)[place_in_group])
                 if grad is not None and (
                     grad.shape != p.shape
                     or grad.device != p.device
@@ -286,6 +323,8 @@ class Store:
                     or grad.is_complex()
                 ):
                     raise bad_gradient(p, grad, names(group, index)[place_in_group])
+                if type(grad) is not Tensor and grad is not None and is_sharded(p):
+                    grad = local_gradient(p, grad)
                 if home is not None:
                     settled = home[0].index == index and home[0].note(home[1], p, grad, state.get(p)) and settled
                 elif (fresh and grad is not None and p.numel()) or _has_state(state.get(p), options[index]):
@@ -298,13 +337,14 @@ class Store:
         self,
         groups: Sequence[Group],
         options: Sequence[Options],
-        exchange: Exchange,
+        distribution: Distribution,
         state: MutableMapping[Any, Any],
         *,
         fresh: bool = True,
     ) -> None:
         """Arrange what the entries hold, with new state for parameters that have their first gradient."""
-        wanted: defaultdict[tuple[int, torch.device], list[Tensor]] = defaultdict(list)
+        distribution.check_replicas([p for group in groups for p in group["params"]], options)
+        wanted: defaultdict[tuple[int, torch.device, Domain], list[Tensor]] = defaultdict(list)
         given: dict[Tensor, Entry] = {}
         owners: dict[int, str] = {}
         new: list[tuple[GroupState, list[Entry]]] = []
@@ -315,23 +355,25 @@ class Store:
                     continue
                 self._check_unchanged(p, entry, index, options[index], groups)
                 keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
-                if entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
+                if (saved := self._saved(p, entry)) is not None:
+                    given[p] = saved
+                elif entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
                     given[p] = entry
                 if p in given or (fresh and p.grad is not None and keys):
-                    wanted[index, p.device].append(p)
+                    wanted[index, p.device, distribution.domain(p, name, options[index])].append(p)
                     check_own(name, entry, owners)
-        arranged: dict[tuple[int, torch.device], GroupState] = {}
+        arranged: dict[tuple[int, torch.device, Domain], GroupState] = {}
         for key, params in wanted.items():
             was = self._groups.get(key)
-            if was is not None and was.fits(options[key[0]], exchange) and self._is_whole(was, params, state):
+            if was is not None and was.fits(options[key[0]], distribution) and self._is_whole(was, params, state):
                 arranged[key] = was
                 continue
-            made = GroupState(key[0], params, options[key[0]], exchange)
+            made = GroupState(key[0], params, options[key[0]], distribution, key[2])
             with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no views
                 views = made.allocate()
-                for p, view in zip(params, views, strict=True):
+                for place, (p, view) in enumerate(zip(params, views, strict=True)):
                     for name, tensor in view.items() if p in given else ():
-                        tensor.copy_(given[p][name])
+                        made.write(place, name, tensor, given[p][name])
             arranged[key] = made
             new.append((made, views))
         # All that can fail is done: from here on entries change.
@@ -344,6 +386,21 @@ class Store:
             made.keep([state[p] for p in made.params])
         self._groups = arranged
         self._homes = {p: (each, place) for each in arranged.values() for place, p in enumerate(each.params)}
+
+    def _saved(self, p: Tensor, entry: Entry | None) -> Entry | None:
+        """What a parameter's entry holds, in the form of a checkpoint, where a part of it lies in other processes."""
+        home = self._homes.get(p)
+        if home is None or not isinstance(entry, dict) or not home[0].is_apart or not home[0].holds(home[1], entry):
+            return None
+        return home[0].saved(home[1])
+
+    def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
+        """The entries of parameters whose state lies in several processes, in the form of a checkpoint.
+
+        All processes have to ask.
+        """
+        homes = ((p, home) for p, home in self._homes.items() if home[0].is_apart and isinstance(state.get(p), dict))
+        return {p: mine.saved(place) for p, (mine, place) in homes if mine.holds(place, state[p])}
 
     def _is_whole(self, was: GroupState, params: Sequence[Tensor], state: Mapping[Any, Any]) -> bool:
         """Whether a group's state is of just these parameters, and as it was left."""
@@ -388,7 +445,7 @@ class Store:
         incoming: Mapping[Any, Any],
         groups: Sequence[Group],
         options: Sequence[Options],
-        exchange: Exchange,
+        distribution: Distribution,
         state: MutableMapping[Any, Any],
     ) -> None:
         """Take over a checked state: into the tensors that are there where they fit, so that addresses stay."""
@@ -397,7 +454,7 @@ class Store:
         for p, entry in incoming.items():
             home = self._homes.get(p) if isinstance(p, Tensor) else None
             held = state.get(p)
-            fits = home is not None and held is not None and home[0].fits(options[home[0].index], exchange)
+            fits = home is not None and held is not None and home[0].fits(options[home[0].index], distribution)
             if home is None or held is None or not fits or not self._is_held(home, p, held, entry):
                 self._homes.pop(p, None)  # what it held is not asked any more
                 state[p] = dict(entry) if isinstance(entry, dict) else entry
@@ -405,22 +462,18 @@ class Store:
             mine, place = home
             views = mine.keys(place)
             for name in views:
-                held[name].copy_(entry[name])
+                mine.write(place, name, held[name], entry[name])
             for name in [name for name in held if name not in views]:
                 del held[name]
             held.update((name, value) for name, value in entry.items() if name not in views)
             held["step"] = check_step("a parameter", held["step"])
-        self._arrange(groups, options, exchange, state)
+        self._arrange(groups, options, distribution, state)
 
     def _is_held(self, home: tuple[GroupState, int], p: Tensor, held: Entry, entry: Entry) -> bool:
         """Whether a parameter's entry is as it was left, and another one has all that it has."""
         mine, place = home
         mine.begin()
         return mine.note(place, p, None, held) and all(key in entry for key in mine.keys(place))
-
-
-def _spec(p: Tensor) -> ParamSpec:
-    return ParamSpec(tuple(p.shape), p.dtype)
 
 
 def _pointer(tensor: Tensor) -> int | None:

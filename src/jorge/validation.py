@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jorge.blocks import matrix_shape
 from jorge.checks import check
+from jorge.exchange.domains import check_placements, is_sharded
 from jorge.options import SHAPING, Group, Options
 from jorge.routing import COMPUTE_DTYPES, divided, layout
 
@@ -75,8 +76,6 @@ def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None
         name, p = _named(entry, group_index, i)
         if not isinstance(p, Tensor):
             raise TypeError(f"{name} is a {type(p).__name__}, not a tensor: pass tensors, or (name, tensor) pairs")
-        if _is_sharded(p):
-            raise TypeError(f"{name} is a DTensor: sharded parameters are not supported yet")
         if p.layout != torch.strided:
             raise TypeError(f"{name} has layout {p.layout}: only dense parameters are supported; use p.to_dense()")
         if p.is_complex():
@@ -99,16 +98,12 @@ def check_divisible(group: Group, index: int, options: Options) -> None:
     """
     for i, entry in enumerate(group["params"]):
         name, p = _named(entry, index, i)
+        if is_sharded(p):
+            check_placements(p, name, options)
         try:
             divided(tuple(p.shape), options.batch_dims, options.splits)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-
-
-def _is_sharded(p: Tensor) -> bool:
-    """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(p, module.DTensor)
 
 
 #: No bias or norm is as long: what is may be many parameters in one.
@@ -138,16 +133,16 @@ def warn_of_flat(groups: Sequence[Group]) -> None:
         )
 
 
-def check_unsharded(p: Tensor, name: str) -> None:
-    """Refuse a parameter or gradient that was made a DTensor since the optimizer was built.
+def check_sharded_alike(p: Tensor, name: str) -> None:
+    """Refuse a gradient that is sharded where its parameter is not, or the reverse.
 
     Raises:
         RuntimeError: with its name.
     """
-    if _is_sharded(p) or (p.grad is not None and _is_sharded(p.grad)):
+    if p.grad is not None and is_sharded(p) != is_sharded(p.grad):
+        first, second = ("is", "is none") if is_sharded(p) else ("is not", "is one")
         raise RuntimeError(
-            f"{name} has become a DTensor since the optimizer was built: sharded parameters are not supported yet. Use "
-            "DDP, or build the optimizer with parameters that are whole on each device"
+            f"{name} {first} a DTensor, and its gradient {second}: build the optimizer after the model is sharded"
         )
 
 

@@ -23,21 +23,32 @@ _REMEMBERED = 20
 _LEAST = 1e-10
 
 
+def side_norms(directions: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The norms of the rows of each direction, `[count, M]`, and of its columns, `[count, N]`."""
+    matrices = [_matrices(direction) for direction in directions]
+    rows, columns = ([torch.linalg.vector_norm(each, dim=dim) for each in matrices] for dim in (2, 1))
+    return rows, columns
+
+
 def observe(
-    row_vars: list[Tensor], col_vars: list[Tensor], directions: Sequence[Tensor], steps: Tensor, moves: Tensor
+    row_vars: list[Tensor],
+    col_vars: list[Tensor],
+    row_norms: Sequence[Tensor],
+    col_norms: Sequence[Tensor],
+    steps: Tensor,
+    moves: Tensor,
 ) -> None:
     """`v ← v + w(d − v)` in place, d the share of each row, or column, in the squared norm of a direction.
 
     Args:
         row_vars, col_vars: v. Their scale is free: they shrink at a direction without a norm, of zeros or too large.
-        directions: what is observed.
+        row_norms, col_norms: of what is observed (:func:`side_norms`).
         steps: t of each matrix, `[total]`; `w = max(1/20, 1/t)`.
         moves: 1 where a parameter moves and 0 elsewhere, `[total]` or 0-dim.
     """
-    matrices = [_matrices(direction) for direction in directions]
-    sides = [torch.linalg.vector_norm(each, dim=dim) for dim in (2, 1) for each in matrices]
-    whole = torch.cat([torch.linalg.vector_norm(row, dim=1) for row in sides[: len(matrices)]])
-    info, sizes = torch.finfo(whole.dtype), [len(each) for each in matrices]
+    sides = [*row_norms, *col_norms]
+    whole = torch.cat([torch.linalg.vector_norm(row, dim=1) for row in row_norms])
+    info, sizes = torch.finfo(whole.dtype), [len(each) for each in row_norms]
     torch._foreach_clamp_max_(sides, info.max)  # so that infinity over infinity is zero
     torch._foreach_div_(sides, 2 * _columns(whole.clamp(min=info.tiny), sizes))
     torch._foreach_mul_(sides, sides)

@@ -1,0 +1,237 @@
+"""Which processes work together on a parameter: found from the parameter itself, or from the default process group."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from jorge.exchange import Alone, Exchange
+from jorge.exchange.owned import Owned
+from jorge.exchange.replicated import Replicated
+from jorge.exchange.transport import Transport
+from jorge.options import Options
+from jorge.shards import Shards, boxes
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+#: How work is shared: by what is found, all of the state in every process, each preconditioner in one, or not at all.
+Mode = Literal["auto", "replicate", "shard"] | None
+MODES = ("auto", "replicate", "shard", None)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Processes that work together, and how.
+
+    Args:
+        kind: `"replicate"` or `"shard"`; `"alone"` where there are no others.
+        ranks: theirs in the whole job, in the order of the process group.
+    """
+
+    kind: Literal["alone", "replicate", "shard"]
+    ranks: tuple[int, ...] = ()
+
+
+ALONE = Domain("alone")
+
+
+class Arranged(Protocol):
+    """What is looked at of the state of some parameters."""
+
+    device: torch.device
+    domain: Domain
+
+
+class Distribution:
+    """Finds the domain of each parameter, and makes the exchange of a domain.
+
+    Args:
+        mode: how plain tensors are shared, which are the same in all processes; sharded ones always have owners.
+        group: of the processes that hold the same plain tensors; `None` is torch's default group, if there is one.
+
+    Raises:
+        ValueError: an unknown mode; a group where the mode is `None`.
+    """
+
+    def __init__(self, mode: Mode = "auto", group: dist.ProcessGroup | None = None) -> None:
+        if mode not in MODES:
+            raise ValueError(f"distributed must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if mode is None and group is not None:
+            raise ValueError("process_group is given and distributed=None turns it off: give one of them")
+        self.mode, self.group = mode, group
+        self._transports: dict[tuple[int, ...], Transport] = {}
+        self._alike: bool | None = None
+
+    def domain(self, p: Tensor, name: str, options: Options) -> Domain:
+        """Of a parameter.
+
+        Raises:
+            ValueError: it is sharded, and an option of its group cannot be had with that.
+        """
+        if is_sharded(p):
+            if options.compile_step or options.capturable:
+                which = "compile_step" if options.compile_step else "capturable"
+                raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
+            return Domain("shard", self._of_mesh(p))
+        if self.mode is None or self._alike is False or options.compile_step or options.capturable:
+            return ALONE
+        group = self._plain_group()
+        if group is None or dist.get_world_size(group) == 1:
+            return ALONE
+        ranks = tuple(dist.get_process_group_ranks(group))
+        self._transports.setdefault(ranks, Transport(group))
+        return Domain("shard" if self.mode == "shard" else "replicate", ranks)
+
+    def _plain_group(self) -> dist.ProcessGroup | None:
+        if self.group is not None:
+            return self.group
+        if dist.is_available() and dist.is_initialized():
+            return dist.group.WORLD
+        return None
+
+    def _of_mesh(self, p: Any) -> tuple[int, ...]:
+        mesh = p.device_mesh
+        ranks = tuple(mesh.mesh.flatten().tolist())
+        if ranks not in self._transports:
+            if mesh.ndim == 1:
+                group = mesh.get_group()
+            elif len(ranks) == dist.get_world_size():
+                group = dist.group.WORLD
+            else:
+                group = mesh._flatten().get_group()
+            self._transports[ranks] = Transport(group)
+        return ranks
+
+    def shards(self, p: Tensor, domain: Domain) -> Shards | None:
+        """What each process holds of a parameter; `None` where all hold all of it."""
+        return shards_of(p, self.transport(domain)) if is_sharded(p) else None
+
+    def transport(self, domain: Domain) -> Transport:
+        """To the processes of a domain."""
+        return self._transports[domain.ranks]
+
+    def exchange(self, domain: Domain, device: torch.device) -> Exchange:
+        """A new one for a param group's parameters of a domain."""
+        if domain.kind == "alone":
+            return Alone()
+        transport = self.transport(domain)
+        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
+
+    def agreed(
+        self, finite: Mapping[torch.device, Tensor], states: Sequence[Arranged]
+    ) -> Mapping[torch.device, Tensor]:
+        """Whether all gradients are finite in all processes that work together, for each device."""
+        found = dict(finite)
+        for device, domain in dict.fromkeys((state.device, state.domain) for state in states):
+            if domain.kind != "alone":
+                flag = self.transport(domain).least(found[device].to(torch.int32))
+                found[device] = flag.bool()
+        return found
+
+    def check_replicas(self, params: Sequence[Tensor], options: Sequence[Options]) -> None:
+        """Look once whether plain tensors and their gradients are the same in all processes, to the bit.
+
+        Where they are not and nobody has asked for it, each process goes on alone, with a warning.
+
+        Raises:
+            ValueError: they are not, and sharing was asked for.
+        """
+        group = self._plain_group()
+        if self._alike is not None or self.mode is None or group is None or dist.get_world_size(group) == 1:
+            return
+        plain = [p for p in params if not is_sharded(p)]
+        transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
+        device = plain[0].device if plain else torch.device("cpu")
+        seen = transport.gather(_fingerprint(plain, options).to(device)).cpu()
+        self._alike = bool((seen == seen[0]).all())
+        if self._alike:
+            return
+        what = ("parameters or options", "weights", "gradients")
+        differ = ", ".join(name for name, of in zip(what, seen.T, strict=True) if not bool((of == of[0]).all()))
+        text = (
+            f"the {differ} differ between the processes of the group: gradients have to be averaged before a step, as "
+            "DistributedDataParallel does"
+        )
+        if self.mode != "auto" or self.group is not None:
+            raise ValueError(text + ". distributed=None lets each process work alone")
+        warnings.warn(text + ". Each process works alone; distributed=None says so without a warning", stacklevel=6)
+
+
+def is_sharded(p: Tensor) -> bool:
+    """Whether `p` is a DTensor, without importing its module (half a second) where nobody has."""
+    if type(p) is Tensor or type(p) is torch.nn.Parameter:
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(p, module.DTensor)
+
+
+def shards_of(p: Any, transport: Transport) -> Shards:
+    """What each process holds of a DTensor, in the order of the group's ranks."""
+    mesh = p.device_mesh
+    found = boxes(tuple(p.shape), tuple(mesh.shape), p.placements)
+    ranks = mesh.mesh.flatten().tolist()
+    order = [ranks.index(rank) for rank in dist.get_process_group_ranks(transport.group)]
+    return Shards(tuple(found[i] for i in order), transport.rank)
+
+
+def check_placements(p: Any, name: str, options: Options) -> None:
+    """Refuse a DTensor that cannot be optimized.
+
+    Raises:
+        TypeError: with the parameter's name, its mesh, its placements, and what to do.
+    """
+    from jorge.routing import route_by
+
+    where = f"{name} is a DTensor of shape {tuple(p.shape)} on {p.device_mesh} with {tuple(p.placements)}"
+    try:
+        found = route_by(tuple(p.shape), options)
+        held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
+        if found.blocking is not None and found.parts == 1:
+            held.matrices(tuple(p.shape))
+    except ValueError as error:
+        raise TypeError(
+            f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
+        ) from None
+    if found.parts > 1:
+        raise TypeError(
+            f"{where}, and its group reads it as {found.parts} matrices (batch_dims, splits): give each matrix a "
+            "parameter of its own before it is sharded, or leave these options out"
+        )
+
+
+def local(p: Tensor) -> Tensor:
+    """What is held here of a tensor."""
+    if not is_sharded(p):
+        return p
+    given: Any = p
+    found = given.to_local()
+    mine: Tensor = found.wait() if hasattr(found, "wait") else found  # a collective may be on its way
+    return mine
+
+
+def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
+    """What is held here of a gradient, laid out as its parameter is."""
+    if grad.placements != p.placements:
+        grad = grad.redistribute(placements=p.placements)
+    return local(grad)
+
+
+def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
+    """Three whole numbers: of shapes and options, of weights, of gradients, `[3]`."""
+    text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(list(options))
+    (first,) = struct.unpack("<q", hashlib.sha256(text.encode()).digest()[:8])
+    sums = [
+        sum((t.detach().double().sum() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64)).cpu()
+        for tensors in (list(params), [p.grad for p in params])
+    ]
+    return torch.cat([torch.tensor([first]), torch.stack(sums).view(torch.int64)])

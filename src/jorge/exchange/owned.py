@@ -1,0 +1,231 @@
+"""Each preconditioner is kept by one process alone, whoever holds the parameters, which may be sharded.
+
+Gradients come to the owners of strips of blocks (:mod:`jorge.exchange.strips`), who refresh their preconditioners and
+send the directions back; what is elementwise is done where the parameter's part lies, and norms are summed over
+processes. No process ever has all gradients or all of the state, and the messages of a work set do not grow with the
+number of its layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from jorge.arrange import ParamSpec, ShapeGroup, WorkSet
+from jorge.exchange import Alone
+from jorge.exchange.routes import Piece, Routes, routes
+from jorge.exchange.strips import Strip, assign, cut, runs, strips
+from jorge.exchange.transport import Transport
+from jorge.options import Options
+from jorge.shards import Box
+
+
+class Owned(Alone):
+    """Blocks have owners.
+
+    Args:
+        transport: to the others.
+        device: of the parameters.
+    """
+
+    alone = False
+
+    def __init__(self, transport: Transport, device: torch.device) -> None:
+        self.transport, self.device = transport, device
+        self.strips: list[list[Strip]] = []
+        self.owners: list[list[int]] = []
+        self._routes: list[Routes] = []
+        self._speaks: dict[int, Tensor | None] = {}
+
+    def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
+        """Give each strip an owner, and each process the stacks of its own."""
+        rank, size = self.transport.rank, self.transport.size
+        held = [{i: boxes_of(group, size) for i, group in enumerate(work.matrices)} for work in work_sets]
+        apart = [
+            {i: boxes for i, boxes in each.items() if work.matrices[i].spec.shards is not None}
+            for each, work in zip(held, work_sets, strict=True)
+        ]
+        self.owners = assign(work_sets, options, apart, size)
+        found = []
+        for work, owners, boxes in zip(work_sets, self.owners, held, strict=True):
+            own = runs(work)
+            every = list(strips(work, own))
+            self.strips.append(every)
+            self._routes.append(routes(every, owners, [run.source for run in own], boxes, rank, size))
+            mine = [strip for strip, owner in zip(every, owners, strict=True) if owner == rank]
+            found.append(cut(work, own, mine))
+        return tuple(found)
+
+    def to_owners(self, work: WorkSet, tensors: list[Tensor]) -> list[Tensor]:
+        """What this process owns of the matrices, strip by strip."""
+        way = self._routes[work.number]
+        matrices = [_as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
+        found = [
+            torch.empty(group.count, *group.part, dtype=work.compute, device=self.device) for group in work.cut
+        ]
+        self._pass(way.held_to_owner, way.owner_from_holders, _of(matrices), _into(found), way.anything[0], work)
+        return found
+
+    def to_holders(self, work: WorkSet, found: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        """What came of it for the parts that are held here."""
+        way = self._routes[work.number]
+        matrices = [_as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
+        self._pass(way.owner_to_holders, way.held_from_owner, _into(found), _of(matrices), way.anything[1], work)
+        return tensors
+
+    def _pass(
+        self,
+        given: Sequence[Sequence[Piece]],
+        coming: Sequence[Sequence[Piece]],
+        source: Callable[[Piece], Tensor],
+        target: Callable[[Piece], Tensor],
+        anything: bool,
+        work: WorkSet,
+    ) -> None:
+        """Bring pieces to where they are to be: those of this process itself at once, the others' in one message."""
+        rank = self.transport.rank
+        _copy([target(piece) for piece in coming[rank]], [source(piece) for piece in given[rank]])
+        if not anything:
+            return
+        there = [[] if other == rank else pieces for other, pieces in enumerate(given)]
+        back = [[] if other == rank else pieces for other, pieces in enumerate(coming)]
+        sizes, rooms = ([sum(p.elements for p in pieces) for pieces in each] for each in (there, back))
+        sent = torch.empty(sum(sizes), dtype=work.compute, device=self.device)
+        flat = [piece for pieces in there for piece in pieces]
+        _copy(_laid_out(sent, flat), [source(piece) for piece in flat])
+        got = self.transport.swap(sent, sizes, rooms)
+        flat = [piece for pieces in back for piece in pieces]
+        _copy([target(piece) for piece in flat], _laid_out(got, flat))
+
+    def norms(self, work: WorkSet, tensors: Sequence[Tensor]) -> Tensor:
+        """The root of the sum of squares over processes, added up in float64."""
+        if not tensors:
+            return torch.empty(0, dtype=work.compute, device=self.device)
+        squares = torch.cat(
+            [
+                torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64).square_()
+                for tensor in tensors
+            ]
+        )
+        if not self._sharded(work):
+            return squares.sqrt_().to(work.compute)
+        return self.transport.sum(squares * self._counted(work)).sqrt_().to(work.compute)
+
+    def whole_sides(
+        self, work: WorkSet, numbers: Sequence[int], rows: list[Tensor], columns: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As :meth:`norms`, of each row and column."""
+        if not self._sharded(work):
+            return rows, columns
+        wholes: list[Tensor] = []
+        for i, sides in zip((*numbers, *numbers), (*rows, *columns), strict=True):
+            axis = len(wholes) >= len(numbers)
+            group = work.matrices[i]
+            assert group.blocking is not None
+            whole = torch.zeros(group.count, group.blocking.matrix[axis], dtype=torch.float64, device=self.device)
+            if _speaks(group):
+                _held(whole, group, int(axis)).copy_(sides)
+            wholes.append(whole.square_())
+        summed = self.transport.sum(torch.cat([whole.flatten() for whole in wholes])).sqrt_().to(work.compute)
+        found = [
+            part.view(whole.shape)
+            for part, whole in zip(torch.split(summed, [whole.numel() for whole in wholes]), wholes, strict=True)
+        ]
+        return found[: len(numbers)], found[len(numbers) :]
+
+    def held_sides(
+        self, work: WorkSet, numbers: Sequence[int], rows: list[Tensor], columns: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of what is held here."""
+        groups = [work.matrices[i] for i in numbers]
+        return (
+            [_held(row, group, 0) for row, group in zip(rows, groups, strict=True)],
+            [_held(column, group, 1) for column, group in zip(columns, groups, strict=True)],
+        )
+
+    def matrix_sums(self, work: WorkSet, sums: list[Tensor]) -> list[Tensor]:
+        """Over all strips, whoever owns them."""
+        sizes = [group.count for group in work.matrices]
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        mine = [
+            strip
+            for strip, owner in zip(self.strips[work.number], self.owners[work.number], strict=True)
+            if owner == self.transport.rank
+        ]
+        sources = [run.source for run in runs(work)]
+        places = [starts[sources[strip.run]] + strip.matrix for strip in mine]
+        total = torch.zeros(sum(sizes), 2, dtype=torch.float64, device=self.device)
+        if mine:
+            total.index_add_(0, self._numbers(tuple(places)), torch.cat(sums).double())
+        return list(torch.split(self.transport.sum(total).to(work.compute), sizes))
+
+    def _sharded(self, work: WorkSet) -> bool:
+        return any(group.spec.shards is not None for group in work.matrices)
+
+    def _counted(self, work: WorkSet) -> Tensor:
+        """1 for each matrix whose part is counted here, and 0 where another process holds the same, `[total]`."""
+        flags = tuple(float(_speaks(group)) for group in work.matrices for _ in range(group.count))
+        return self._numbers(flags)
+
+    def _numbers(self, values: tuple[float, ...]) -> Tensor:
+        key = hash(values)
+        if (found := self._speaks.get(key)) is None:
+            self._speaks[key] = found = torch.tensor(values, device=self.device)
+        return found
+
+
+def boxes_of(group: ShapeGroup, size: int) -> tuple[Box, ...]:
+    """What each process holds of each matrix of a shape group, as a part of the matrix it is read as."""
+    assert group.blocking is not None
+    spec: ParamSpec = group.spec
+    if spec.shards is None:
+        return (Box((0, 0), group.blocking.matrix),) * size
+    return spec.shards.matrices(spec.shape)
+
+
+def _mine(group: ShapeGroup) -> Box | None:
+    shards = group.spec.shards
+    return None if shards is None else shards.matrices(group.spec.shape)[shards.rank]
+
+
+def _speaks(group: ShapeGroup) -> bool:
+    return group.spec.shards is None or group.spec.shards.speaks
+
+
+def _held(whole: Tensor, group: ShapeGroup, axis: int) -> Tensor:
+    """Of `[count, side]` what is of the rows, or columns, that are held here."""
+    box = _mine(group)
+    return whole if box is None else whole.narrow(1, min(box.offset[axis], whole.shape[1]), box.size[axis])
+
+
+def _as_matrices(tensor: Tensor, group: ShapeGroup) -> Tensor:
+    """`[count, rows, columns]` of what is held of each matrix."""
+    box = _mine(group)
+    assert group.blocking is not None
+    return tensor.view(group.count, *(group.blocking.matrix if box is None else box.size))
+
+
+def _of(matrices: Sequence[Tensor]) -> Callable[[Piece], Tensor]:
+    return lambda piece: _rectangle(matrices[piece.source][piece.matrix], piece.here)
+
+
+def _into(strips: Sequence[Tensor]) -> Callable[[Piece], Tensor]:
+    return lambda piece: _rectangle(strips[piece.run][piece.strip], piece.there)
+
+
+def _rectangle(matrix: Tensor, box: Box) -> Tensor:
+    (y, x), (m, n) = box.offset, box.size
+    return matrix[y : y + m, x : x + n]
+
+
+def _laid_out(flat: Tensor, pieces: Sequence[Piece]) -> list[Tensor]:
+    """A flat tensor as the rectangles of pieces."""
+    parts = torch.split(flat, [piece.elements for piece in pieces]) if pieces else ()
+    return [part.view(piece.there.size) for part, piece in zip(parts, pieces, strict=True)]
+
+
+def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if targets:
+        torch._foreach_copy_(targets, sources)

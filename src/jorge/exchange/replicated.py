@@ -1,0 +1,145 @@
+"""Every process holds all parameters and all of the state, and refreshes a share of the preconditioners.
+
+What was refreshed goes to the others, once an interval; the rest of a step is the same in each process, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jorge.arrange import Stack, WorkSet, refresh_flops
+from jorge.exchange import Alone, Span
+from jorge.exchange.transport import Transport
+from jorge.methods import Refresh, State
+from jorge.options import Options
+from jorge.schedule import Piece
+
+#: Where a tensor begins in a buffer of bytes is a multiple of so many.
+_ALIGNED = 16
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Where some blocks of a tensor lie in what a process gives."""
+
+    state: State
+    name: str
+    where: slice | Tensor
+    first: int
+    last: int
+
+
+class Replicated(Alone):
+    """All of the state is in every process.
+
+    Args:
+        transport: to the others.
+    """
+
+    alone = False
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._order: dict[tuple[object, ...], tuple[int, ...]] = {}
+
+    def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
+        """Decide, for each stack, who takes one block more where they do not divide evenly: who has the least work."""
+        load = [0] * self.transport.size
+        stacks = [stack for work in work_sets for stack in work.stacks]
+        flops = [max(1, refresh_flops(stack.shape, stack.sides, options, Refresh())) for stack in stacks]
+        for stack, each in sorted(zip(stacks, flops, strict=True), key=lambda pair: -pair[1]):
+            order = sorted(range(len(load)), key=lambda rank: (load[rank], rank))
+            self._order[_key(stack)] = tuple(order)
+            for rank in range(len(load)):
+                first, last = self._span(stack, stack.count, rank)
+                load[rank] += (last - first) * each
+        return work_sets
+
+    def share(self, stack: Stack, count: int) -> Span:
+        """As many as the others take, or one more or less."""
+        return self._span(stack, count, self.transport.rank)
+
+    def _span(self, stack: Stack, count: int, rank: int) -> Span:
+        each, more = divmod(count, self.transport.size)
+        takes = self._order[_key(stack)][:more]
+        first = rank * each + sum(other < rank for other in takes)
+        return first, first + each + (rank in takes)
+
+    def collect(self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]]) -> None:
+        """One message for all stacks of a work set, in bytes: roots and counters may be of several dtypes."""
+        found = [self._rooms(work, states, refreshed, rank) for rank in range(self.transport.size)]
+        rooms = [list(each) for each in found]
+        size = max((_end(each) for each in rooms), default=0)
+        if not size:
+            return
+        device = next(tensor.device for state in states for tensor in state.values())
+        mine = torch.zeros(size, dtype=torch.uint8, device=device)
+        for room, place in zip(rooms[self.transport.rank], _places(rooms[self.transport.rank]), strict=True):
+            source = room.state[room.name][room.where][room.first : room.last]
+            _cut(mine, place, source).copy_(source)
+        given = self.transport.gather(mine)
+        for rank, each in enumerate(rooms):
+            if rank == self.transport.rank:
+                continue
+            for room, place in zip(each, _places(each), strict=True):
+                tensor = room.state[room.name]
+                if isinstance(room.where, Tensor):
+                    some = room.where[room.first : room.last]
+                    tensor.index_copy_(0, some, _cut(given[rank], place, tensor[some]))
+                else:
+                    target = tensor[room.where][room.first : room.last]
+                    target.copy_(_cut(given[rank], place, target))
+
+    def _rooms(
+        self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]], rank: int
+    ) -> Iterator[_Room]:
+        """What a process gives, in the order in which it does."""
+        for stack, state, mine in zip(work.stacks, states, refreshed, strict=True):
+            for piece in mine:
+                first, last = self._span(stack, piece.stop - piece.start, rank)
+                where: slice | Tensor = slice(piece.start, piece.stop)
+                if piece.places is not None:
+                    some = next(iter(state.values()))
+                    where = torch.tensor(piece.places, device=some.device)
+                for name in state:
+                    if name != "quartics" and first < last:
+                        yield _Room(state, name, where, first, last)
+
+    def completed(self, values: list[list[Tensor]]) -> list[list[Tensor]]:
+        """All of it: the others' shares are added to the zeros that stand for them here."""
+        flat = [value for each in values for value in each]
+        if flat:
+            summed = torch.split(self.transport.sum(torch.cat(flat)), [len(value) for value in flat])
+            for value, total in zip(flat, summed, strict=True):
+                value.copy_(total)
+        return values
+
+
+def _key(stack: Stack) -> tuple[object, ...]:
+    return stack.shape, stack.sides, stack.span
+
+
+def _bytes(room: _Room) -> int:
+    tensor = room.state[room.name]
+    return (room.last - room.first) * tensor[:1].nbytes
+
+
+def _places(rooms: Sequence[_Room]) -> Iterator[tuple[int, int]]:
+    """Where each begins and ends."""
+    start = 0
+    for room in rooms:
+        yield start, start + _bytes(room)
+        start += -(-_bytes(room) // _ALIGNED) * _ALIGNED
+
+
+def _end(rooms: Sequence[_Room]) -> int:
+    return sum(-(-_bytes(room) // _ALIGNED) * _ALIGNED for room in rooms)
+
+
+def _cut(buffer: Tensor, place: tuple[int, int], like: Tensor) -> Tensor:
+    """A part of a buffer of bytes as a tensor of another's shape and dtype."""
+    return buffer[place[0] : place[1]].view(like.dtype).view(like.shape)
