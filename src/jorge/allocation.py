@@ -70,7 +70,7 @@ def allocate(
             start += group.count
         found.scalars[name] = (having[0][0].places[0], name)
     for stack in work.stacks:
-        dtype = stored_dtype(work.matrices[stack.parts[0].group].spec.dtype, options)
+        dtype = stored_dtype(work.matrices[stack.parts[0].source].spec.dtype, options)
         state = METHODS[options.method].initial(stack.count, stack.shape, stack.sides, dtype=dtype, device=device)
         if options.measures_schatten:
             state["quartics"] = torch.ones(stack.count, 2, dtype=work.compute, device=device)
