@@ -1,4 +1,4 @@
-"""The two seams: who refreshes which blocks, and what a step saw. Both cost nothing where they are not used."""
+"""The two seams: who works on which blocks, and what a step saw. Both cost nothing where they are not used."""
 
 import threading
 from collections.abc import Sequence
@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jorge import Jorge, arrange
-from jorge.arrange import Stack
 from jorge.cost.counter import Meter
-from jorge.exchange import Alone
-from jorge.methods import State
-from jorge.schedule import Piece
+from jorge.exchange.domains import Distribution, Domain
+from jorge.exchange.transport import Transport
+from jorge.options import Options
 from jorge.trace import Trace
 
 SHAPES = [(12, 20), (20, 12), (7,), (30, 18), (12, 20), (4, 3, 3, 3), (5, 5)]  # the last has one block for three
 
 
-def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
+def parameters(dtype: torch.dtype = torch.float64, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[nn.Parameter]:
     torch.manual_seed(0)
-    return [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in SHAPES]
+    return [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
 
 
 def give(params: list[nn.Parameter], step: int) -> None:
@@ -31,42 +30,91 @@ def give(params: list[nn.Parameter], step: int) -> None:
         p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
 
 
-class Ranks:
-    """An exchange between threads: each owns a part of every stack's blocks, and takes the others' as they are."""
+class Board:
+    """What threads that stand for processes lay down for each other."""
 
-    alone = False
+    def __init__(self, size: int) -> None:
+        self.barrier = threading.Barrier(size)
+        self.laid: list[Any] = [None] * size
 
-    def __init__(self, rank: int, world: int, barrier: threading.Barrier, board: dict[int, Any]) -> None:
-        self.rank, self.world, self.barrier, self.board = rank, world, barrier, board
-        self.asked: list[Any] = []
-
-    def owned(self, stack: Stack) -> tuple[int, int]:
-        return stack.count * self.rank // self.world, stack.count * (self.rank + 1) // self.world
-
-    def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
-        self.asked.append((stack.shape, tuple(refreshed)))
-        self.board[self.rank] = {name: tensor.clone() for name, tensor in state.items()}
-        self.barrier.wait(10)
-        for rank in range(self.world):
-            first, last = stack.count * rank // self.world, stack.count * (rank + 1) // self.world
-            for name, tensor in state.items():
-                tensor[first:last] = self.board[rank][name][first:last]
-        self.barrier.wait(10)
+    def all(self, rank: int, value: Any) -> list[Any]:
+        """What each has laid down."""
+        self.laid[rank] = value
+        self.barrier.wait(20)
+        found = list(self.laid)
+        self.barrier.wait(20)
+        return found
 
 
-@pytest.mark.parametrize("options", [{}, {"stagger": True}, {"grafting": "adam", "method": "congruence"}], ids=str)
+class Threads(Transport):
+    """A transport between threads."""
+
+    def __init__(self, rank: int, size: int, board: Board) -> None:
+        self.rank, self.size, self.board = rank, size, board
+        self.calls = self.sent = 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(self.board.all(self.rank, tensor.clone())).sum(0))
+
+    def least(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(torch.stack(self.board.all(self.rank, tensor.clone())).amin(0))
+
+    def gather(self, mine: Tensor) -> Tensor:
+        self.calls += 1
+        return torch.stack(self.board.all(self.rank, mine.clone()))
+
+    def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Tensor:
+        parts = self.board.all(self.rank, torch.split(sent.clone(), list(sizes)))
+        found = torch.cat([part[self.rank] for part in parts])
+        assert len(found) == sum(coming)
+        return found
+
+
+class Among(Distribution):
+    """All parameters are of all threads."""
+
+    def __init__(self, mode: Any, transport: Transport) -> None:
+        super().__init__(mode)
+        self._transport = transport
+
+    def domain(self, p: Tensor, name: str, options: Options) -> Domain:
+        return Domain(self.mode or "alone", tuple(range(self._transport.size)))  # type: ignore[arg-type]
+
+    def transport(self, domain: Domain) -> Transport:
+        return self._transport
+
+    def check_replicas(self, params: Sequence[Tensor], options: Sequence[Options]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("mode", ["replicate", "shard"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stagger": True},
+        {"grafting": "sgd", "method": "binomial"},
+        {"method": "exact", "preconditioner_dtype": torch.float32},
+        {"splits": 2, "stagger": True},
+        {"method": "congruence", "max_dim": 19, "workspace": 0.1},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("absent", [False, True])
-def test_processes_that_share_the_refreshes_are_as_one(options: dict[str, Any], absent: bool) -> None:
+def test_processes_that_share_the_work_are_as_one(
+    mode: str, options: dict[str, Any], absent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
     options = {"lr": 0.05, "block_size": 8, "interval": 3, "warmup_refreshes": 4, **options}
-    world, steps = 3, 25
-    barrier, board = threading.Barrier(world), dict[int, Any]()
-    ranks = [parameters() for _ in range(world)]
+    world, steps = 3, 14
+    shapes = [shape for shape in SHAPES if shape[0] % options.get("splits", 1) == 0]
+    board = Board(world)
+    ranks = [parameters(shapes=shapes) for _ in range(world)]
     optimizers = [Jorge(params, **options) for params in ranks]
-    exchanges = [Ranks(rank, world, barrier, board) for rank in range(world)]
-    for optimizer, exchange in zip(optimizers, exchanges, strict=True):
-        optimizer.exchange = exchange
+    for rank, optimizer in enumerate(optimizers):
+        optimizer.distribution = Among(mode, Threads(rank, world, board))
     flops = [0] * world
-    alone = parameters()
+    alone = parameters(shapes=shapes)
     single = Jorge(alone, **options)
 
     def give_some(params: list[nn.Parameter], step: int) -> None:
@@ -96,61 +144,40 @@ def test_processes_that_share_the_refreshes_are_as_one(options: dict[str, Any], 
         assert all(torch.allclose(p, q, rtol=1e-9, atol=1e-11) for p, q in zip(params, alone, strict=True))
     for p, q in zip(ranks[0], ranks[1], strict=True):
         assert torch.equal(p, q)
-    assert exchanges[0].asked == exchanges[1].asked == exchanges[2].asked
-    assert all(pieces for _, pieces in exchanges[0].asked), "in steps that refresh something alone"
-    assert max(flops) < 0.8 * total, "each refreshes its own part alone"
+    assert max(flops) < 0.85 * total, "each works on its own part alone"
+    held = [roots(optimizer) for optimizer in optimizers]
+    assert sum(held) == roots(single) * (world if mode == "replicate" else 1)
 
 
-def test_alone_all_is_refreshed_here_and_nobody_is_asked() -> None:
-    class Watching(Alone):
-        asked = 0
+def roots(optimizer: Jorge) -> int:
+    """Elements of the preconditioners that are kept here."""
+    entries = (entry.items() for entry in optimizer.state.values())
+    return sum(v.numel() for k, v in chain.from_iterable(entries) if k.startswith(("left", "right")))
 
-        def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
-            self.asked += 1
 
+def test_alone_nobody_is_asked() -> None:
     params = parameters()
     optimizer = Jorge(params, lr=0.05)
-    optimizer.exchange = watching = Watching()
+    transport = Threads(0, 1, Board(1))
+    optimizer.distribution = Among(None, transport)
     for step in range(3):
         give(params, step)
         optimizer.step()
-    assert watching.asked == 0
+    assert transport.calls == 0
     assert all(float(optimizer.state[p]["refreshes.0"].min()) == 3 for p in params if p.dim() > 1)
 
 
-def test_an_exchange_that_is_set_later_is_asked_from_there_on() -> None:
-    class Nothing(Alone):
-        alone = False
-        asked = 0
-
-        def owned(self, stack: Stack) -> tuple[int, int]:
-            return 0, 0
-
-        def collect(self, stack: Stack, state: State, refreshed: Sequence[Piece]) -> None:
-            self.asked += 1
-
-    params = parameters()
-    optimizer, exchange = Jorge(params, lr=0.05), Nothing()
-    give(params, 0)
-    optimizer.step()
-    optimizer.exchange = exchange
-    give(params, 1)
-    optimizer.step()
-    assert exchange.asked > 0
-    assert all(float(optimizer.state[p]["refreshes.0"].max()) == 1 for p in params if p.dim() > 1)
-
-
-def test_another_exchange_in_the_middle_arranges_anew_and_loses_nothing() -> None:
+def test_another_distribution_in_the_middle_arranges_anew_and_loses_nothing() -> None:
     params, plain = parameters(), parameters()
     optimizer, other = Jorge(params, lr=0.05), Jorge(plain, lr=0.05)
-    for step in range(6):
-        if step == 3:
-            optimizer.exchange = Alone()
+    for step in range(9):
+        if step in (3, 6):
+            optimizer.distribution = Among("shard" if step == 3 else "replicate", Threads(0, 1, Board(1)))
         give(params, step)
         give(plain, step)
         optimizer.step()
         other.step()
-    assert all(torch.equal(p, q) for p, q in zip(params, plain, strict=True))
+    assert all(torch.allclose(p, q, rtol=1e-12) for p, q in zip(params, plain, strict=True))
 
 
 @pytest.mark.parametrize("grafting", ["sgd", "adam"])

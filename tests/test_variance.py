@@ -18,7 +18,8 @@ def observed(*directions: Tensor, moves: Tensor = ONE) -> tuple[Tensor, Tensor]:
     count, m, n = directions[0].shape[:3]
     rows, columns = directions[0].new_zeros(count, m), directions[0].new_zeros(count, n)
     for t, direction in enumerate(directions, start=1):
-        variance.observe([rows], [columns], [direction], torch.full((count,), float(t)), moves)
+        norms = variance.side_norms([direction])
+        variance.observe([rows], [columns], *norms, torch.full((count,), float(t)), moves)
     return rows, columns
 
 
@@ -75,7 +76,8 @@ def test_a_direction_without_a_norm_changes_nothing_but_the_scale(bad: Tensor) -
 def test_what_does_not_move_stays_to_the_bit() -> None:
     rows, columns = torch.rand(2, 3), torch.rand(2, 4)
     kept = rows.clone(), columns.clone()
-    variance.observe([rows], [columns], [torch.randn(2, 3, 4)], torch.ones(2), torch.tensor([0.0, 1.0]))
+    norms = variance.side_norms([torch.randn(2, 3, 4)])
+    variance.observe([rows], [columns], *norms, torch.ones(2), torch.tensor([0.0, 1.0]))
     assert torch.equal(rows[0], kept[0][0])
     assert torch.equal(columns[0], kept[1][0])
     assert not torch.equal(rows[1], kept[0][1])

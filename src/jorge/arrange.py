@@ -16,14 +16,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from jorge.blocks import BlockGrid, Blocking, Side
-from jorge.shards import Shards
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
+from jorge.shards import Shards
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there about five times
 #: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
@@ -49,7 +50,7 @@ class ParamSpec:
     dtype: torch.dtype
     shards: Shards | None = None
 
-    @property
+    @cached_property
     def local(self) -> tuple[int, ...]:
         """The shape of what is held here."""
         return self.shape if self.shards is None else self.shards.local
@@ -235,7 +236,9 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
         assert group.blocking is not None
         for number, grid in enumerate(group.blocking.grids):
             count = group.count * grid.blocks
-            part = StackPart(index, index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count)
+            part = StackPart(
+                index, index, number, grid, transposed=False, whole=group.blocking.blocks == 1, count=count
+            )
             found[grid.shape, group.blocking.sides].append(part)
     for (shape, sides), parts in list(found.items()):
         twin = (shape[::-1], sides[::-1])

@@ -332,7 +332,9 @@ class Jorge(torch.optim.Optimizer):
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
         try:
             with without_autocast(taking_part):
-                finite = self.distribution.agreed(finite_on(taking_part), taking_part)
+                finite = finite_on(taking_part)
+                if not all(each.exchange.alone for each in taking_part):
+                    finite = self.distribution.agreed(finite, taking_part)
                 asked = [each.device for each in taking_part if chosen[each.index].nonfinite == "raise"]
                 if asked:
                     refuse_not_finite(finite, asked, self.param_groups)

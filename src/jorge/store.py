@@ -26,7 +26,7 @@ from jorge.exchange.domains import Distribution, Domain, is_sharded, local, loca
 from jorge.exchange.owned import Owned
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
-from jorge.validation import bad_gradient, check_own, check_state, check_step, check_sharded_alike, name_of, names
+from jorge.validation import bad_gradient, check_own, check_sharded_alike, check_state, check_step, name_of, names
 
 Entry = dict[str, Any]
 
@@ -76,9 +76,7 @@ class GroupState:
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.exchange = self.distribution.exchange(self.domain, self.device)
-        self.specs = [
-            ParamSpec(tuple(p.shape), p.dtype, self.distribution.shards(p, self.domain)) for p in self.params
-        ]
+        self.specs = [ParamSpec(tuple(p.shape), p.dtype, self.distribution.shards(p, self.domain)) for p in self.params]
         arranged = arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
         self.work_sets = self.exchange.settle(arranged, self.options)
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
@@ -131,13 +129,18 @@ class GroupState:
         """Whether a parameter's entry holds the views that it was left with."""
         return entry is self.entries[place] and all(entry.get(k) is view() for k, view, _ in self._kept[place])
 
-    def saved(self, place: int) -> Entry:
-        """A parameter's entry in the form of a checkpoint; all processes have to ask."""
+    def saved(self, place: int, *, in_chunks: bool) -> Entry:
+        """A parameter's entry in the form of a checkpoint; all processes have to ask.
+
+        Args:
+            place: of the parameter.
+            in_chunks: whether preconditioners are sharded, or whole in each process.
+        """
         assert isinstance(self.exchange, Owned)
         saver = Saver(self.exchange, self.work_sets, place, self.params[place], self.specs[place])
         keys = self.keys(place)
         return {
-            name: saver.saved(name, value, keys[name][0]) if name in keys else value
+            name: saver.saved(name, value, keys[name][0], in_chunks=in_chunks) if name in keys else value
             for name, value in self.entries[place].items()
         }
 
@@ -392,7 +395,7 @@ class Store:
         home = self._homes.get(p)
         if home is None or not isinstance(entry, dict) or not home[0].is_apart or not home[0].holds(home[1], entry):
             return None
-        return home[0].saved(home[1])
+        return home[0].saved(home[1], in_chunks=is_sharded(p))
 
     def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
         """The entries of parameters whose state lies in several processes, in the form of a checkpoint.
@@ -400,7 +403,7 @@ class Store:
         All processes have to ask.
         """
         homes = ((p, home) for p, home in self._homes.items() if home[0].is_apart and isinstance(state.get(p), dict))
-        return {p: mine.saved(place) for p, (mine, place) in homes if mine.holds(place, state[p])}
+        return {p: mine.saved(place, in_chunks=True) for p, (mine, place) in homes if mine.holds(place, state[p])}
 
     def _is_whole(self, was: GroupState, params: Sequence[Tensor], state: Mapping[Any, Any]) -> bool:
         """Whether a group's state is of just these parameters, and as it was left."""

@@ -50,19 +50,21 @@ class Saver:
                     start += part.count
                     before += of.count
 
-    def saved(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def saved(self, name: str, value: Tensor, shape: tuple[int, ...], *, in_chunks: bool) -> Tensor:
         """A tensor of the state in the form of a checkpoint.
 
         Args:
             name: its key.
             value: what is here of it.
             shape: of the whole.
+            in_chunks: whether preconditioners are sharded, or whole in each process.
         """
         if (blocks := self._of_grid(name)) is not None:
             full = torch.zeros(shape, dtype=value.dtype, device=value.device)
             if blocks:
                 full[torch.tensor(blocks, device=value.device)] = value
-            return self._chunk(self.exchange.transport.sum(full))
+            full = self.exchange.transport.sum(full)
+            return self._chunk(full) if in_chunks else full
         if self.spec.shards is not None and tuple(shape) == self.spec.shape and _is_buffer(name):
             return _dtensor(value.clone(), self.p.device_mesh, self.p.placements, shape)  # type: ignore[attr-defined]
         return value.clone()

@@ -19,6 +19,7 @@ from jorge.exchange.owned import Owned
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
 from jorge.options import Options
+from jorge.routing import route_by
 from jorge.shards import Shards, boxes
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ class Distribution:
         transport = self.transport(domain)
         return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
 
-    def agreed(
-        self, finite: Mapping[torch.device, Tensor], states: Sequence[Arranged]
-    ) -> Mapping[torch.device, Tensor]:
+    def agreed(self, finite: Mapping[torch.device, Tensor], states: Sequence[Arranged]) -> dict[torch.device, Tensor]:
         """Whether all gradients are finite in all processes that work together, for each device."""
         found = dict(finite)
         for device, domain in dict.fromkeys((state.device, state.domain) for state in states):
@@ -190,8 +189,6 @@ def check_placements(p: Any, name: str, options: Options) -> None:
     Raises:
         TypeError: with the parameter's name, its mesh, its placements, and what to do.
     """
-    from jorge.routing import route_by
-
     where = f"{name} is a DTensor of shape {tuple(p.shape)} on {p.device_mesh} with {tuple(p.placements)}"
     try:
         found = route_by(tuple(p.shape), options)

@@ -62,9 +62,7 @@ class Owned(Alone):
         """What this process owns of the matrices, strip by strip."""
         way = self._routes[work.number]
         matrices = [_as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
-        found = [
-            torch.empty(group.count, *group.part, dtype=work.compute, device=self.device) for group in work.cut
-        ]
+        found = [torch.empty(group.count, *group.part, dtype=work.compute, device=self.device) for group in work.cut]
         self._pass(way.held_to_owner, way.owner_from_holders, _of(matrices), _into(found), way.anything[0], work)
         return found
 
@@ -104,10 +102,7 @@ class Owned(Alone):
         if not tensors:
             return torch.empty(0, dtype=work.compute, device=self.device)
         squares = torch.cat(
-            [
-                torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64).square_()
-                for tensor in tensors
-            ]
+            [torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64).square_() for tensor in tensors]
         )
         if not self._sharded(work):
             return squares.sqrt_().to(work.compute)

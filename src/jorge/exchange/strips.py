@@ -158,9 +158,7 @@ def _cost(run: Run, work: WorkSet, options: Options) -> tuple[int, int]:
     """Operations of a refresh of a strip, and elements of its preconditioners."""
     blocking = work.matrices[run.source].blocking
     assert blocking is not None
-    flops = sum(
-        grid.blocks * refresh_flops(grid.shape, blocking.sides, options, Refresh()) for _, grid in run.grids
-    )
+    flops = sum(grid.blocks * refresh_flops(grid.shape, blocking.sides, options, Refresh()) for _, grid in run.grids)
     elements = 0
     for _, grid in run.grids:
         kept = METHODS[options.method].layout(grid.shape, blocking.sides)
@@ -215,6 +213,11 @@ def _of_strips(
         start += part.count
     chunk = max(1, min(stack.chunk, len(numbers)))
     return replace(
-        stack, parts=tuple(parts), count=len(numbers), chunk=chunk, measured=tuple(measured), of=stack,
+        stack,
+        parts=tuple(parts),
+        count=len(numbers),
+        chunk=chunk,
+        measured=tuple(measured),
+        of=stack,
         numbers=tuple(numbers),
     )
