@@ -11,9 +11,9 @@ from operator import is_
 from typing import Any, overload
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.distributed import ProcessGroup
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
@@ -138,7 +138,7 @@ class Jorge(torch.optim.Optimizer):
         maximize: bool = False,
         capturable: bool = False,
         distributed: Mode = "auto",
-        process_group: ProcessGroup | None = None,
+        process_group: dist.ProcessGroup | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -327,6 +327,14 @@ class Jorge(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if dist.is_available() and dist.is_initialized():
+            with self.distribution.same_gradients(self.param_groups):
+                self._take_step()
+        else:
+            self._take_step()
+        return loss
+
+    def _take_step(self) -> None:
         chosen = self._options()
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
@@ -347,7 +355,6 @@ class Jorge(torch.optim.Optimizer):
         finally:
             for each in taking_part:
                 each.let_go()
-        return loss
 
     def _options(self) -> list[Options]:
         """Those of each param group, checked where they have changed since they were read."""

@@ -112,7 +112,7 @@ class _Unit:
 def assign(
     work_sets: Sequence[WorkSet], options: Options, held: Sequence[Mapping[int, Sequence[Box]]], size: int
 ) -> list[list[int]]:
-    """The owner of each strip of each work set: even in operations and in bytes, and where it lies already if it can be.
+    """The owner of each strip of each work set: even in operations and bytes, and where it lies already if it can be.
 
     The most expensive strips are given out first, each to the process that has least (Graham 1969).
 
