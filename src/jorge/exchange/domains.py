@@ -6,7 +6,8 @@ import hashlib
 import struct
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -18,7 +19,7 @@ from jorge.exchange import Alone, Exchange
 from jorge.exchange.owned import Owned
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
-from jorge.options import Options
+from jorge.options import Group, Options
 from jorge.routing import route_by
 from jorge.shards import Shards, boxes
 
@@ -128,6 +129,47 @@ class Distribution:
         transport = self.transport(domain)
         return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
 
+    @contextmanager
+    def same_gradients(self, groups: Sequence[Group]) -> Iterator[None]:
+        """Let all processes take the same steps, where some have a gradient that others lack; on CPUs, which may wait.
+
+        A sharded parameter without a gradient here has one of zeros meanwhile.
+
+        Raises:
+            RuntimeError: of a parameter that all processes hold, some have a gradient and some have none.
+        """
+        lent: list[Tensor] = []
+        alike: dict[tuple[int, ...], list[tuple[Tensor, str]]] = {}
+        for index, group in enumerate(groups):
+            for p, name in zip(group["params"], _names(group, index), strict=True):
+                if p.device.type != "cpu":
+                    continue
+                if is_sharded(p):
+                    alike.setdefault(self._of_mesh(p), []).append((p, name))
+                elif self._alike and (plain := self._plain_group()) is not None:
+                    alike.setdefault(tuple(dist.get_process_group_ranks(plain)), []).append((p, name))
+        for ranks, mine in alike.items():
+            if len(ranks) == 1:
+                continue
+            given = torch.tensor([p.grad is not None for p, _ in mine], dtype=torch.int32)
+            everywhere = self._transports[ranks].least(torch.cat([given, -given]))
+            every, some = everywhere[: len(mine)], -everywhere[len(mine) :]
+            for i in (some != every).nonzero().flatten().tolist():
+                p, name = mine[i]
+                if not is_sharded(p):
+                    raise RuntimeError(
+                        f"{name} has a gradient in some processes and none in others: gradients have to be averaged "
+                        "before a step, as DistributedDataParallel does"
+                    )
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+                    lent.append(p)
+        try:
+            yield
+        finally:
+            for p in lent:
+                p.grad = None
+
     def agreed(self, finite: Mapping[torch.device, Tensor], states: Sequence[Arranged]) -> dict[torch.device, Tensor]:
         """Whether all gradients are finite in all processes that work together, for each device."""
         found = dict(finite)
@@ -221,6 +263,12 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
     if grad.placements != p.placements:
         grad = grad.redistribute(placements=p.placements)
     return local(grad)
+
+
+def _names(group: Group, index: int) -> list[str]:
+    """Names of a group's parameters, or where they are."""
+    given = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
+    return list(map(str, given))
 
 
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
