@@ -122,6 +122,10 @@ class Distribution:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
 
+    def transports(self) -> list[Transport]:
+        """To all processes that were found so far, by group; they count what is sent."""
+        return list(self._transports.values())
+
     def exchange(self, domain: Domain, device: torch.device) -> Exchange:
         """A new one for a param group's parameters of a domain."""
         if domain.kind == "alone":

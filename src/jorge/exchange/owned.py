@@ -9,6 +9,7 @@ number of its layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from jorge.arrange import ParamSpec, ShapeGroup, WorkSet
 from jorge.exchange import Alone
 from jorge.exchange.routes import Piece, Routes, routes
-from jorge.exchange.strips import Strip, assign, cut, runs, strips
+from jorge.exchange.strips import assign, cut, runs, strips
 from jorge.exchange.transport import Transport
 from jorge.options import Options
 from jorge.shards import Box
@@ -34,10 +35,10 @@ class Owned(Alone):
 
     def __init__(self, transport: Transport, device: torch.device) -> None:
         self.transport, self.device = transport, device
-        self.strips: list[list[Strip]] = []
         self.owners: list[list[int]] = []
         self._routes: list[Routes] = []
-        self._speaks: dict[int, Tensor | None] = {}
+        self._places: list[tuple[int, ...]] = []
+        self._constants: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """Give each strip an owner, and each process the stacks of its own."""
@@ -52,9 +53,10 @@ class Owned(Alone):
         for work, owners, boxes in zip(work_sets, self.owners, held, strict=True):
             own = runs(work)
             every = list(strips(work, own))
-            self.strips.append(every)
             self._routes.append(routes(every, owners, [run.source for run in own], boxes, rank, size))
             mine = [strip for strip, owner in zip(every, owners, strict=True) if owner == rank]
+            starts = [0, *accumulate(group.count for group in work.matrices)]
+            self._places.append(tuple(starts[own[strip.run].source] + strip.matrix for strip in mine))
             found.append(cut(work, own, mine))
         return tuple(found)
 
@@ -143,17 +145,10 @@ class Owned(Alone):
     def matrix_sums(self, work: WorkSet, sums: list[Tensor]) -> list[Tensor]:
         """Over all strips, whoever owns them."""
         sizes = [group.count for group in work.matrices]
-        starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        mine = [
-            strip
-            for strip, owner in zip(self.strips[work.number], self.owners[work.number], strict=True)
-            if owner == self.transport.rank
-        ]
-        sources = [run.source for run in runs(work)]
-        places = [starts[sources[strip.run]] + strip.matrix for strip in mine]
         total = torch.zeros(sum(sizes), 2, dtype=torch.float64, device=self.device)
-        if mine:
-            total.index_add_(0, self._numbers(tuple(places)), torch.cat(sums).double())
+        places = self._places[work.number]
+        if places:
+            total.index_add_(0, self._constant(places, torch.int64), torch.cat(sums).double())
         return list(torch.split(self.transport.sum(total).to(work.compute), sizes))
 
     def _sharded(self, work: WorkSet) -> bool:
@@ -161,14 +156,13 @@ class Owned(Alone):
 
     def _counted(self, work: WorkSet) -> Tensor:
         """1 for each matrix whose part is counted here, and 0 where another process holds the same, `[total]`."""
-        flags = tuple(float(_speaks(group)) for group in work.matrices for _ in range(group.count))
-        return self._numbers(flags)
+        flags = tuple(int(_speaks(group)) for group in work.matrices for _ in range(group.count))
+        return self._constant(flags, torch.float64)
 
-    def _numbers(self, values: tuple[float, ...]) -> Tensor:
-        key = hash(values)
-        if (found := self._speaks.get(key)) is None:
-            self._speaks[key] = found = torch.tensor(values, device=self.device)
-        return found
+    def _constant(self, values: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if (values, dtype) not in self._constants:
+            self._constants[values, dtype] = torch.tensor(values, dtype=dtype, device=self.device)
+        return self._constants[values, dtype]
 
 
 def boxes_of(group: ShapeGroup, size: int) -> tuple[Box, ...]:

@@ -1,0 +1,278 @@
+"""Processes decide alike, whatever one of them sees."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from jorge import Jorge
+from tests.distributed import jobs
+from tests.distributed.pool import Pool
+
+pytestmark = pytest.mark.slow
+
+
+def one_is_not_finite(rank: int, world: int, strategy: str, how: dict[str, Any]) -> list[Any]:
+    net = jobs.built(strategy, world)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS | how)
+    jobs.train(net, optimizer, range(3), rank, world)
+    before = jobs.weights(net)
+    net(jobs.batch(3, rank, world)).backward()
+    if rank == 1:
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        local = [g.to_local() if isinstance(g, DTensor) else g for g in grads]
+        next(g for g in local if g.numel()).fill_(torch.inf)
+    optimizer.step()
+    after = jobs.weights(net)
+    still = all(torch.equal(before[name], value) for name, value in after.items())
+    jobs.train(net, optimizer, range(4, 6), rank, world)
+    return [still, optimizer.skipped_steps(), jobs.weights(net)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "how"), [("fsdp", {}), ("ddp", {}), ("ddp", {"distributed": "shard"})], ids=lambda value: str(value)
+)
+def test_a_gradient_that_is_not_finite_in_one_process_moves_none(
+    pool: Pool, strategy: str, how: dict[str, Any]
+) -> None:
+    found = pool.run(2, one_is_not_finite, strategy, how)
+    for still, skips, weights in found:
+        assert still
+        assert (skips.total, skips.in_a_row) == (1, 0)
+        assert all(torch.equal(found[0][2][name], value) for name, value in weights.items())
+
+
+class Branches(nn.Module):
+    """One of two layers is used, and one never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.unused = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, first: bool) -> Tensor:
+        loss: Tensor = (self.first if first else self.second)(x).square().mean()
+        return loss
+
+
+def branches(rank: int, world: int, how: dict[str, Any]) -> list[Any]:
+    torch.manual_seed(0)
+    net = DistributedDataParallel(Branches().double(), find_unused_parameters=True)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS | how)
+    for step in range(8):
+        optimizer.zero_grad()
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(2 * step + rank), dtype=torch.float64)
+        with net.no_sync():
+            net(x, True).backward()
+        net(x, rank == 0 or step % 2 == 0).backward()
+        optimizer.step()
+    steps = [optimizer.state[p]["step"] if p in optimizer.state else 0 for p in net.parameters()]
+    return [jobs.weights(net), steps]
+
+
+@pytest.mark.parametrize("how", [{}, {"distributed": "shard"}], ids=str)
+def test_branches_that_one_process_takes_and_another_does_not(pool: Pool, how: dict[str, Any]) -> None:
+    (weights, steps), (others, other_steps) = pool.run(2, branches, how)
+    assert steps == other_steps == [8, 8, 4, 4, 0, 0]
+    assert all(torch.equal(others[name], value) for name, value in weights.items())
+    torch.manual_seed(0)
+    net = Branches().double()
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS)
+    for step in range(8):
+        optimizer.zero_grad()
+        for rank in range(2):
+            generator = torch.Generator().manual_seed(2 * step + rank)
+            x = torch.randn(4, 8, generator=generator, dtype=torch.float64)
+            ((net(x, True) + net(x, rank == 0 or step % 2 == 0)) / 2).backward()
+        optimizer.step()
+    assert all(torch.allclose(value, weights[name], rtol=1e-9) for name, value in jobs.weights(net).items())
+
+
+def lacks_a_gradient(rank: int, world: int, strategy: str) -> Any:
+    net = jobs.built(strategy, world)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS)
+    jobs.train(net, optimizer, range(3), rank, world)
+    net(jobs.batch(3, rank, world)).backward()
+    name, p = next((name, p) for name, p in net.named_parameters() if "up.weight" in name)
+    if rank == 1:
+        p.grad = None
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        return str(error)
+    return [optimizer.state[p]["step"], p.grad is None, jobs.weights(net)[name.removeprefix("module.")]]
+
+
+def test_a_shard_without_a_gradient_is_one_of_zeros(pool: Pool) -> None:
+    (step, lacks, weight), (other_step, other_lacks, other_weight) = pool.run(2, lacks_a_gradient, "fsdp")
+    assert step == other_step == 4
+    assert (lacks, other_lacks) == (False, True), "nobody's gradients are left changed"
+    assert torch.equal(weight, other_weight)
+
+
+def test_a_replica_without_a_gradient_is_refused_in_all_processes(pool: Pool) -> None:
+    for text in pool.run(2, lacks_a_gradient, "ddp"):
+        assert "module.up.weight has a gradient in some processes and none in others" in text
+
+
+def apart(rank: int, world: int, how: dict[str, Any], what: str) -> list[Any]:
+    torch.manual_seed(rank if what == "weights" else 0)
+    net = nn.Linear(6, 5 + (rank if what == "parameters or options" else 0))
+    optimizer = Jorge(net.named_parameters(), **how)
+    found: list[Any] = []
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for step in range(3):
+            generator = torch.Generator().manual_seed(2 * step + (rank if what != "nothing" else 0))
+            net(torch.randn(4, 6, generator=generator)).square().mean().backward()
+            try:
+                optimizer.step()
+            except ValueError as error:
+                return [str(error)]
+        found = [str(w.message) for w in seen if "processes" in str(w.message)]
+    return [*found, sum(each.calls for each in optimizer.distribution.transports())]
+
+
+@pytest.mark.parametrize("what", ["weights", "gradients", "parameters or options"])
+def test_processes_that_train_for_themselves_are_left_alone(pool: Pool, what: str) -> None:
+    for warned, calls in pool.run(2, apart, {}, what):
+        assert what in warned
+        assert "Each process works alone" in warned
+        assert calls == 1, "the look"
+    for found in pool.run(2, apart, {"distributed": None}, what):
+        assert found == [0]
+    for (error,) in pool.run(2, apart, {"distributed": "replicate"}, what):
+        assert what in error
+
+
+def placements(rank: int, world: int) -> list[str]:
+    mesh = init_device_mesh("cpu", (world,))
+    found = []
+    whole = torch.ones(6, 4, 3)
+    for placement, shape in ((Partial(), (6, 4)), (Shard(2), (6, 4, 3))):
+        local = whole[..., 0] if shape == (6, 4) else whole
+        p = (
+            DTensor.from_local(local, mesh, [placement], run_check=False)
+            if isinstance(placement, Partial)
+            else distribute_tensor(local, mesh, [placement])
+        )
+        try:
+            Jorge([("layer", nn.Parameter(p))])
+        except TypeError as error:
+            found.append(str(error))
+    good = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Replicate()]))
+    for options in ({"splits": 2}, {"compile_step": True}):
+        try:
+            optimizer = Jorge([("layer", good)], **options)
+            good.grad = torch.ones_like(good)
+            optimizer.step()
+        except (TypeError, ValueError) as error:
+            found.append(str(error))
+    return found
+
+
+def test_what_is_not_supported_says_so_by_name(pool: Pool) -> None:
+    partial, inner, several, compiled = pool.run(2, placements)[0]
+    assert all(word in partial for word in ("'layer'", "Partial", "DeviceMesh", "replicate it"))
+    assert all(word in inner for word in ("'layer'", "cut along dim 2", "DeviceMesh"))
+    assert "2 matrices" in several
+    assert "compile_step" in compiled
+
+
+def odd_shapes(rank: int, world: int) -> list[Any]:
+    torch.manual_seed(0)
+    shapes = [(1, 40), (40, 1), (2, 30), (5, 3, 3, 3), (7,), (1,), (33, 20)]
+    weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    grads = [[torch.randn_like(w) for w in weights] for _ in range(8)]
+    alone = [nn.Parameter(w.clone()) for w in weights]
+    single = Jorge(alone, **jobs.OPTIONS, distributed=None)
+    mesh = init_device_mesh("cpu", (world,))
+    off: list[float] = []
+    for dim in (0, 1):
+        ways = [[Shard(dim if len(shape) > 1 else 0)] for shape in shapes]
+        params = [nn.Parameter(distribute_tensor(w, mesh, way)) for w, way in zip(weights, ways, strict=True)]
+        optimizer = Jorge(params, **jobs.OPTIONS)
+        for given in grads:
+            for p, g, way in zip(params, given, ways, strict=True):
+                p.grad = distribute_tensor(g, mesh, way)
+            optimizer.step()
+        if dim == 0:
+            for given in grads:
+                for p, g in zip(alone, given, strict=True):
+                    p.grad = g.clone()
+                single.step()
+        off += [
+            float((p.full_tensor() - q).abs().max())  # type: ignore[attr-defined]
+            for p, q in zip(params, alone, strict=True)
+        ]
+    return off
+
+
+def test_uneven_and_empty_shards_are_as_whole_ones(pool: Pool) -> None:
+    for found in pool.run(4, odd_shapes):
+        assert max(found) < 1e-12
+
+
+def mixed(rank: int, world: int) -> list[Any]:
+    torch.manual_seed(0)
+    net = jobs.Net()
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    fully_shard(net, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32))
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS | {"preconditioner_dtype": torch.bfloat16})
+    before = [float(net(jobs.batch(0, rank, world)).detach())]
+    jobs.train(net, optimizer, range(10), rank, world)
+    dtypes = {str(v.dtype) for e in optimizer.state.values() for k, v in e.items() if k.startswith("left")}
+    before.append(float(net(jobs.batch(0, rank, world)).detach()))
+    return [before, dtypes]
+
+
+def test_mixed_precision_trains_and_keeps_its_dtypes(pool: Pool) -> None:
+    for (before, after), dtypes in pool.run(2, mixed):
+        assert after < before
+        assert dtypes == {"torch.bfloat16"}
+
+
+DIES = """
+import datetime, os, sys, torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from jorge import Jorge
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2,
+                        timeout=datetime.timedelta(seconds=8))
+net = torch.nn.Sequential(torch.nn.Linear(30, 30), torch.nn.Linear(30, 30))
+net = fully_shard(net)
+optimizer = Jorge(net.parameters())
+for step in range(6):
+    net(torch.ones(2, 30)).sum().backward()
+    if rank == 1 and step == 3:
+        swap = optimizer.distribution.transports()[0]
+        swap.swap = lambda *_: os._exit(9)  # in the middle of the step
+    optimizer.step()
+"""
+
+
+def test_when_a_process_dies_the_others_end_with_an_error(tmp_path: Any) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", DIES, str(rank), str(tmp_path / "rendezvous")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    (_, error), _ = (process.communicate(timeout=60) for process in processes)
+    assert processes[1].returncode == 9
+    assert processes[0].returncode not in (0, 9)
+    assert "RuntimeError" in error or "DistBackendError" in error
+    assert dist.is_available()
