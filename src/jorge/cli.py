@@ -166,6 +166,18 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="model's FLOPs a second over ours (default: 1)",
     )
     cost.add_argument("--budget", type=_budget, metavar="X", help="5%% or 0.05: suggest interval and block size")
+    cost.add_argument(
+        "--world-size", type=at_least(1), metavar="N", help="what each of N processes holds and sends too"
+    )
+    cost.add_argument(
+        "--strategy",
+        choices=("ddp", "ddp-shard", "fsdp", "hsdp"),
+        help="how parameters and state lie in them (default: ddp, beside ddp-shard)",
+    )
+    cost.add_argument(
+        "--bandwidth", type=above_zero, default=5e10, metavar="X", help="bytes a second between processes"
+    )
+    cost.add_argument("--flops-rate", type=above_zero, default=5e13, metavar="X", help="the optimizer's FLOPs a second")
     rows = cost.add_mutually_exclusive_group()
     rows.add_argument("--rows", type=at_least(0), default=12, metavar="N", help="parameters to show (default: 12)")
     rows.add_argument("--all", action="store_true", help="show all parameters, in order")
@@ -218,13 +230,15 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _cost(args: argparse.Namespace) -> int:
-    from jorge.cost import ModelFlopsError, estimate, suggest
+    from jorge.cost import ModelFlopsError, distributed, estimate, suggest
     from jorge.cost.targets import load_target, token_input
 
     given = {name: getattr(args, name) for name in _FLAGS} | dict(args.options)
     scale = {"balance": args.balance, "model_speed": args.model_speed}
     size = args.input or (args.tokens and (args.tokens,))
     try:
+        if args.strategy is not None and args.world_size is None:
+            raise ValueError("--strategy needs --world-size")
         if args.budget is not None and not size and args.model_flops is None:
             raise ValueError("--budget needs the model's work: give --input, --tokens or --model-flops")
         model = load_target(args.target, args.args)
@@ -236,18 +250,32 @@ def _cost(args: argparse.Namespace) -> int:
         if args.budget is not None:
             free = {name: value for name, value in given.items() if name not in ("interval", "block_size")}
             suggestion = suggest(model, args.budget, model_flops=cost.model_flops, **scale, **free)
+        ways: list[Any] = [args.strategy] if args.strategy else ["ddp", "ddp-shard"]
+        several = [distributed(model, world_size=args.world_size, strategy=way, **given) for way in ways[: _many(args)]]
     except (ValueError, TypeError, ModelFlopsError) as error:
         print(f"jorge cost: {error}", file=sys.stderr)
         return 2
     if args.json:
-        print(json.dumps(cost.to_dict() | {"suggestion": suggestion.to_dict() if suggestion else None}, indent=2))
+        found = cost.to_dict() | {"suggestion": suggestion.to_dict() if suggestion else None}
+        print(json.dumps(found | {"distributed": [each.to_dict() for each in several]}, indent=2))
         return 0
     if size:
         print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")
     print(cost.text(None if args.all else args.rows))
     if suggestion is not None:
         print(f"\n{suggestion}")
+    seconds = [each.seconds(flops=args.flops_rate, bandwidth=args.bandwidth) for each in several]
+    for each, time in zip(several, seconds, strict=True):
+        print(f"\n{each}\nproducts and messages, nothing overlapping: {1e3 * time:.3g} ms a step")
+    if len(several) == 2:
+        chosen = several[seconds.index(min(seconds))].strategy
+        print(f"\nof the two ways of DDP {chosen} takes less time in this model")
     return 0
+
+
+def _many(args: argparse.Namespace) -> int | None:
+    """How many ways are asked for: none without a number of processes."""
+    return 0 if args.world_size is None else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -47,17 +47,17 @@ def _summary(cost: Estimate) -> list[str]:
         f"FLOPs: {_flops(cost.flops_per_step)} a step at an interval of {cost.interval}, "
         f"{_flops(cost.early_flops_per_step)} in each of the first ten steps",
         f"launches: {n.plain} a step, {n.refresh} with a refresh, up to {n.early} in the first ten",
-        f"elementwise work: {_si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
+        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
     ]
     if cost.eigh_flops:
-        lines.append(f"eigh: {_si(cost.eigh_flops)} FLOPs a refresh, nominal (9 d³), not in the figures above")
+        lines.append(f"eigh: {si(cost.eigh_flops)} FLOPs a refresh, nominal (9 d³), not in the figures above")
     if cost.model_flops is None:
         lines.append("overhead: not known without the model's FLOPs (a sample input, or model_flops)")
         return lines
     speed = f", done {cost.model_speed:g} times as fast" if cost.model_speed != 1 else ""
     baseline = "SGD" if cost.grafting == "sgd" else "AdamW"
     lines += [
-        f"model: {_si(cost.model_flops)} FLOPs forward and backward{speed}",
+        f"model: {si(cost.model_flops)} FLOPs forward and backward{speed}",
         f"predicted overhead over {baseline}: {_percent(cost.overhead)}, "
         f"{_percent(cost.early_overhead)} in the first ten steps",
     ]
@@ -72,7 +72,7 @@ def _rivals(cost: Estimate) -> list[tuple[str, ...]]:
         theirs = (r.state_bytes, r.flops_per_step, r.nominal_flops_per_step, r.bytes_per_step, r.overhead)
         found.append((r.name, theirs, r.note))
     for name, (state, flops, nominal, moved, overhead), note in found:
-        lines.append((name, f"{state:,} B", _flops(flops), _flops(nominal), f"{_si(moved)}B", _percent(overhead), note))
+        lines.append((name, f"{state:,} B", _flops(flops), _flops(nominal), f"{si(moved)}B", _percent(overhead), note))
     return lines
 
 
@@ -87,7 +87,7 @@ def aligned(lines: Sequence[tuple[str, ...]], *, left: int, last: bool = False) 
     return "\n".join([texts[0], "─" * max(map(len, texts)), *texts[1:]])
 
 
-def _si(value: float) -> str:
+def si(value: float) -> str:
     """Three figures and a prefix: 12300 is `12.3 k`."""
     for power, prefix in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if value >= 0.9995 * 10**power:
@@ -96,7 +96,7 @@ def _si(value: float) -> str:
 
 
 def _flops(value: float) -> str:
-    return _si(value).rstrip()
+    return si(value).rstrip()
 
 
 def _figures(value: float) -> str:

@@ -5,6 +5,7 @@ What was refreshed goes to the others, once an interval; the rest of a step is t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from torch import Tensor
 from jorge.arrange import Stack, WorkSet, refresh_flops
 from jorge.exchange import Alone, Span
 from jorge.exchange.transport import Transport
-from jorge.methods import Refresh, State
+from jorge.methods import METHODS, Refresh, State
 from jorge.options import Options
+from jorge.routing import stored_dtype
 from jorge.schedule import Piece
 
 #: Where a tensor begins in a buffer of bytes is a multiple of so many.
@@ -47,16 +49,11 @@ class Replicated(Alone):
         self._order: dict[tuple[object, ...], tuple[int, ...]] = {}
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
-        """Decide, for each stack, who takes one block more where they do not divide evenly: who has the least work."""
-        load = [0] * self.transport.size
-        stacks = [stack for work in work_sets for stack in work.stacks]
-        flops = [max(1, refresh_flops(stack.shape, stack.sides, options, Refresh())) for stack in stacks]
-        for stack, each in sorted(zip(stacks, flops, strict=True), key=lambda pair: -pair[1]):
-            order = sorted(range(len(load)), key=lambda rank: (load[rank], rank))
-            self._order[_key(stack)] = tuple(order)
-            for rank in range(len(load)):
-                first, last = self._span(stack, stack.count, rank)
-                load[rank] += (last - first) * each
+        """Decide, for each stack, who takes one block more where they do not divide evenly."""
+        found = orders(work_sets, options, self.transport.size)
+        for work in work_sets:
+            for stack, order in zip(work.stacks, found[work.number], strict=True):
+                self._order[_key(stack)] = order
         return work_sets
 
     def share(self, stack: Stack, count: int) -> Span:
@@ -64,10 +61,7 @@ class Replicated(Alone):
         return self._span(stack, count, self.transport.rank)
 
     def _span(self, stack: Stack, count: int, rank: int) -> Span:
-        each, more = divmod(count, self.transport.size)
-        takes = self._order[_key(stack)][:more]
-        first = rank * each + sum(other < rank for other in takes)
-        return first, first + each + (rank in takes)
+        return _share(self._order[_key(stack)], count, rank)
 
     def collect(self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]]) -> None:
         """One message for all stacks of a work set, in bytes: roots and counters may be of several dtypes."""
@@ -119,6 +113,61 @@ class Replicated(Alone):
         return values
 
 
+def orders(work_sets: Sequence[WorkSet], options: Options, size: int) -> list[list[tuple[int, ...]]]:
+    """For each stack of each work set the processes, those first that take one block more: who has the least work."""
+    load = [0] * size
+    stacks = [(work.number, i, stack) for work in work_sets for i, stack in enumerate(work.stacks)]
+    flops = [max(1, refresh_flops(stack.shape, stack.sides, options, Refresh())) for _, _, stack in stacks]
+    found: list[list[tuple[int, ...]]] = [[()] * len(work.stacks) for work in work_sets]
+    for (number, i, stack), each in sorted(zip(stacks, flops, strict=True), key=lambda pair: -pair[1]):
+        order = tuple(sorted(range(size), key=lambda rank: (load[rank], rank)))
+        found[number][i] = order
+        for rank in range(size):
+            first, last = _share(order, stack.count, rank)
+            load[rank] += (last - first) * each
+    return found
+
+
+def spans(work_sets: Sequence[WorkSet], options: Options, size: int) -> list[list[list[Span]]]:
+    """For each stack of each work set the blocks that each process refreshes, where all are refreshed at once."""
+    return [
+        [
+            [_share(order, stack.count, rank) for rank in range(size)]
+            for stack, order in zip(work.stacks, mine, strict=True)
+        ]
+        for work, mine in zip(work_sets, orders(work_sets, options, size), strict=True)
+    ]
+
+
+def gathered_bytes(work: WorkSet, counts: Sequence[Sequence[int]], options: Options) -> int:
+    """Bytes that each process gives where all blocks of a work set are refreshed: as many as the one that has most.
+
+    Args:
+        work: the work set.
+        counts: of each stack the blocks that each process refreshes.
+        options: of the param group.
+    """
+    sizes = [0] * len(counts[0])
+    for stack, mine in zip(work.stacks, counts, strict=True):
+        dtype = stored_dtype(work.matrices[stack.parts[0].source].spec.dtype, options)
+        kept = METHODS[options.method].layout(stack.shape, stack.sides)
+        each = [math.prod(shape) * dtype.itemsize for shape in kept.values()] + [4]  # and how often it was refreshed
+        for rank, blocks in enumerate(mine):
+            sizes[rank] += sum(_aligned(blocks * nbytes) for nbytes in each)
+    return max(sizes)
+
+
+def _share(order: Sequence[int], count: int, rank: int) -> Span:
+    each, more = divmod(count, len(order))
+    takes = order[:more]
+    first = rank * each + sum(other < rank for other in takes)
+    return first, first + each + (rank in takes)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
 def _key(stack: Stack) -> tuple[object, ...]:
     return stack.shape, stack.sides, stack.span
 
@@ -133,11 +182,11 @@ def _places(rooms: Sequence[_Room]) -> Iterator[tuple[int, int]]:
     start = 0
     for room in rooms:
         yield start, start + _bytes(room)
-        start += -(-_bytes(room) // _ALIGNED) * _ALIGNED
+        start += _aligned(_bytes(room))
 
 
 def _end(rooms: Sequence[_Room]) -> int:
-    return sum(-(-_bytes(room) // _ALIGNED) * _ALIGNED for room in rooms)
+    return sum(_aligned(_bytes(room)) for room in rooms)
 
 
 def _cut(buffer: Tensor, place: tuple[int, int], like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jorge.exchange.strips import Strip
@@ -76,30 +76,42 @@ def routes(
     """
     found = Routes(*_lists(size), *_lists(size))
     there = back = False
+    for piece, giver, owner, holders in pieces(strips, owners, sources, held):
+        there, back = there or giver != owner, back or holders != [owner]
+        if giver == rank:
+            found.held_to_owner[owner].append(piece)
+        if owner == rank:
+            found.owner_from_holders[giver].append(piece)
+            for other in holders:
+                found.owner_to_holders[other].append(piece)
+        if rank in holders:
+            found.held_from_owner[owner].append(piece)
+    found.anything = there, back
+    return found
+
+
+def pieces(
+    strips: Sequence[Strip], owners: Sequence[int], sources: Sequence[int], held: Mapping[int, Sequence[Box]]
+) -> Iterator[tuple[Piece, int, int, list[int]]]:
+    """All pieces in their order: each with who gives it to its owner, its owner, and all who hold it.
+
+    Arguments are those of :func:`routes`.
+    """
     counts: dict[tuple[int, int], int] = {}
+    who_holds: dict[int, dict[Box, list[int]]] = {}
+    for source, boxes in held.items():
+        mine = who_holds.setdefault(source, {})
+        for rank, box in enumerate(boxes):
+            mine.setdefault(box, []).append(rank)
     for strip, owner in zip(strips, owners, strict=True):
         source = sources[strip.run]
         number = counts.get((owner, strip.run), 0)
         counts[owner, strip.run] = number + 1
-        holders: dict[Box, list[int]] = {}
-        for other, box in enumerate(held[source]):
-            if not box.meeting(strip.box).empty:
-                holders.setdefault(box, []).append(other)
-        for box, who in holders.items():
+        for box, holders in who_holds[source].items():
             common = box.meeting(strip.box)
-            piece = Piece(source, strip.matrix, common.within(box), strip.run, number, common.within(strip.box))
-            giver = owner if owner in who else who[owner % len(who)]
-            there, back = there or giver != owner, back or who != [owner]
-            if giver == rank:
-                found.held_to_owner[owner].append(piece)
-            if owner == rank:
-                found.owner_from_holders[giver].append(piece)
-                for other in who:
-                    found.owner_to_holders[other].append(piece)
-            if rank in who:
-                found.held_from_owner[owner].append(piece)
-    found.anything = there, back
-    return found
+            if not common.empty:
+                piece = Piece(source, strip.matrix, common.within(box), strip.run, number, common.within(strip.box))
+                yield piece, owner if owner in holders else holders[owner % len(holders)], owner, holders
 
 
 def _lists(size: int) -> tuple[list[list[Piece]], list[list[Piece]]]:

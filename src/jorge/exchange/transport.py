@@ -29,13 +29,13 @@ class Transport:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes, in place; the same bits in each."""
-        self._count(2 * tensor.nbytes * (self.size - 1) // self.size)
+        self._count(summed_bytes(tensor.nbytes, self.size))
         dist.all_reduce(tensor, group=self.group)
         return tensor
 
     def least(self, tensor: Tensor) -> Tensor:
         """The least over processes, in place."""
-        self._count(2 * tensor.nbytes * (self.size - 1) // self.size)
+        self._count(summed_bytes(tensor.nbytes, self.size))
         dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
         return tensor
 
@@ -62,3 +62,8 @@ class Transport:
     def _count(self, nbytes: int) -> None:
         self.calls += 1
         self.sent += nbytes
+
+
+def summed_bytes(nbytes: int, size: int) -> int:
+    """What each of `size` processes in a ring sends for the sum of a tensor."""
+    return 2 * nbytes * (size - 1) // size
