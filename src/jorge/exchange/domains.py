@@ -195,8 +195,10 @@ class Distribution:
         if self._alike is not None or self.mode is None or group is None or dist.get_world_size(group) == 1:
             return
         plain = [p for p in params if not is_sharded(p)]
+        if not plain:
+            return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
-        device = plain[0].device if plain else torch.device("cpu")
+        device = plain[0].device
         seen = transport.gather(_fingerprint(plain, options).to(device)).cpu()
         self._alike = bool((seen == seen[0]).all())
         if self._alike:
