@@ -17,7 +17,8 @@ ALLOWED = {
     "routing": {"blocks", "grafting", "methods", "options"},
     "plan": {"blocks", "options", "routing"},
     "checks": {"methods", "options"},
-    "validation": {"blocks", "checks", "options", "routing"},
+    "validation": {"blocks", "options", "routing"},
+    "checkpoints": {"checks", "options", "routing", "validation"},
     "skips": {"options", "routing", "validation"},
     "arrange": {"blocks", "methods", "options", "routing"},
     "variance": {"grafting"},
@@ -79,6 +80,7 @@ ALLOWED = {
         ),
     },
     "optimizer": {
+        "checkpoints",
         "checks",
         "diagnostics",
         "exchange",

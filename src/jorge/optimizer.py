@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import zip_longest
@@ -16,7 +17,7 @@ from torch._compile import _disable_dynamo
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from jorge import checks, options, transfer, validation
+from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange import Alone, Exchange
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
@@ -375,17 +376,17 @@ class Jorge(torch.optim.Optimizer):
         """As torch's; dtypes and devices of the state are kept right, and a failed call changes nothing.
 
         Tensors that are there, of the state and of a learning rate, take the values over and stay where they are. Where
-        both sides have the same names, these say which state is whose; else the order does, as in torch.
+        both sides have the same names, these say which state is whose, over all groups; else the order does, as in
+        torch. Options are the checkpoint's. Names that differ, and options that shape the state and do, are a warning.
 
         Raises:
-            ValueError: groups that do not match, a state of another layout or version.
+            ValueError: groups that do not match, a state of another layout or version or that is not finite.
         """
-        seen: dict[str, Any] = {}
+        seen: list[checkpoints.Checkpoint] = []
 
         def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> dict[str, Any]:
-            ordered = validation.in_order_of_names(final, self.param_groups)
-            seen["state"] = validation.checked_state(ordered, self.param_groups, self.defaults)
-            return ordered
+            seen.append(checkpoints.read(final, self.param_groups, self.defaults))
+            return seen[-1].packed
 
         if not isinstance(state_dict, dict):
             raise ValueError(f"load_state_dict() takes what state_dict() returned, got a {type(state_dict).__name__}")
@@ -396,6 +397,8 @@ class Jorge(torch.optim.Optimizer):
         finally:
             handle.remove()
             del self._incoming
+        for remark in seen[-1].remarks:
+            warnings.warn(remark, stacklevel=validation.levels_to_the_caller())
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -407,7 +410,8 @@ class Jorge(torch.optim.Optimizer):
     @torch.no_grad()
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Torch casts a state that it loads to the parameters' dtypes; what `load_state_dict` has seen is as saved.
-        incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
+        seen = self.__dict__.get("_incoming")
+        incoming = seen[-1].state if seen else state["state"]
         before = self.__dict__.get("param_groups", [])
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
