@@ -145,14 +145,14 @@ class Jorge(torch.optim.Optimizer):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
-        self._store, self._skips = Store(), SkipCounter()
-        self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
-        validation.warn_of_flat(self.param_groups)
+        self._store, self._skips = Store(), SkipCounter()
+        self._read: dict[int, tuple[list[Any], Options]] = {}
+        validation.warn_of_flat(self.param_groups, self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -293,6 +293,8 @@ class Jorge(torch.optim.Optimizer):
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(group)
+        if "_store" in self.__dict__:  # not while it is built, group by group
+            validation.warn_of_flat([group], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...

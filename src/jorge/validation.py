@@ -112,6 +112,8 @@ def _is_sharded(p: Tensor) -> bool:
 
 #: No bias or norm is as long: what is may be many parameters in one.
 _FLAT = 2**14
+#: So may be what is shorter, where there is nothing else: one flat parameter for weights that decay, one for others.
+_FLAT_ALONE, _FEW = 2**10, 2
 
 
 def levels_to_the_caller() -> int:
@@ -122,13 +124,19 @@ def levels_to_the_caller() -> int:
     return level
 
 
-def warn_of_flat(groups: Sequence[Group]) -> None:
-    """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights."""
-    params = [p for group in groups for p in group["params"]]
-    if any(matrix_shape(tuple(p.shape)) for p in params):
+def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
+    """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights.
+
+    Args:
+        some_groups: those to look at.
+        groups: all of the optimizer's, by which parameters are called.
+    """
+    params = [p for group in some_groups for p in group["params"]]
+    if not params or any(matrix_shape(tuple(p.shape)) for p in params):
         return
     longest = max(params, key=Tensor.numel)
-    if longest.numel() >= _FLAT:
+    sizes = [p.numel() for group in groups for p in group["params"]]
+    if longest.numel() >= _FLAT or (len(sizes) <= _FEW and min(sizes) >= _FLAT_ALONE):
         warnings.warn(
             f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
             "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
