@@ -272,6 +272,14 @@ def test_gradients_that_eps_hides_are_seen() -> None:
     assert not doctor(model, lambda model, batch: mse(model, batch) * 1e-12, batch(), quiet).findings
 
 
+@pytest.mark.parametrize("options", [{"eps": 0.0}, {"grafting": "sgd", "lr": 0.1}], ids=str)
+def test_gradients_whose_squares_underflow_are_seen(options: dict[str, Any]) -> None:
+    optimizer = Jorge(param_groups(model := net()), **options)
+    found = doctor(model, lambda model, batch: mse(model, batch) * 1e-25, batch(), optimizer)
+    assert told(found.findings, "warning", "so small that its squares underflow"), str(found)
+    assert not told(found.findings, "warning", "smaller than eps")
+
+
 def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jorge.findings._free", lambda device: 100)
     assert told(doctor(net(), mse, batch()).findings, "error", "the optimizer's state takes 0.0 GB")

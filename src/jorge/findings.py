@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from jorge.diagnostics import Diagnostics
+from jorge.diagnostics import Diagnostics, least_gradient
 from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 from jorge.options import DEFAULTS, Options
@@ -28,6 +28,8 @@ _CHANGED = 0.1
 _LARGE_TABLE = 1024
 #: A weight that starts below this, root mean square, starts at zero: any step is long beside it.
 _AT_ZERO = 1e-3
+#: An eps above this hides gradients before float32 does.
+_UNDERFLOW = math.sqrt(torch.finfo(torch.float32).tiny)
 #: Learning rates that are unusual for a step of Adam's length, above, and of SGD's, below.
 _HIGH_FOR_ADAM, _LOW_FOR_SGD = 0.03, 0.003
 #: By the step's length, options of the other one.
@@ -249,20 +251,23 @@ def _free(device: torch.device) -> int | None:
 
 
 def of_scale(optimizer: Jorge, seen: Diagnostics) -> Iterator[Finding]:
-    """Gradients that Adam's eps hides: steps of its length are then in proportion to them."""
-    hidden = []
+    """Gradients that Adam's eps hides, or whose squares underflow: steps are then in proportion to them."""
+    hidden, eps = [], 0.0
     rows = iter(optimizer.plan().rows)
     for group in optimizer.param_groups:
-        for row in [next(rows) for _ in group["params"]]:
+        options = Options.of(group)
+        for row, p in [(next(rows), p) for p in group["params"]]:
             norm = seen.parameters.get(row.name, {}).get("grad_norm", math.nan)
-            if group["grafting"] == "adam" and 0 < norm < group["eps"] * math.sqrt(math.prod(row.shape)):
+            if 0 < norm < least_gradient(row.shape, p.dtype, options):
                 hidden.append(row.name)
-    if 2 * len(hidden) > len(seen.parameters):  # a bias before a norm has next to none, and is no sign
-        yield Finding(
-            "warning",
-            f"the gradient of {some(hidden)} is smaller than eps, and so are its steps",
-            "Multiply the loss, or set eps=0.",
-        )
+                eps = max(eps, options.eps if options.grafting == "adam" else 0.0)
+    if 2 * len(hidden) <= len(seen.parameters):  # a bias before a norm has next to none, and is no sign
+        return
+    if eps > _UNDERFLOW:
+        what, remedy = f"the gradient of {some(hidden)} is smaller than eps, and so are its steps", ", or set eps=0"
+    else:
+        what, remedy = f"the gradient of {some(hidden)} is so small that its squares underflow, and steps shrink", ""
+    yield Finding("warning", what, f"Multiply the loss{remedy}.")
 
 
 def of_rounding(trained: dict[str, nn.Parameter], start: dict[str, Tensor]) -> Iterator[Finding]:
