@@ -108,6 +108,36 @@ def test_tiny_and_huge_gradients_leave_finite_weights(method: str, grafting: str
     assert math.isfinite(fit(30, change=change, method=method, grafting=grafting, lr=lr))
 
 
+def losses_of_a_square(seed: int, **options: Any) -> list[float]:
+    """Of torch's own test, `‖Wx + b‖²`, before each of 20 steps and after the last."""
+    torch.manual_seed(seed)
+    weight, bias, x = nn.Parameter(torch.randn(10, 5)), nn.Parameter(torch.randn(10)), torch.randn(5)
+    optimizer, losses = Jorge([weight, bias], **options), []
+    for _ in range(21):
+        optimizer.zero_grad()
+        loss = (weight.mv(x) + bias).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.item())
+        optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("grafting", "degree", "lr", "above"),
+    [
+        *(("adam", degree, lr, range(1)) for degree in (1, 2) for lr in (1e-3, 0.03)),
+        *(("sgd", degree, 1e-3, range(1)) for degree in (1, 2)),
+        ("sgd", 1, 0.03, range(20, 38)),  # what the guide to recipes says of SGD's length
+        ("sgd", 2, 0.03, range(1, 9)),
+    ],
+)
+def test_in_how_many_runs_a_square_ends_above_its_start(grafting: str, degree: int, lr: float, above: range) -> None:
+    found = [losses_of_a_square(seed, grafting=grafting, degree=degree, lr=lr) for seed in range(40)]
+    assert sum(losses[-1] > losses[0] for losses in found) in above
+    if grafting == "adam":
+        assert sum(max(losses) > losses[0] for losses in found) <= 1
+
+
 def test_elements_without_a_gradient_stay_without_eps() -> None:
     weight, bias = nn.Parameter(torch.ones(4, 3)), nn.Parameter(torch.ones(4))
     optimizer = Jorge([weight, bias], **FREE)
