@@ -98,7 +98,7 @@ ALLOWED = {
     "cost": {"blocks", "checks", "methods", "optimizer", "options", "plan", "routing", "schatten", "validation"},
     "groups": {"blocks"},
     "errors": set(),
-    "findings": {"diagnostics", "groups", "optimizer", "options", "validation"},
+    "findings": {"diagnostics", "groups", "optimizer", "options", "routing", "skips", "validation"},
     "checkup": {"diagnostics", "findings", "groups", "optimizer", "validation"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }

@@ -5,6 +5,7 @@ Each change is looked at three ways: training that goes on, the same through a c
 
 import copy
 import gc
+import re
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -746,6 +747,26 @@ def test_names_say_which_state_is_whose(named: bool) -> None:
         with pytest.raises(ValueError, match=r"does not fit|of shape"):  # other names: by the order, as in torch
             third.load_state_dict(saved)
         assert not third.state
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_advice_after_another_dtype_of_the_model_converts_the_state(dtype: torch.dtype) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = Jorge(model.named_parameters())
+    train(optimizer, list(model.parameters()), 3, seed=2)
+    kept = optimizer.state[model.weight]["exp_avg"].clone()
+    optimizer.zero_grad()
+    model.to(dtype)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"weight is now .*: (optimizer\.load_state_dict\(.*\)\)) converts") as error:
+        optimizer.step()
+    advice = re.search(r"optimizer\.load_state_dict\(.*?\)\)", str(error.value))
+    assert advice is not None
+    eval(advice[0])
+    assert torch.equal(optimizer.state[model.weight]["exp_avg"].float(), kept)
+    optimizer.step()
+    assert optimizer.state[model.weight]["step"] == 4
 
 
 @pytest.mark.parametrize("saved", [{}, {"state": {}}, {"state": [], "param_groups": []}, {"param_groups": []}, None, 3])

@@ -16,6 +16,8 @@ from jorge.diagnostics import Diagnostics, least_gradient
 from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 from jorge.options import DEFAULTS, Options
+from jorge.routing import COMPUTE_DTYPES
+from jorge.skips import Skips
 from jorge.validation import some
 
 Level = Literal["error", "warning", "note"]
@@ -30,6 +32,8 @@ _LARGE_TABLE = 1024
 _AT_ZERO = 1e-3
 #: An eps above this hides gradients before float32 does.
 _UNDERFLOW = math.sqrt(torch.finfo(torch.float32).tiny)
+#: Gradients that are longer have squares that overflow, by the dtype of the arithmetic.
+_LONGEST = {given: math.sqrt(torch.finfo(kept).max) for given, kept in COMPUTE_DTYPES.items()}
 #: Learning rates that are unusual for a step of Adam's length, above, and of SGD's, below.
 _HIGH_FOR_ADAM, _LOW_FOR_SGD = 0.03, 0.003
 #: By the step's length, options of the other one.
@@ -148,11 +152,37 @@ def of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
             f"the gradient of {some(bad)} is not finite",
             "Every step is skipped. Under a gradient scaler, unscale before you clip; else look for overflow.",
         )
+    norms = {name: float(torch.linalg.vector_norm(grad.detach().double())) for name, grad in dense.items()}
+    long = [name for name, norm in norms.items() if name not in bad and norm > _LONGEST[dense[name].dtype]]
+    if long:
+        yield Finding(
+            "error",
+            f"the gradient of {some(long)} is longer than 1.8e19, where its square overflows",
+            "Every step is skipped. Multiply the loss by less; under a gradient scaler, unscale before the step.",
+        )
+
+
+def of_skips(skips: Skips) -> Iterator[Finding]:
+    """Steps that the optimizer has left out before: the copy that takes the dry steps counts anew."""
+    if skips.total:
+        counts = f"{skips.total} steps were left out so far, {skips.in_a_row} in a row at the end"
+        yield Finding(
+            "warning" if skips.in_a_row else "note",
+            f"{counts}: their gradients were not finite",
+            "A few are usual with a gradient scaler, which lowers its scale then; many are overflow, or a bad batch.",
+        )
 
 
 def of_groups(optimizer: Jorge) -> Iterator[Finding]:
     """Options of param groups that do not fit, or contradict each other."""
     decayed: list[str] = []
+    if len({group["maximize"] for group in optimizer.param_groups}) > 1:
+        climbing = [str(i) for i, group in enumerate(optimizer.param_groups) if group["maximize"]]
+        yield Finding(
+            "warning",
+            f"maximize=True in param group {some(climbing)}, and not in the others: they pull the loss apart",
+            "Give all groups the same, unless that is meant, as for an adversary or a multiplier.",
+        )
     for index, group in enumerate(optimizer.param_groups):
         options = Options.of(group)
         rate, where = float(group.get("initial_lr", options.lr)), f"param group {index}"
@@ -211,6 +241,15 @@ def of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"{some(whole)}: an embedding that is preconditioned as a matrix",
+            "jorge.param_groups(model) leaves those above 8,192 rows a diagonal side; max_dim says from where on.",
+        )
+    words = {p.shape[0] for p in tables}
+    outputs = {m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in words} - tables
+    heads = [name for name, p in pairs if p in outputs and p.shape[0] > _LARGE_TABLE]
+    if heads:
+        yield Finding(
+            "note",
+            f"{some(heads)}: outputs over a vocabulary, preconditioned as a matrix",
             "jorge.param_groups(model) leaves those above 8,192 rows a diagonal side; max_dim says from where on.",
         )
     asked = {id(p): group for group in param_groups(model) for _, p in group["params"]}
