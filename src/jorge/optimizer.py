@@ -262,7 +262,9 @@ class Jorge(torch.optim.Optimizer):
                 each.let_go()
 
     def plan(self) -> Plan:
-        """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.
+        """What each parameter gets: its group's lr and decay, blocks, sides, state bytes, and why.
+
+        Printable, and data in `.rows`.
 
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
@@ -271,7 +273,7 @@ class Jorge(torch.optim.Optimizer):
         """
         return Plan(
             tuple(
-                plan_row(name, tuple(p.shape), p.dtype, Options.of(group))
+                plan_row(name, tuple(p.shape), p.dtype, Options.of(group), index)
                 for index, group in enumerate(self.param_groups)
                 for p, name in zip(group["params"], validation.names(group, index), strict=True)
             )
@@ -288,8 +290,8 @@ class Jorge(torch.optim.Optimizer):
         validation.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
         where = f"param group {len(self.param_groups)}"
         checks.check_typos(group, where)
-        if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
-            group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
+        if "betas" not in self.defaults:
+            group.setdefault("betas", options.DEFAULTS["betas"])
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(group)
