@@ -5,6 +5,7 @@ import pytest
 import torch
 
 hypothesis.settings.register_profile("jorge", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("ci", hypothesis.settings.get_profile("jorge"))
 hypothesis.settings.register_profile("long", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("JORGE_HYPOTHESIS", "jorge"))
 

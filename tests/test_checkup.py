@@ -118,6 +118,10 @@ def vocabulary(model: Net) -> None:
     model.table = nn.Embedding(40_000, 4)
 
 
+def head(model: Net) -> None:
+    model.table, model.head = nn.Embedding(3000, 8), nn.Linear(16, 3000)
+
+
 def half(model: Net) -> None:
     model.extra = nn.Parameter(torch.ones(3, dtype=torch.float16))
 
@@ -151,6 +155,7 @@ def dead(model: Net) -> None:
         sick(tied, "note", "first.weight and again.weight are one parameter"),
         sick(table, "note", "an embedding that is preconditioned as a matrix"),
         sick(vocabulary, "note", "table.weight has a side that is diagonal"),
+        sick(head, "note", "head.weight: outputs over a vocabulary, preconditioned as a matrix"),
         sick(half, "warning", "extra is float16"),
         sick(frozen, "error", "no parameter requires a gradient"),
         sick(overflowing, "error", "the gradient of drop.scale is not finite"),
@@ -183,6 +188,47 @@ def test_options_that_do_not_fit_are_seen(options: dict[str, Any], level: str, s
     model = net()
     found = doctor(model, mse, batch(), Jorge(model.named_parameters(), **options))
     assert told(found.findings, level, says), str(found)
+
+
+def test_a_layer_as_wide_as_no_vocabulary_is_no_head() -> None:
+    model = net()
+    model.table, model.wide = nn.Embedding(3000, 8), nn.Linear(16, 3001)
+    assert not any("outputs over" in finding.what for finding in doctor(model, mse, batch()).findings)
+
+
+def test_gradients_that_are_finite_and_too_long_are_seen() -> None:
+    found = doctor(net(), lambda model, batch: mse(model, batch) * 1e30, batch())
+    assert told(found.findings, "error", "is longer than 1.8e19, where its square overflows"), str(found)
+    assert told(found.findings, "error", "2 steps were skipped"), str(found)
+    wide = net().double()
+    x, y = batch()
+    found = doctor(wide, lambda model, batch: mse(model, batch) * 1e30, (x.double(), y.double()))
+    assert not told(found.findings, "error", "longer than"), str(found)
+
+
+def test_groups_that_pull_the_loss_apart_are_seen() -> None:
+    model = net()
+    groups: list[dict[str, Any]] = [{"params": list(each.parameters())} for each in (model.first, model.last)]
+    groups[0]["maximize"] = True
+    found = doctor(model, mse, batch(), Jorge(groups))
+    assert told(found.findings, "warning", "maximize=True in param group 0, and not"), str(found)
+    for group in groups:
+        group["maximize"] = True
+    climbing = doctor(model, lambda model, batch: -mse(model, batch), batch(), Jorge(groups))
+    assert not any("maximize" in finding.what for finding in climbing.findings)
+
+
+@pytest.mark.parametrize(("good", "level"), [(0, "warning"), (1, "note")])
+def test_steps_that_the_optimizer_has_left_out_are_told(good: int, level: str) -> None:
+    optimizer = Jorge(param_groups(model := net()))
+    for value in [float("nan")] * 2 + [1e-3] * good:
+        for p in model.parameters():
+            p.grad = torch.full_like(p, value)
+        optimizer.step()
+    found = doctor(model, mse, batch(), optimizer)
+    assert told(found.findings, level, f"2 steps were left out so far, {2 - 2 * good} in a row"), str(found)
+    assert optimizer.skipped_steps().total == 2
+    assert not any("left out so far" in finding.what for finding in doctor(net(), mse, batch()).findings)
 
 
 def test_weights_that_start_at_zero_are_no_finding() -> None:
@@ -270,6 +316,14 @@ def test_gradients_that_eps_hides_are_seen() -> None:
     assert told(found.findings, "warning", "is smaller than eps"), str(found)
     quiet = Jorge(param_groups(model := net()), eps=0.0)
     assert not doctor(model, lambda model, batch: mse(model, batch) * 1e-12, batch(), quiet).findings
+
+
+@pytest.mark.parametrize("options", [{"eps": 0.0}, {"grafting": "sgd", "lr": 0.1}], ids=str)
+def test_gradients_whose_squares_underflow_are_seen(options: dict[str, Any]) -> None:
+    optimizer = Jorge(param_groups(model := net()), **options)
+    found = doctor(model, lambda model, batch: mse(model, batch) * 1e-25, batch(), optimizer)
+    assert told(found.findings, "warning", "so small that its squares underflow"), str(found)
+    assert not told(found.findings, "warning", "smaller than eps")
 
 
 def test_memory_that_is_not_there_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Bad input: a typed error that names what was wrong, and nothing lost."""
 
 import copy
+import inspect
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from jorge import Jorge
+from jorge.options import FIELDS
 
 
 def weight(*shape: int, **kwargs: Any) -> nn.Parameter:
@@ -65,14 +67,56 @@ def test_unknown_options() -> None:
     optimizer = Jorge([weight()])
     for key in ("no_weight_decay", "use_weight_decay", "weight_decay_lr", "eps2", "max_momentum", "lr_scale"):
         optimizer.add_param_group({"params": [weight()], key: 1})
-    for key in ("weight_deacy", "momentun", "intervall"):
-        with pytest.raises(TypeError, match=f"unknown option '{key}'; did you mean"):
-            optimizer.add_param_group({"params": [weight()], key: 1})
     optimizer.param_groups[0]["weight_deacy"] = 0.1  # too late to refuse: it is in checkpoints
     optimizer.load_state_dict(optimizer.state_dict())
     with pytest.raises(ValueError, match="differentiable must be False"):
         Jorge([weight()], differentiable=True)
     Jorge([weight()], differentiable=False, foreach=None)
+
+
+def options_of_torch() -> list[str]:
+    """What torch's own optimizers keep in their groups."""
+    classes = [c for c in vars(torch.optim).values() if inspect.isclass(c) and issubclass(c, torch.optim.Optimizer)]
+    found = {name for c in classes for name in inspect.signature(c.__init__).parameters}
+    assert len(found) > 30
+    return sorted(found - {"self", "params", "args", "kwargs", *FIELDS})
+
+
+FRAMEWORKS = ["beta", "beta1", "beta2", "lr_scale", "lr_mult", "wd_mult", "no_weight_decay", "use_weight_decay", "eps2"]
+FRAMEWORKS += ["weight_decay_lr", "max_momentum", "base_momentum", "initial_lr", "max_lr", "min_lr", "swa_lr", "name"]
+FRAMEWORKS += ["use_fallback", "lr_multiplier", "layer_id", "steps", "step_size", "stage", "method_name", "Name", "k"]
+
+
+@pytest.mark.parametrize("key", [*options_of_torch(), *FRAMEWORKS])
+def test_keys_of_other_optimizers_and_of_frameworks_are_kept(key: str) -> None:
+    optimizer = Jorge([{"params": [weight()], key: 1}])
+    optimizer.add_param_group({"params": [weight()], key: 2})
+    assert [group[key] for group in optimizer.param_groups] == [1, 2]
+
+
+def test_groups_that_sgd_has_had_are_taken() -> None:
+    optimizer = Jorge(torch.optim.SGD([weight()], lr=0.1, momentum=0.9).param_groups, grafting="sgd")
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["dampening"]) == (0.1, 0)
+
+
+NEAR = {"LR": "lr", "Lr": "lr", "lrs": "lr", "learning_rate": "lr", "wd": "weight_decay", "wdecay": "weight_decay"}
+NEAR |= {
+    "Weight_Decay": "weight_decay",
+    "weight_deacy": "weight_decay",
+    "weightdecay": "weight_decay",
+    "WD": "weight_decay",
+}
+NEAR |= {"betta": "betas", "Betas": "betas", "momentun": "momentum", "MOMENTUM": "momentum", "intervall": "interval"}
+NEAR |= {"weightdecay": "weight_decay", "WD": "weight_decay"}
+NEAR |= {"epsilon": "eps", "EPS": "eps", "damp1ng": "damping", "graftin": "grafting", "blocksize": "block_size"}
+
+
+@pytest.mark.parametrize(("key", "option"), NEAR.items())
+def test_near_misses_of_options_are_refused(key: str, option: str) -> None:
+    optimizer = Jorge([weight()])
+    with pytest.raises(TypeError, match=f"param group 1: unknown option '{key}'; did you mean '{option}'"):
+        optimizer.add_param_group({"params": [weight()], key: 1})
+    assert len(optimizer.param_groups) == 1
 
 
 @pytest.mark.parametrize(
@@ -224,6 +268,19 @@ def test_flat_shards_of_a_model_are_warned_of_once() -> None:
         warnings.simplefilter("error")
         Jorge([flat, weight()])
         Jorge([nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(4096))])
+        Jorge([nn.Parameter(torch.zeros(4096)) for _ in range(3)])  # a model's biases alone, say
+        optimizer = Jorge([weight()])
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(4096))]})
+        optimizer.add_param_group({"params": [flat, weight()]})
+    with pytest.warns(UserWarning, match=r"parameter 0 of group 3 has 20001 elements") as caught:
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(20_001))]})
+    assert [Path(warning.filename).name for warning in caught] == ["test_errors.py"]
+
+
+@pytest.mark.parametrize("sizes", [(1500,), (9000,), (9000, 2000)])
+def test_short_flat_shards_are_warned_of_where_there_is_nothing_else(sizes: tuple[int, ...]) -> None:
+    with pytest.warns(UserWarning, match=rf"parameter 0 of group 0 has {sizes[0]} elements"):
+        Jorge([nn.Parameter(torch.zeros(size)) for size in sizes])
 
 
 def test_a_parameter_that_becomes_sharded_begins_anew() -> None:

@@ -53,6 +53,31 @@ def joined(parts: list[nn.Parameter], whole: Tensor) -> Tensor:
     return torch.stack([part.detach() for part in parts]).view(whole.shape)
 
 
+class Patches(nn.Module):
+    """As timm's vision transformers: what does not decay is said by a method, in names of the module's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pos_embed, self.proj = nn.Parameter(torch.zeros(1, 16, 8)), nn.Linear(8, 8)
+        self.table = nn.Parameter(torch.zeros(5, 8))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed", "gone"}
+
+
+@pytest.mark.parametrize("prefix", ["", "0."])
+def test_what_a_model_asks_not_to_decay_does_not(prefix: str) -> None:
+    model = nn.Sequential(Patches(), nn.Linear(8, 2)) if prefix else Patches()
+    decays = {
+        name: group["weight_decay"] for group in param_groups(model, weight_decay=0.1) for name, _ in group["params"]
+    }
+    assert decays[f"{prefix}pos_embed"] == 0
+    assert decays[f"{prefix}table"] == decays[f"{prefix}proj.weight"] == 0.1
+    rows = {row.name: row for row in Jorge(param_groups(model, weight_decay=0.1)).plan().rows}
+    assert rows[f"{prefix}pos_embed"].kind == "matrix"
+    assert rows[f"{prefix}pos_embed"].weight_decay == 0
+
+
 CASES = [
     ((4, 12, 10), 1, 1),
     ((30, 10), 0, 3),

@@ -55,6 +55,46 @@ def test_the_scale_of_the_loss_changes_nothing(method: str, scale: float) -> Non
     assert fit(scale=scale, method=method) == pytest.approx(fit(method=method), rel=0.02)
 
 
+@pytest.mark.parametrize(("scale", "eps", "tiny"), [(1.0, 1e-8, 0), (1e-14, 1e-8, 4), (1e-14, 0.0, 0), (1e-25, 0.0, 4)])
+def test_gradients_that_are_too_small_for_their_steps_are_counted(scale: float, eps: float, tiny: int) -> None:
+    """And just these take shorter ones."""
+    (x, y), lengths = data(), []
+    for factor in (scale, 1.0):
+        model = net()
+        optimizer = Jorge(model.parameters(), **{**FREE, "eps": eps if factor == scale else 0.0})
+        (factor * (model(x) - y).square().mean()).backward()
+        optimizer.step()
+        if factor == scale:
+            seen = optimizer.diagnostics()
+            assert seen.overall["tiny_gradients"] == tiny
+            assert ("underflow" in str(seen)) == bool(tiny)
+        lengths.append(optimizer.diagnostics().overall["update_norm"])
+    assert (lengths[0] > 0.9 * lengths[1]) == (tiny == 0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("grafting", ["adam", "sgd"])
+def test_no_gradient_is_so_small_that_its_step_is_long(method: str, grafting: str) -> None:
+    """Where squares underflow, norms are zero: what they would be divided by is not, and steps shrink."""
+    x, y = data()
+    lengths: list[float] = []
+    for power in (0, *range(-14, -46, -1)):
+        model = net()
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer = Jorge(model.parameters(), **{**FREE, "method": method, "grafting": grafting})
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(x) - y).square().mean().backward()
+            for p in model.parameters():
+                assert p.grad is not None
+                p.grad = (p.grad.double() * 10.0**power).float()
+            optimizer.step()
+        moved = [(p.detach() - old).norm().item() for p, old in zip(model.parameters(), before, strict=True)]
+        lengths.append(math.hypot(*moved))
+        assert lengths[-1] <= 1.05 * lengths[0], power
+    assert (lengths[1] > 0.9 * lengths[0]) == (grafting == "adam")
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("grafting", ["adam", "sgd"])
 @pytest.mark.parametrize("power", [-42, -38, -30, -20, 18])
@@ -66,6 +106,36 @@ def test_tiny_and_huge_gradients_leave_finite_weights(method: str, grafting: str
 
     lr = 0.01 if grafting == "adam" else 0.1 / max(1.0, 10.0**power)
     assert math.isfinite(fit(30, change=change, method=method, grafting=grafting, lr=lr))
+
+
+def losses_of_a_square(seed: int, **options: Any) -> list[float]:
+    """Of torch's own test, `‖Wx + b‖²`, before each of 20 steps and after the last."""
+    torch.manual_seed(seed)
+    weight, bias, x = nn.Parameter(torch.randn(10, 5)), nn.Parameter(torch.randn(10)), torch.randn(5)
+    optimizer, losses = Jorge([weight, bias], **options), []
+    for _ in range(21):
+        optimizer.zero_grad()
+        loss = (weight.mv(x) + bias).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.item())
+        optimizer.step()
+    return losses
+
+
+@pytest.mark.parametrize(
+    ("grafting", "degree", "lr", "above"),
+    [
+        *(("adam", degree, lr, range(1)) for degree in (1, 2) for lr in (1e-3, 0.03)),
+        *(("sgd", degree, 1e-3, range(1)) for degree in (1, 2)),
+        ("sgd", 1, 0.03, range(20, 38)),  # what the guide to recipes says of SGD's length
+        ("sgd", 2, 0.03, range(1, 9)),
+    ],
+)
+def test_in_how_many_runs_a_square_ends_above_its_start(grafting: str, degree: int, lr: float, above: range) -> None:
+    found = [losses_of_a_square(seed, grafting=grafting, degree=degree, lr=lr) for seed in range(40)]
+    assert sum(losses[-1] > losses[0] for losses in found) in above
+    if grafting == "adam":
+        assert sum(max(losses) > losses[0] for losses in found) <= 1
 
 
 def test_elements_without_a_gradient_stay_without_eps() -> None:

@@ -133,6 +133,14 @@ def test_momentum_follows_a_scheduler_that_cycles_betas(transferred: bool) -> No
     assert seen[0] > seen[-1] >= 0.85
 
 
+def test_the_last_key_that_fastai_takes_for_momentum_is_the_one_that_all_follow() -> None:
+    """fastai cycles one key of a group: of `momentum` and `betas`, both its `mom`, the last."""
+    keys = list(Jorge([weight()]).param_groups[0])
+    assert keys.index("betas") > keys.index("momentum")
+    keys = list(Jorge([{"params": [weight()], "grafting": "adam"}], grafting="sgd").param_groups[0])
+    assert "betas" in keys
+
+
 def test_a_group_has_them_and_what_is_read_is_what_was_given() -> None:
     optimizer = Jorge([weight()], lr=0.1)
     group = optimizer.param_groups[0]

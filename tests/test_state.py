@@ -209,6 +209,21 @@ def test_the_plan_is_right_to_the_byte(
     assert str(plan).count("\n") == len(shapes) + 2
 
 
+def test_the_plan_says_rate_decay_and_group() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(4, 3))], "lr": torch.tensor(0.25)}]
+    groups += [{"params": [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2, 2))], "weight_decay": 0.5}]
+    plan = Jorge(groups, lr=0.125).plan()
+    assert [(row.group, row.lr, row.weight_decay) for row in plan.rows] == [
+        (0, 0.25, 0.01),
+        (1, 0.125, 0.5),
+        (1, 0.125, 0.5),
+    ]
+    header, _, first, *_ = str(plan).splitlines()
+    for name, value in (("group", "0"), ("lr", "0.25"), ("decay", "0.01")):
+        end = header.index(f" {name} ") + len(name) + 1
+        assert first[:end].endswith(f" {value}")
+
+
 def test_the_plan_says_why() -> None:
     model = nn.ModuleDict({"conv": nn.Conv2d(32, 64, 3), "table": nn.Embedding(40_000, 8)})
     rows = {row.name: row for row in Jorge(model.named_parameters(), lr=0.1).plan().rows}

@@ -5,6 +5,7 @@ Each change is looked at three ways: training that goes on, the same through a c
 
 import copy
 import gc
+import re
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
@@ -369,7 +370,8 @@ def test_a_checkpoint_of_another_layout_is_taken_over_with_its_options(options: 
             train(loaded, others, 2, seed=7)
             for p, old in zip(others, kept, strict=True):
                 p.data.copy_(old)
-        loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+        with pytest.warns(UserWarning, match=rf"{next(iter(options))}=.* \(was"):
+            loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
         for each, mine in ((saved, params), (loaded, others)):
             train(each, mine, 5, seed=3)
         assert same(params, others)
@@ -740,12 +742,31 @@ def test_names_say_which_state_is_whose(named: bool) -> None:
         step(theirs, optimizer)
         step(mine, other)
         assert all(torch.equal(optimizer.state[theirs[n]]["exp_avg"], other.state[mine[n]]["exp_avg"]) for n in shapes)
-        for groups in (("bcd", "a"), ("xbc", "d")):  # names that cross groups, or are others: by the order, as in torch
-            shapes["x"] = (7, 7)
-            _, third = make(*groups)
-            with pytest.raises(ValueError, match=r"does not fit|of shape"):
-                third.load_state_dict(saved)
-            assert not third.state
+        shapes["x"] = (7, 7)
+        _, third = make("xbc", "d")
+        with pytest.raises(ValueError, match=r"does not fit|of shape"):  # other names: by the order, as in torch
+            third.load_state_dict(saved)
+        assert not third.state
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_advice_after_another_dtype_of_the_model_converts_the_state(dtype: torch.dtype) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = Jorge(model.named_parameters())
+    train(optimizer, list(model.parameters()), 3, seed=2)
+    kept = optimizer.state[model.weight]["exp_avg"].clone()
+    optimizer.zero_grad()
+    model.to(dtype)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"weight is now .*: (optimizer\.load_state_dict\(.*\)\)) converts") as error:
+        optimizer.step()
+    advice = re.search(r"optimizer\.load_state_dict\(.*?\)\)", str(error.value))
+    assert advice is not None
+    eval(advice[0])
+    assert torch.equal(optimizer.state[model.weight]["exp_avg"].float(), kept)
+    optimizer.step()
+    assert optimizer.state[model.weight]["step"] == 4
 
 
 @pytest.mark.parametrize("saved", [{}, {"state": {}}, {"state": [], "param_groups": []}, {"param_groups": []}, None, 3])

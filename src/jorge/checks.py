@@ -15,9 +15,19 @@ from jorge.methods import METHODS
 from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule
 
 #: Words that others have for options; in a group they would be kept and do nothing.
-_ALIASES = {"learning_rate": "lr", "wd": "weight_decay", "epsilon": "eps"}
-#: How like an option's name a key must be to be a typo, by difflib's ratio: `weight_deacy`, not `max_momentum`.
-_NEAR = 0.85
+_ALIASES = {
+    "learning_rate": "lr",
+    "lrate": "lr",
+    "wd": "weight_decay",
+    "wdecay": "weight_decay",
+    "w_decay": "weight_decay",
+    "epsilon": "eps",
+}
+#: Options of torch's optimizers, and of common others, that look like one of ours; a group may come from theirs.
+_THEIRS = {"dampening", "etas", "beta", "beta1", "beta2", "beta3", "momentum_decay", "decoupled_weight_decay"}
+#: How like an option's name a key must be to be a typo, by difflib's ratio: `weight_deacy`, not `max_momentum`; and so
+#: for names of up to six letters, of which one is a larger part: `lrs`, `betta`, not `steps`.
+_NEAR, _NEAR_SHORT, _SHORT = 0.85, 0.8, 6
 
 
 def wants(name: str) -> str:
@@ -77,23 +87,31 @@ def check_known(keys: Iterable[str], where: str) -> None:
 def check_typos(keys: Iterable[str], where: str) -> None:
     """Refuse keys of a param group that are an option's name, nearly. Others are their owner's, and are kept.
 
-    Frameworks keep what they need in groups: `lr_scale`, `use_fallback`, `foreach`, `max_lr`.
+    Frameworks keep what they need in groups: `lr_scale`, `use_fallback`, `foreach`, `max_lr`. So do groups that another
+    optimizer has had: `dampening`. An option's name in capitals is a typo.
 
     Raises:
         TypeError: with the key and the option.
     """
     for key in keys:
-        if key in _ALIASES:
-            raise TypeError(f"{where}: unknown option {key!r}; did you mean {_ALIASES[key]!r}?")
-        near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=_NEAR) if isinstance(key, str) else []
-        if near and key not in FIELDS and not _has_affix(key, near[0]):
+        if not isinstance(key, str) or key in FIELDS or key in _THEIRS:
+            continue
+        lower = key.lower()
+        near = [_ALIASES[lower]] if lower in _ALIASES else difflib.get_close_matches(lower, FIELDS, 1, _NEAR_SHORT)
+        if near and (lower in _ALIASES or _is_near(lower, near[0])):
             raise TypeError(f"{where}: unknown option {key!r}; did you mean {near[0]!r}?")
+
+
+def _is_near(key: str, option: str) -> bool:
+    """Whether a key differs from an option by so little that it was meant."""
+    least = _NEAR_SHORT if len(option) <= _SHORT else _NEAR
+    return difflib.SequenceMatcher(None, option, key).ratio() >= least and not _has_affix(key, option)
 
 
 def _has_affix(key: str, option: str) -> bool:
     """Whether a key is an option's name with a word or number before or after it: `no_weight_decay`, `eps2`."""
     rest = key.replace(option, "", 1)
-    return option in key and (rest.startswith("_") or rest.endswith("_") or rest.isdecimal())
+    return key != option and option in key and (rest.startswith("_") or rest.endswith("_") or rest.isdecimal())
 
 
 #: What a word on a command line stands for, in whichever case.

@@ -30,6 +30,7 @@ from jorge.findings import (
     of_rounding,
     of_scale,
     of_shapes,
+    of_skips,
     of_steps,
     of_unmade,
 )
@@ -114,6 +115,8 @@ def doctor(
         except Exception as error:  # whatever a module may raise
             raise TypeError(f"the model or its optimizer cannot be copied: {type(error).__name__}: {error}") from error
         findings, losses, seen = _examine(patient, loss, batch, treated)
+    if isinstance(optimizer, Jorge):
+        findings += of_skips(optimizer.skipped_steps())
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return Checkup(tuple(findings), tuple(losses), seen)
 

@@ -22,7 +22,7 @@ from jorge.methods import METHODS, State
 from jorge.methods.products import largest_entry
 from jorge.options import Group, Options, Scalar
 from jorge.parameters import BITS, gather_gradients
-from jorge.routing import route_by
+from jorge.routing import COMPUTE_DTYPES, route_by
 from jorge.schedule import Schedule, Scheduled
 from jorge.spectrum import extreme_eigenvalues, residual
 from jorge.stacking import stacked
@@ -75,7 +75,7 @@ class Diagnostics:
         parameters: by name, then by measure (:data:`MEASURES`); a vector has those of steps alone. What is not known,
             such as of a parameter without a gradient, is NaN: keys stay the same from call to call.
         overall: by measure: norms of all, means, the smallest and the largest; and `skipped_steps`,
-            `skipped_in_a_row`.
+            `skipped_in_a_row`, and `tiny_gradients`: how many are below :func:`least_gradient`.
     """
 
     parameters: Mapping[str, Mapping[str, float]]
@@ -99,12 +99,24 @@ class Diagnostics:
             lines.append("no gradient is there: ask after backward() and before zero_grad(), from the first step on")
         total, last = (self.overall[key] for key in ("skipped_steps", "skipped_in_a_row"))
         lines.append(f"{total:.0f} steps skipped, {last:.0f} in a row at the end")
+        if tiny := self.overall["tiny_gradients"]:
+            lines.append(f"{tiny:.0f} gradients below eps, or so small that their squares underflow: multiply the loss")
         return "\n".join(lines)
 
 
 def _shown(key: str, value: float) -> str:
     """Three digits; what is not known is a dash, and a gradient that is not finite is shown."""
     return "–" if math.isnan(value) and key != "grad_norm" else f"{value:.3g}"
+
+
+def least_gradient(shape: Sequence[int], dtype: torch.dtype, options: Options) -> float:
+    """The norm of a parameter's gradient below which its step is shorter than the step length says.
+
+    There it falls with the gradient: its root mean square is below Adam's eps, or its squares underflow.
+    """
+    underflow = math.sqrt(torch.finfo(COMPUTE_DTYPES[dtype]).tiny)
+    least = max(options.eps, underflow) if options.grafting == "adam" else underflow
+    return least * math.sqrt(math.prod(shape))
 
 
 class _Column:
@@ -330,16 +342,16 @@ def _collected(
     skips = [0.0, 0.0]
     for device in {state.device for state in taking_part} | set(skipped):
         mine = [column for column in columns if column.values.device == device]
-        counts = [skipped[device].double()] if device in skipped else []
-        numbers = iter(torch.cat([*counts, *(column.values for column in mine)]).tolist())
-        for i in range(2 * len(counts)):
+        told = [skipped[device].double()] if device in skipped else []
+        numbers = iter(torch.cat([*told, *(column.values for column in mine)]).tolist())
+        for i in range(2 * len(told)):
             skips[i] = max(skips[i], next(numbers))
         for column in mine:
             for p in column.params:
                 values[p][column.key].append((next(numbers), column.weight))
     found: dict[str, dict[str, float]] = {}
     sums: defaultdict[str, float] = defaultdict(float)
-    ages = _ages(taking_part, options)
+    ages, tiny = _ages(taking_part, options), 0
     for index, group in enumerate(groups):
         for p, name in zip(group["params"], names(group, index), strict=True):
             keys = _keys(p, options[index])
@@ -349,6 +361,7 @@ def _collected(
                 for key in ("gg", "ww", "uu", "gu"):
                     sums[key] += own[key]
                 measures |= _of_sums(own) | {key: value for key, value in own.items() if key in keys}
+                tiny += 0 < measures["grad_norm"] < least_gradient(p.shape, p.dtype, options[index])
                 if "steps_since_refresh" in keys and p in ages:
                     measures["steps_since_refresh"] = ages[p]
             if keys:
@@ -360,7 +373,8 @@ def _collected(
         each = [values[key] for values in found.values() if key in values and not math.isnan(values[key])]
         if each and key not in _OF_STEPS:
             overall[key] = _HOW[MEASURES[key][0]]([(value, 1) for value in each])
-    return Diagnostics(found, overall | {"skipped_steps": skips[0], "skipped_in_a_row": skips[1]})
+    counts = {"skipped_steps": skips[0], "skipped_in_a_row": skips[1], "tiny_gradients": float(tiny)}
+    return Diagnostics(found, overall | counts)
 
 
 def _keys(p: Tensor, options: Options) -> tuple[str, ...]:

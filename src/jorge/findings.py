@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from jorge.diagnostics import Diagnostics
+from jorge.diagnostics import Diagnostics, least_gradient
 from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 from jorge.options import DEFAULTS, Options
+from jorge.routing import COMPUTE_DTYPES
+from jorge.skips import Skips
 from jorge.validation import some
 
 Level = Literal["error", "warning", "note"]
@@ -28,6 +30,10 @@ _CHANGED = 0.1
 _LARGE_TABLE = 1024
 #: A weight that starts below this, root mean square, starts at zero: any step is long beside it.
 _AT_ZERO = 1e-3
+#: An eps above this hides gradients before float32 does.
+_UNDERFLOW = math.sqrt(torch.finfo(torch.float32).tiny)
+#: Gradients that are longer have squares that overflow, by the dtype of the arithmetic.
+_LONGEST = {given: math.sqrt(torch.finfo(kept).max) for given, kept in COMPUTE_DTYPES.items()}
 #: Learning rates that are unusual for a step of Adam's length, above, and of SGD's, below.
 _HIGH_FOR_ADAM, _LOW_FOR_SGD = 0.03, 0.003
 #: By the step's length, options of the other one.
@@ -146,11 +152,37 @@ def of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
             f"the gradient of {some(bad)} is not finite",
             "Every step is skipped. Under a gradient scaler, unscale before you clip; else look for overflow.",
         )
+    norms = {name: float(torch.linalg.vector_norm(grad.detach().double())) for name, grad in dense.items()}
+    long = [name for name, norm in norms.items() if name not in bad and norm > _LONGEST[dense[name].dtype]]
+    if long:
+        yield Finding(
+            "error",
+            f"the gradient of {some(long)} is longer than 1.8e19, where its square overflows",
+            "Every step is skipped. Multiply the loss by less; under a gradient scaler, unscale before the step.",
+        )
+
+
+def of_skips(skips: Skips) -> Iterator[Finding]:
+    """Steps that the optimizer has left out before: the copy that takes the dry steps counts anew."""
+    if skips.total:
+        counts = f"{skips.total} steps were left out so far, {skips.in_a_row} in a row at the end"
+        yield Finding(
+            "warning" if skips.in_a_row else "note",
+            f"{counts}: their gradients were not finite",
+            "A few are usual with a gradient scaler, which lowers its scale then; many are overflow, or a bad batch.",
+        )
 
 
 def of_groups(optimizer: Jorge) -> Iterator[Finding]:
     """Options of param groups that do not fit, or contradict each other."""
     decayed: list[str] = []
+    if len({group["maximize"] for group in optimizer.param_groups}) > 1:
+        climbing = [str(i) for i, group in enumerate(optimizer.param_groups) if group["maximize"]]
+        yield Finding(
+            "warning",
+            f"maximize=True in param group {some(climbing)}, and not in the others: they pull the loss apart",
+            "Give all groups the same, unless that is meant, as for an adversary or a multiplier.",
+        )
     for index, group in enumerate(optimizer.param_groups):
         options = Options.of(group)
         rate, where = float(group.get("initial_lr", options.lr)), f"param group {index}"
@@ -211,6 +243,15 @@ def of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
             f"{some(whole)}: an embedding that is preconditioned as a matrix",
             "jorge.param_groups(model) leaves those above 8,192 rows a diagonal side; max_dim says from where on.",
         )
+    words = {p.shape[0] for p in tables}
+    outputs = {m.weight for m in model.modules() if isinstance(m, nn.Linear) and m.out_features in words} - tables
+    heads = [name for name, p in pairs if p in outputs and p.shape[0] > _LARGE_TABLE]
+    if heads:
+        yield Finding(
+            "note",
+            f"{some(heads)}: outputs over a vocabulary, preconditioned as a matrix",
+            "jorge.param_groups(model) leaves those above 8,192 rows a diagonal side; max_dim says from where on.",
+        )
     asked = {id(p): group for group in param_groups(model) for _, p in group["params"]}
     several = []
     for row, (p, group) in zip(rows, every, strict=True):
@@ -249,20 +290,23 @@ def _free(device: torch.device) -> int | None:
 
 
 def of_scale(optimizer: Jorge, seen: Diagnostics) -> Iterator[Finding]:
-    """Gradients that Adam's eps hides: steps of its length are then in proportion to them."""
-    hidden = []
+    """Gradients that Adam's eps hides, or whose squares underflow: steps are then in proportion to them."""
+    hidden, eps = [], 0.0
     rows = iter(optimizer.plan().rows)
     for group in optimizer.param_groups:
-        for row in [next(rows) for _ in group["params"]]:
+        options = Options.of(group)
+        for row, p in [(next(rows), p) for p in group["params"]]:
             norm = seen.parameters.get(row.name, {}).get("grad_norm", math.nan)
-            if group["grafting"] == "adam" and 0 < norm < group["eps"] * math.sqrt(math.prod(row.shape)):
+            if 0 < norm < least_gradient(row.shape, p.dtype, options):
                 hidden.append(row.name)
-    if 2 * len(hidden) > len(seen.parameters):  # a bias before a norm has next to none, and is no sign
-        yield Finding(
-            "warning",
-            f"the gradient of {some(hidden)} is smaller than eps, and so are its steps",
-            "Multiply the loss, or set eps=0.",
-        )
+                eps = max(eps, options.eps if options.grafting == "adam" else 0.0)
+    if 2 * len(hidden) <= len(seen.parameters):  # a bias before a norm has next to none, and is no sign
+        return
+    if eps > _UNDERFLOW:
+        what, remedy = f"the gradient of {some(hidden)} is smaller than eps, and so are its steps", ", or set eps=0"
+    else:
+        what, remedy = f"the gradient of {some(hidden)} is so small that its squares underflow, and steps shrink", ""
+    yield Finding("warning", what, f"Multiply the loss{remedy}.")
 
 
 def of_rounding(trained: dict[str, nn.Parameter], start: dict[str, Tensor]) -> Iterator[Finding]:

@@ -219,6 +219,9 @@ def limited(lengths: Tensor, history: Tensor, moves: Tensor, limit: float) -> Te
 
 
 def ratios(norms: Tensor, lengths: Tensor) -> Tensor:
-    """What gives directions of these norms the norms `lengths`, `[total]`; zero where it would not be finite."""
-    found = lengths / norms.add_(torch.finfo(lengths.dtype).tiny)
+    """What gives directions of these norms the norms `lengths`, `[total]`; zero where it would not be finite.
+
+    A norm below the root of the smallest normal number is of squares that underflowed, and would make them far longer.
+    """
+    found = lengths / norms.add_(torch.finfo(lengths.dtype).tiny ** 0.5)
     return torch.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0)

@@ -38,7 +38,8 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
 
     Parameters that need the same go into one group:
 
-    - Norms, biases and vectors do not decay; a vector has at most one dim above 1, such as `[1, 1, width]`.
+    - Norms, biases and vectors do not decay; a vector has at most one dim above 1, such as `[1, 1, width]`. Nor do
+      parameters that `no_weight_decay()` of the model, or of a module in it, names, as timm's models do.
     - Weights of experts, `[experts, in, out]`, get `batch_dims=1`. Such are parameters of three dims of any module but
       convolutions and `nn.Bilinear`, where the first is above 1. Their biases are vectors each.
     - Fused weights get `splits`: `in_proj_weight` of `nn.MultiheadAttention`, linear layers `qkv`, `c_attn`,
@@ -69,11 +70,12 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
         raise TypeError(f"param_groups() takes a module, got {type(model).__name__}: pass the model itself")
     found: dict[tuple[tuple[str, Any], ...], list[tuple[str, Tensor]]] = {}
     words = {m.weight.shape[0] for m in model.modules() if isinstance(m, _EMBEDDINGS)}
+    spared = set(_spared(model))
     for name, owner, p in _trained(model):
         keys = _matrices(name, owner, p)
         if "max_dim" not in options and _is_vocabulary(owner, p, words):
             keys["max_dim"] = _MANY
-        if matrix_shape(tuple(p.shape)) is None or _is_norm(owner) or _is_bias(name, owner, p):
+        if name in spared or matrix_shape(tuple(p.shape)) is None or _is_norm(owner) or _is_bias(name, owner, p):
             keys["weight_decay"] = 0.0
         elif weight_decay is not None:
             keys["weight_decay"] = weight_decay
@@ -91,6 +93,14 @@ def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
             if p.requires_grad and id(p) not in seen:
                 seen.add(id(p))
                 yield name, module, p
+
+
+def _spared(model: nn.Module) -> Iterator[str]:
+    """The parameters that modules ask not to decay, by their names in the model; timm's method gives a set of names."""
+    for prefix, module in model.named_modules():
+        method = getattr(module, "no_weight_decay", None)
+        for name in method() if callable(method) else ():
+            yield f"{prefix}.{name}" if prefix else name
 
 
 def _is_vocabulary(owner: nn.Module, p: Tensor, words: set[int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import chain, zip_longest
@@ -17,7 +18,7 @@ from torch._compile import _disable_dynamo
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from jorge import checks, options, transfer, validation
+from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange.domains import Distribution, Mode
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
@@ -147,15 +148,15 @@ class Jorge(torch.optim.Optimizer):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
-        self._store, self._skips = Store(), SkipCounter()
         self.distribution = Distribution(distributed, process_group)
-        self._read: dict[int, tuple[list[Any], Options]] = {}
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
         if not any(group["params"] for group in self.param_groups):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
-        validation.warn_of_flat(self.param_groups)
+        self._store, self._skips = Store(), SkipCounter()
+        self._read: dict[int, tuple[list[Any], Options]] = {}
+        validation.warn_of_flat(self.param_groups, self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -265,7 +266,9 @@ class Jorge(torch.optim.Optimizer):
                 each.let_go()
 
     def plan(self) -> Plan:
-        """What each parameter gets: blocks, sides, state bytes, and why. Printable, and data in `.rows`.
+        """What each parameter gets: its group's lr and decay, blocks, sides, state bytes, and why.
+
+        Printable, and data in `.rows`.
 
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
@@ -274,7 +277,7 @@ class Jorge(torch.optim.Optimizer):
         """
         return Plan(
             tuple(
-                plan_row(name, tuple(p.shape), p.dtype, Options.of(group))
+                plan_row(name, tuple(p.shape), p.dtype, Options.of(group), index)
                 for index, group in enumerate(self.param_groups)
                 for p, name in zip(group["params"], validation.names(group, index), strict=True)
             )
@@ -291,11 +294,13 @@ class Jorge(torch.optim.Optimizer):
         validation.check_params(group, [p for g in self.param_groups for p in g["params"]], len(self.param_groups))
         where = f"param group {len(self.param_groups)}"
         checks.check_typos(group, where)
-        if group.get("grafting", self.defaults["grafting"]) == "adam" or "betas" not in self.defaults:
-            group.setdefault("betas", self.defaults.get("betas", options.DEFAULTS["betas"]))
+        if "betas" not in self.defaults:
+            group.setdefault("betas", options.DEFAULTS["betas"])
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(group)
+        if "_store" in self.__dict__:  # not while it is built, group by group
+            validation.warn_of_flat([group], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -392,17 +397,17 @@ class Jorge(torch.optim.Optimizer):
         """As torch's; dtypes and devices of the state are kept right, and a failed call changes nothing.
 
         Tensors that are there, of the state and of a learning rate, take the values over and stay where they are. Where
-        both sides have the same names, these say which state is whose; else the order does, as in torch.
+        both sides have the same names, these say which state is whose, over all groups; else the order does, as in
+        torch. Options are the checkpoint's. Names that differ, and options that shape the state and do, are a warning.
 
         Raises:
-            ValueError: groups that do not match, a state of another layout or version.
+            ValueError: groups that do not match, a state of another layout or version or that is not finite.
         """
-        seen: dict[str, Any] = {}
+        seen: list[checkpoints.Checkpoint] = []
 
         def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> dict[str, Any]:
-            ordered = validation.in_order_of_names(final, self.param_groups)
-            seen["state"] = validation.checked_state(ordered, self.param_groups, self.defaults)
-            return ordered
+            seen.append(checkpoints.read(final, self.param_groups, self.defaults))
+            return seen[-1].packed
 
         if not isinstance(state_dict, dict):
             raise ValueError(f"load_state_dict() takes what state_dict() returned, got a {type(state_dict).__name__}")
@@ -413,6 +418,8 @@ class Jorge(torch.optim.Optimizer):
         finally:
             handle.remove()
             del self._incoming
+        for remark in seen[-1].remarks:
+            warnings.warn(remark, stacklevel=validation.levels_to_the_caller())
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -425,7 +432,8 @@ class Jorge(torch.optim.Optimizer):
     @torch.no_grad()
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Torch casts a state that it loads to the parameters' dtypes; what `load_state_dict` has seen is as saved.
-        incoming = self.__dict__.get("_incoming", {}).get("state", state["state"])
+        seen = self.__dict__.get("_incoming")
+        incoming = seen[-1].state if seen else state["state"]
         before = self.__dict__.get("param_groups", [])
         distributed = state.pop("_distributed", "auto")
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})

@@ -186,7 +186,8 @@ class Options:
         1e-8,
         _at_least(0),
         _POSITIVE,
-        "Adam's denominator term, for Adam's length only. With 0 steps do not depend on the scale of the loss.",
+        "Adam's denominator term, for Adam's length only. With 0 steps do not depend on the scale of the loss while "
+        "gradients are above about 1e-18, root mean square, in float32; below they shrink with them.",
     )
     beta2_decay: float | None = _option(
         -0.8,

@@ -12,10 +12,16 @@ from jorge.blocks import Side
 from jorge.options import Options
 from jorge.routing import Kind, layout, route_by
 
+#: Columns of numbers.
+_NUMBERS = ("group", "lr", "decay", "state")
+
 
 @dataclass(frozen=True)
 class PlanRow:
-    """What one parameter gets. `state_bytes` are those allocated at its first step, to the byte."""
+    """What one parameter gets. `state_bytes` are those allocated at its first step, to the byte.
+
+    `group` is the number of its param group, of which `lr` and `weight_decay` are what they are now.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -27,6 +33,9 @@ class PlanRow:
     grafting: str
     state_bytes: int
     why: str
+    group: int
+    lr: float
+    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -41,14 +50,15 @@ class Plan:
         return sum(row.state_bytes for row in self.rows)
 
     def __str__(self) -> str:
-        header = ("parameter", "shape", "blocks", "sides", "method", "graft", "state", "why")
+        header = ("parameter", "shape", "group", "lr", "decay", "blocks", "sides", "method", "graft", "state", "why")
         table = [header, *(_cells(row) for row in self.rows)]
-        total = ("total", f"{len(self.rows)} parameters", "", "", "", "", f"{self.state_bytes:,} B", "")
+        total = ("total", f"{len(self.rows)} parameters", *[""] * 7, f"{self.state_bytes:,} B", "")
         table.append(total)
         widths = [max(len(line[i]) for line in table) for i in range(len(header))]
         lines = []
+        sides = [str.rjust if name in _NUMBERS else str.ljust for name in header]
         for line in table:
-            cells = [c.rjust(w) if i == 6 else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+            cells = [side(cell, width) for side, cell, width in zip(sides, line, widths, strict=True)]
             lines.append("  ".join(cells).rstrip())
         lines.insert(1, "─" * max(len(line) for line in lines))
         return "\n".join(lines)
@@ -59,11 +69,12 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     sides = f"{row.left}/{row.right}" if row.left else "–"
     shape = "×".join(map(str, row.shape)) or "scalar"
     method = row.method if row.kind == "matrix" else "–"
-    return row.name, shape, blocks, sides, method, row.grafting, f"{row.state_bytes:,} B", row.why
+    numbers = (str(row.group), f"{row.lr:.4g}", f"{row.weight_decay:.4g}")
+    return row.name, shape, *numbers, blocks, sides, method, row.grafting, f"{row.state_bytes:,} B", row.why
 
 
-def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, options: Options) -> PlanRow:
-    """The plan of one parameter under the options of its param group."""
+def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, options: Options, group: int = 0) -> PlanRow:
+    """The plan of one parameter under the options of its param group, of this number."""
     shape = tuple(shape)
     decision = route_by(shape, options)
     tensors = layout(shape, dtype, options).tensors(shape).values()
@@ -84,4 +95,7 @@ def plan_row(name: str, shape: Sequence[int], dtype: torch.dtype, options: Optio
         options.grafting,
         sum(math.prod(size) * kind.itemsize for size, kind in tensors),
         decision.why,
+        group,
+        float(options.lr),
+        float(options.weight_decay),
     )

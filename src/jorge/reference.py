@@ -154,7 +154,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
         A = adapted(A, D, state, options)  #                  A/(r cᵀ)^(1/4)
         state.scale = schatten_scale(U, A, state, options)  # s
         length = state.scale * limited(U, state, options)  #  ℓ = s ‖U‖: of the graft's update only the length is used
-        ratio = length / (norm(A) + torch.finfo(W.dtype).tiny)
+        ratio = length / (norm(A) + torch.finfo(W.dtype).tiny ** 0.5)  # below, squares underflow
         U = A * ratio if torch.isfinite(ratio) else torch.zeros_like(A)  # U = ℓ A / ‖A‖
     return W - lr * options.weight_decay * W - lr * U  #      W ← W − lr λ W − lr U
 

@@ -427,9 +427,11 @@ class Store:
         mine, place = home
         spec = mine.specs[place]
         if tuple(p.shape) != spec.shape or p.dtype != spec.dtype:
+            converted = "optimizer.load_state_dict(optimizer.state_dict()) converts the states of all; or "
             raise RuntimeError(
                 f"{name_of(p, groups)} is now {tuple(p.shape)} of {p.dtype}, its state is for {spec.shape} of "
-                f"{spec.dtype}: build a new optimizer, or delete optimizer.state[p]"
+                f"{spec.dtype}: {converted if tuple(p.shape) == spec.shape else ''}build a new optimizer, or delete "
+                "optimizer.state[p]"
             )
         changed = [name for name in SHAPING if getattr(mine.options, name) != getattr(options, name)]
         if changed and mine.index == index:

@@ -1,4 +1,4 @@
-"""What is refused, and in which words: parameters, gradients, states and saved states that cannot be worked with.
+"""What is refused, and in which words: parameters, gradients and states that cannot be worked with.
 
 Each message says which parameter it is about, what was wrong, and what to do.
 """
@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from jorge.blocks import matrix_shape
-from jorge.checks import check
 from jorge.exchange.domains import check_placements, is_sharded
-from jorge.options import SHAPING, Group, Options
-from jorge.routing import COMPUTE_DTYPES, divided, layout
+from jorge.options import Group, Options
+from jorge.routing import COMPUTE_DTYPES, divided
 
 #: Shape and dtype of the tensors of a parameter's state, by key.
 Wanted = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -108,9 +107,11 @@ def check_divisible(group: Group, index: int, options: Options) -> None:
 
 #: No bias or norm is as long: what is may be many parameters in one.
 _FLAT = 2**14
+#: So may be what is shorter, where there is nothing else: one flat parameter for weights that decay, one for others.
+_FLAT_ALONE, _FEW = 2**10, 2
 
 
-def _levels_to_the_caller() -> int:
+def levels_to_the_caller() -> int:
     """The `stacklevel` by which a warning of the function that asks is the caller's, outside this package and torch."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("jorge", "torch"):
@@ -118,18 +119,24 @@ def _levels_to_the_caller() -> int:
     return level
 
 
-def warn_of_flat(groups: Sequence[Group]) -> None:
-    """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights."""
-    params = [p for group in groups for p in group["params"]]
-    if any(matrix_shape(tuple(p.shape)) for p in params):
+def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
+    """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights.
+
+    Args:
+        some_groups: those to look at.
+        groups: all of the optimizer's, by which parameters are called.
+    """
+    params = [p for group in some_groups for p in group["params"]]
+    if not params or any(matrix_shape(tuple(p.shape)) for p in params):
         return
     longest = max(params, key=Tensor.numel)
-    if longest.numel() >= _FLAT:
+    sizes = [p.numel() for group in groups for p in group["params"]]
+    if longest.numel() >= _FLAT or (len(sizes) <= _FEW and min(sizes) >= _FLAT_ALONE):
         warnings.warn(
             f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
             "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
             "use_orig_params=True and no sharding (NO_SHARD), or use DDP; sharded weights are not supported yet",
-            stacklevel=_levels_to_the_caller(),
+            stacklevel=levels_to_the_caller(),
         )
 
 
@@ -202,7 +209,7 @@ def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bo
         )
     for key, (shape, _) in wanted.items():
         value = entry[key]
-        if (found := _unusable(value, shape)) is not None:
+        if (found := unusable(value, shape)) is not None:
             raise RuntimeError(
                 f"{key} of {name} in optimizer.state is {found}, expected a dense real tensor of shape {shape}: put "
                 "back what was there, or clear optimizer.state[p] to start that parameter anew"
@@ -214,20 +221,20 @@ def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bo
     return True
 
 
-def _unusable(value: Any, shape: tuple[int, ...]) -> str | None:
+def unusable(value: Any, shape: tuple[int, ...]) -> str | None:
     """What a value is, in words, where it is no dense real tensor of a shape with numbers in it."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_complex():
         return f"of layout {value.layout}" if value.layout != torch.strided else "complex"
-    if not value.is_floating_point():
-        return f"of {value.dtype}"
+    if value.is_meta or not value.is_floating_point():
+        return "on the meta device" if value.is_meta else f"of {value.dtype}"
     return None if tuple(value.shape) == shape else f"of shape {tuple(value.shape)}"
 
 
 def _refuse_ours(name: str, entry: Mapping[Any, Any], wanted: Wanted) -> None:
     """Refuse keys that look like a state's and are none of this one's: they could not be loaded again."""
-    if strange := [key for key in entry if key not in wanted and _is_ours(key)]:
+    if strange := [key for key in entry if key not in wanted and is_ours(key)]:
         raise RuntimeError(
             f"optimizer.state of {name} holds {', '.join(map(str, strange))}, which is not of its layout: give keys of "
             "your own other names"
@@ -249,102 +256,7 @@ def check_step(name: str, value: Any) -> int:
     return value
 
 
-def check_saved_groups(saved: Mapping[str, Any], groups: Sequence[Group]) -> None:
-    """Refuse a state dict whose param groups do not match."""
-    if len(saved["param_groups"]) != len(groups):
-        raise ValueError(
-            f"the saved state has {len(saved['param_groups'])} param groups, this optimizer {len(groups)}: "
-            "build it with the groups that it was saved with"
-        )
-    for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True)):
-        if len(theirs["params"]) != len(mine["params"]):
-            raise ValueError(
-                f"param group {index} was saved with {len(theirs['params'])} parameters and has "
-                f"{len(mine['params'])} here: build the optimizer with the parameters that it was saved with"
-            )
-        if "state_version" not in theirs:
-            raise ValueError(f"param group {index} has no state_version: this state was not saved by jorge.Jorge")
-        check({**mine, **theirs}, f"saved param group {index}")
-
-
-def in_order_of_names(saved: Mapping[str, Any], groups: Sequence[Group]) -> dict[str, Any]:
-    """A state dict in the order of the groups' names, all distinct, where each has a saved one with its own.
-
-    Otherwise it is as it was: torch goes by the order alone.
-
-    Raises:
-        ValueError: it is no state dict of an optimizer.
-    """
-    lacking = [key for key in ("state", "param_groups") if key not in saved]
-    if lacking or not isinstance(saved["state"], Mapping) or not isinstance(saved["param_groups"], (list, tuple)):
-        raise ValueError(
-            f"this is no state dict of an optimizer: {' and '.join(lacking) or 'state or param_groups'} "
-            f"{'missing' if lacking else 'of another type'}. Give load_state_dict() what state_dict() returned"
-        )
-    theirs = {frozenset(group.get("param_names") or ()): group for group in saved["param_groups"]}
-    mine = [list(group.get("param_names") or ()) for group in groups]
-    if len(theirs) != len(saved["param_groups"]) or len({n for own in mine for n in own}) != sum(map(len, mine)):
-        return dict(saved)  # names that several have say nothing
-    found = [theirs.get(frozenset(own)) for own in mine]
-    ordered = []
-    for own, group, match in zip(mine, groups, found, strict=True):
-        if match is None or not len(own) == len(group["params"]) == len(match["params"]) == len(set(own)):
-            return dict(saved)
-        keys = dict(zip(match["param_names"], match["params"], strict=True))
-        ordered.append({**match, "params": [keys[name] for name in own], "param_names": own})
-    return {**saved, "param_groups": ordered} if len(ordered) == len(saved["param_groups"]) else dict(saved)
-
-
-def checked_state(saved: Mapping[str, Any], groups: Sequence[Group], defaults: Mapping[str, Any]) -> dict[Any, Any]:
-    """The states in a state dict by parameter, and what else it holds by its key, once all of it fits.
-
-    Raises:
-        ValueError: groups that do not match, a state of another layout or version.
-    """
-    check_saved_groups(saved, groups)
-    places = {
-        key: (p, name, Options.of({**defaults, **mine, **theirs}))
-        for index, (theirs, mine) in enumerate(zip(saved["param_groups"], groups, strict=True))
-        for key, p, name in zip(theirs["params"], mine["params"], names(mine, index), strict=True)
-    }
-    found: dict[Any, Any] = {}
-    for key, entry in saved["state"].items():
-        if key not in places:
-            found[key] = entry  # not a parameter's: its owner's
-        elif entry:
-            p, name, options = places[key]
-            wanted = layout(tuple(p.shape), p.dtype, options).tensors(tuple(p.shape))
-            if not isinstance(entry, Mapping) or any(each in entry for each in wanted) or any(map(_is_ours, entry)):
-                check_saved_state(name, entry, wanted)
-            found[p] = entry
-    return found
-
-
-def check_saved_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:
-    """Refuse a parameter's saved state that lacks what is wanted; what else it holds is its owner's."""
-    if not isinstance(saved, Mapping):
-        raise ValueError(f"the saved state of {name} is a {type(saved).__name__}, expected a dict")
-    missing = sorted(key for key in [*wanted, "step"] if key not in saved)
-    other = sorted(key for key in saved if key not in wanted and _is_ours(key))
-    if missing or other:
-        keys = missing + other
-        raise ValueError(
-            f"the saved state of {name} does not fit: {', '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing on "
-            f"one side. Was the parameter's shape another one, or one of {', '.join(SHAPING)}?"
-        )
-    for key, (shape, _) in wanted.items():
-        if (found := _unusable(saved[key], shape)) is not None:
-            raise ValueError(
-                f"the saved {key} of {name} is {found}, expected a dense real tensor of shape {shape}: "
-                "it belongs to a parameter of another shape, or was saved with another block_size"
-            )
-    try:
-        check_step(name, saved["step"])
-    except RuntimeError as error:
-        raise ValueError(f"the saved state does not fit: {error}") from None
-
-
-def _is_ours(key: Any) -> bool:
+def is_ours(key: Any) -> bool:
     """Whether a key looks like one of a state of ours: `left.3`, `refreshes.0`."""
     head, dot, number = str(key).rpartition(".")
     return bool(dot) and number.isdecimal() and head.partition("_")[0] in ("left", "right", "refreshes", "quartics")

@@ -41,7 +41,8 @@ def observe(
     """`v ← v + w(d − v)` in place, d the share of each row, or column, in the squared norm of a direction.
 
     Args:
-        row_vars, col_vars: v. Their scale is free: they shrink at a direction without a norm, of zeros or too large.
+        row_vars, col_vars: v. Their scale is free: they shrink at a direction without a norm, of zeros, too large or so
+            small that its squares underflow.
         row_norms, col_norms: of what is observed (:func:`side_norms`).
         steps: t of each matrix, `[total]`; `w = max(1/20, 1/t)`.
         moves: 1 where a parameter moves and 0 elsewhere, `[total]` or 0-dim.
@@ -50,7 +51,7 @@ def observe(
     whole = torch.cat([torch.linalg.vector_norm(row, dim=1) for row in row_norms])
     info, sizes = torch.finfo(whole.dtype), [len(each) for each in row_norms]
     torch._foreach_clamp_max_(sides, info.max)  # so that infinity over infinity is zero
-    torch._foreach_div_(sides, 2 * _columns(whole.clamp(min=info.tiny), sizes))
+    torch._foreach_div_(sides, 2 * _columns(whole.clamp(min=info.tiny**0.5), sizes))
     torch._foreach_mul_(sides, sides)
     weights = moves / steps.to(whole.dtype).clamp(min=1, max=_REMEMBERED)
     lerp([*row_vars, *col_vars], sides, 2 * _columns(weights, sizes))

@@ -53,6 +53,27 @@ def train(net: nn.Module, optimizer: Any, steps: int) -> float:
     return loss(net).item()
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_schedule_free_resumes_where_it_is_put_into_training_after_the_load(early: bool) -> None:
+    """Before it that only sets a flag: the weights stay the averaged ones that were saved."""
+    whole = model()
+    optimizer = schedule_free(whole)
+    train(whole, optimizer, 11)
+    optimizer.eval()
+    saved = copy.deepcopy((whole.state_dict(), optimizer.state_dict()))
+    optimizer.train()
+    train(whole, optimizer, 12)
+    second = model()
+    resumed = load("schedulefree").ScheduleFreeWrapper(Jorge(second.parameters(), lr=1e-2), momentum=0.9)
+    if early:
+        resumed.train()
+    second.load_state_dict(saved[0])
+    resumed.load_state_dict(saved[1])
+    resumed.train()
+    train(second, resumed, 12)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), second.parameters(), strict=True)) != early
+
+
 @pytest.mark.parametrize("wrap", [sam, lookahead, schedule_free])
 def test_a_wrapper_trains_and_resumes(wrap: Wrap) -> None:
     whole = model()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -92,3 +93,32 @@ def test_killed_with_two_workers(tmp_path: Path) -> None:
     assert result.returncode == 0
     assert kept(folder) == kept(tmp_path / "whole")
     assert list((folder / "checkpoints").iterdir()) == []
+
+
+def test_killed_fifty_times_at_any_moment(tmp_path: Path) -> None:
+    """Whatever is being written then, no finished run is lost or torn, and the last command finishes the rest."""
+    words = ["-m", "jorge", *command("sgd,adamw", tmp_path / "killed", "--seeds", 60, steps=4)]
+    records, draw, kills = tmp_path / "killed" / "runs.jsonl", random.Random(0), 0
+    before: list[str] = []
+    for _ in range(50):
+        process = subprocess.Popen(
+            [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+        )
+        deadline, count = time.monotonic() + 60, len(before)
+        while process.poll() is None and time.monotonic() < deadline:
+            found = records.read_bytes().count(b"\n") if records.exists() else 0
+            if found > count:  # it trains: from here on at any moment
+                break
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.15))
+        process.kill()
+        kills += process.wait(timeout=60) == -signal.SIGKILL
+        after = records.read_text(encoding="utf-8").splitlines(keepends=True) if records.exists() else []
+        whole = after if not after or after[-1].endswith("\n") else after[:-1]
+        assert whole[: len(before)] == before
+        assert all(json.loads(line)["steps"] == 4 for line in whole)
+        before = whole
+    assert kills >= 40
+    assert run(*words).returncode == 0
+    ended = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    assert len({(r["optimizer"], r["seed"]) for r in ended}) == len(ended) == 120

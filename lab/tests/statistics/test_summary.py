@@ -1,6 +1,7 @@
 """The arithmetic of the comparison, on records made by hand."""
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,13 @@ def test_rows() -> None:
     assert adamw.final_loss is None
     assert cells(adamw)["steps to target"] == "not reached"
     assert cells(jorge)["speed-up over SGD"] == "1.25×"
+
+
+def test_a_metric_that_is_not_finite_at_the_end_of_one_run_has_no_spread() -> None:
+    found = [record("sgd", seed, [9.0, 8.0 - seed], metric=metric) for seed, metric in enumerate((0.9, math.nan, 0.8))]
+    (row,) = summarize(found)
+    assert row.metric_sd is None
+    assert row.final_loss_sd is not None
 
 
 def test_a_setting_has_a_row_of_its_own_and_settings_stand_together() -> None:

@@ -6,6 +6,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from jorge import Jorge
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.run import train
 from jorge_lab.tasks import TASKS, mnist, python, shakespeare
@@ -66,6 +67,29 @@ def test_a_smoke_run_lowers_the_loss(name: str, optimizer: str) -> None:
     assert record["diverged_at"] is None
     assert sum(losses[-part:]) < 0.9 * sum(losses[:part])
     assert record["evaluations"][-1][0] == task.steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "tolerance"), [("whitening", 0.05), ("congruence", 0.25)])
+def test_mnist_trains_alike_whatever_the_loss_is_multiplied_by(method: str, tolerance: float) -> None:
+    """Without eps and decay, which set a scale. What is left is rounding: other ways, to much the same end."""
+    task, ends = smoke("mnist"), []
+    data = task.load()
+    for scale in (1.0, 1e-12, 1e-6, 1e6, 1e12):
+        torch.manual_seed(0)
+        model, batches, losses = task.model(), task.batches(data, 0), []
+        optimizer = Jorge(model.parameters(), lr=0.01, method=method, eps=0.0, weight_decay=0.0)
+        for _ in range(task.steps):
+            optimizer.zero_grad()
+            loss = task.loss(model, next(batches))
+            (scale * loss).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            losses.append(loss.item())
+        ends.append(sum(losses[-20:]) / 20)
+        assert losses[0] == pytest.approx(2.293, abs=0.01)
+        assert losses[2] < 2.26
+    assert max(ends) < 0.15
+    assert ends == pytest.approx([ends[0]] * len(ends), rel=tolerance)
 
 
 def test_mnist_is_the_real_thing() -> None:

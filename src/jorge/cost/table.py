@@ -113,6 +113,8 @@ def as_dict(cost: Estimate) -> dict[str, Any]:
     for row in cost.rows:
         data = asdict(row)
         plan = data.pop("plan")
+        for name in ("group", "lr", "weight_decay"):  # which cost nothing
+            del plan[name]
         rows.append(plan | data | {"flops_per_step": row.flops_per_step(cost.interval)})
     computed = (
         "state_bytes",

@@ -219,7 +219,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _spread(values: Sequence[float]) -> float | None:
-    return stdev(values) if len(values) > 1 else None
+    """The standard deviation; `None` of fewer than two, and where a value is not finite, as after a last bad step."""
+    return stdev(values) if len(values) > 1 and all(map(isfinite, values)) else None
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:

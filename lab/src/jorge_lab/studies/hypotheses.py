@@ -186,22 +186,30 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
     highest = 0.0
     momentum, move, ratios = jorge.step._momentum, parameters.move, grafting.ratios
 
+    seen: list[Tensor] = []
+
     def changed_momentum(
-        directions: list[Tensor], buffers: Sequence[dict[str, Tensor]], mask: grafting.Mask, options: Any
+        work: Any,
+        directions: list[Tensor],
+        buffers: Sequence[dict[str, Tensor]],
+        mask: grafting.Mask,
+        options: Any,
+        exchange: Any,
     ) -> list[Tensor]:
         if hypothesis.direction:
             for direction in directions:
                 direction.copy_(hypothesis.direction(direction))
-        aheads = momentum(directions, buffers, mask, options)
+        aheads = momentum(work, directions, buffers, mask, options, exchange)
         if hypothesis.adapt:
             aheads = [hypothesis.adapt(ahead) for ahead in aheads]
+        seen[:] = aheads
         return aheads
 
-    def changed_ratios(aheads: Sequence[Tensor], lengths: Tensor) -> Tensor:
+    def changed_ratios(norms: Tensor, lengths: Tensor) -> Tensor:
         if hypothesis.length:
-            parts = zip(torch.split(lengths, [len(ahead) for ahead in aheads]), aheads, strict=True)
+            parts = zip(torch.split(lengths, [len(ahead) for ahead in seen]), seen, strict=True)
             lengths = torch.cat([hypothesis.length(*part) for part in parts])
-        return ratios(aheads, lengths)
+        return ratios(norms, lengths)
 
     def changed_move(
         work: Any, params: Any, present: Any, updates: Sequence[Tensor], taken: Tensor, options: Any
