@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jorge import Jorge, arrange
 from jorge.cost.counter import Meter
 from jorge.exchange.domains import Distribution, Domain
-from jorge.exchange.transport import Transport
+from jorge.exchange.transport import Coming, Transport
 from jorge.options import Options
 from jorge.trace import Trace
 
@@ -59,15 +59,15 @@ class Threads(Transport):
     def least(self, tensor: Tensor) -> Tensor:
         return tensor.copy_(torch.stack(self.board.all(self.rank, tensor.clone())).amin(0))
 
-    def gather(self, mine: Tensor) -> Tensor:
+    def gather(self, mine: Tensor) -> Coming:
         self.calls += 1
-        return torch.stack(self.board.all(self.rank, mine.clone()))
+        return Coming(torch.stack(self.board.all(self.rank, mine.clone())))
 
-    def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Tensor:
+    def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Coming:
         parts = self.board.all(self.rank, torch.split(sent.clone(), list(sizes)))
         found = torch.cat([part[self.rank] for part in parts])
         assert len(found) == sum(coming)
-        return found
+        return Coming(found)
 
 
 class Among(Distribution):

@@ -55,6 +55,7 @@ def quartics(
     cut: Sequence[Tensor] | None = None
     if not exchange.alone:
         cut = exchange.to_owners(work, units(tensors, exchange.norms(work, tensors)))
+        exchange.arrived(work)
     return exchange.completed(
         [
             _of_stack(stack, mine, work, tensors, cut, precision, exchange) if mine else []

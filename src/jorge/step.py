@@ -102,12 +102,33 @@ def take_step(state: GroupState, options: Options, finite: Tensor, trace: Trace 
     """
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     numbers = options if state.compiled is None else state.compiled.options(options)
+    if not state.exchange.alone:
+        _take_steps_with_others(state, options, schedule, finite, trace)
+        return
     for number, work in enumerate(state.work_sets):
         inputs = inputs_of(state, number, schedule, options, trace, state.compiled)
-        if any(inputs.grads):  # in all processes alike
+        if any(inputs.grads):
             run = step_work_set if state.compiled is None else state.compiled.step(number, step_work_set)
             run(work, state.tensors[number], inputs, finite, numbers, state.exchange, trace)
             state.commit(work)
+
+
+def _take_steps_with_others(
+    state: GroupState, options: Options, schedule: Schedule, finite: Tensor, trace: Trace | None
+) -> None:
+    """As :func:`take_step`; a work set's gradients are on their way to others while the one before is worked on."""
+    found = [inputs_of(state, number, schedule, options, trace, None) for number in range(len(state.work_sets))]
+    taking_part = [number for number, inputs in enumerate(found) if any(inputs.grads)]  # in all processes alike
+    begun: Begun | None = None
+    for i, number in enumerate(taking_part):
+        now = begun or begin(state.work_sets[number], found[number], finite, options, state.exchange)
+        begun = None
+        if i + 1 < len(taking_part):
+            after = taking_part[i + 1]
+            begun = begin(state.work_sets[after], found[after], finite, options, state.exchange)
+        work = state.work_sets[number]
+        finish(work, state.tensors[number], found[number], now, finite, options, state.exchange, trace)
+        state.commit(work)
 
 
 def inputs_of(
@@ -206,23 +227,64 @@ def step_work_set(
         exchange: who refreshes what.
         trace: told of what was seen.
     """
-    vectors = len(work.groups) - len(work.matrices)
+    finish(work, tensors, inputs, begin(work, inputs, finite, options, exchange), finite, options, exchange, trace)
+
+
+@dataclass
+class Begun:
+    """A work set whose step has begun.
+
+    Args:
+        grads: G of each shape group.
+        cut: the gradients of what its blocks are cut from; they may be on their way.
+        kept: as :func:`jorge.parameters.clear` has it.
+    """
+
+    grads: list[Tensor]
+    cut: list[Tensor]
+    kept: Tensor
+
+
+def begin(work: WorkSet, inputs: StepInputs, finite: Tensor, options: Options, exchange: Exchange) -> Begun:
+    """Gather the gradients of a work set, and send them to where they are worked on."""
     kept = finite.to(BITS[work.compute])
     grads = gather_gradients(work, inputs.grads, inputs.present, kept, maximize=options.maximize)
+    return Begun(grads, exchange.to_owners(work, grads[len(work.groups) - len(work.matrices) :]), kept)
+
+
+def finish(
+    work: WorkSet,
+    tensors: SetState[Tensor],
+    inputs: StepInputs,
+    begun: Begun,
+    finite: Tensor,
+    options: Options,
+    exchange: Exchange,
+    trace: Trace | None,
+) -> None:
+    """The rest of :func:`step_work_set`."""
+    vectors = len(work.groups) - len(work.matrices)
+    grads, cut, kept = begun.grads, begun.cut, begun.kept
+    begun.grads, begun.cut = [], []  # so that they are freed as soon as they have been used
     mask = Mask(finite.to(work.compute), inputs.masks)
     matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
     matrices = grads[vectors:]
-    cut = exchange.to_owners(work, matrices)
+    exchange.arrived(work)
     _refresh(work, tensors.stacks, inputs, cut, options, exchange, trace)
+    directions: list[Tensor] = []
+    if exchange.apart and matrices:
+        directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
     updates, adams, lengths = _graft(work, tensors, grads, mask, options, exchange)
     if updates:
         clear(updates, kept)
     del grads
     if len(lengths):
         measured, precision = inputs.measured, options.precisions[1]
+        exchange.arrived(work)
         grafts = schatten.quartics(work, measured, adams, precision, exchange) if inputs.measures else []
         del adams  # of which no more is needed
-        directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
+        if not exchange.apart:
+            directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
         del cut
         if options.adapts:
             _observe(work, tensors, inputs, directions, mask.taken, exchange)

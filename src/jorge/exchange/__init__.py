@@ -32,6 +32,8 @@ class Exchange(Protocol):
 
     #: There is nobody else.
     alone: bool
+    #: What is worked on here lies apart from what is held here: directions can be sent while the rest goes on.
+    apart: bool
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """The work sets with what of their blocks is kept here."""
@@ -41,6 +43,8 @@ class Exchange(Protocol):
 
     def to_owners(self, work: WorkSet, tensors: list[Tensor]) -> list[Tensor]:
         """What this process works on of the matrices: of each of the work set's `cut`, `[count, m, n]`.
+
+        It may be on its way until :meth:`arrived`, as may be what the next two bring.
 
         Args:
             work: the work set.
@@ -58,6 +62,9 @@ class Exchange(Protocol):
             states: of its stacks.
             refreshed: of each stack, the blocks that all processes together have refreshed.
         """
+
+    def arrived(self, work: WorkSet) -> None:
+        """Wait for all that is on its way for a work set."""
 
     def norms(self, work: WorkSet, tensors: Sequence[Tensor]) -> Tensor:
         """Euclidean norm of each whole matrix, `[total]`."""
@@ -89,6 +96,7 @@ class Alone:
     """One process: all is here, and nothing has to come."""
 
     alone = True
+    apart = False
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """As they are."""
@@ -108,6 +116,9 @@ class Alone:
 
     def collect(self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]]) -> None:
         """Nothing comes."""
+
+    def arrived(self, work: WorkSet) -> None:
+        """All is here."""
 
     def norms(self, work: WorkSet, tensors: Sequence[Tensor]) -> Tensor:
         """Of what is here."""

@@ -199,7 +199,7 @@ class Distribution:
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
-        seen = transport.gather(_fingerprint(plain, options).to(device)).cpu()
+        seen = transport.gather(_fingerprint(plain, options).to(device)).wait().cpu()
         self._alike = bool((seen == seen[0]).all())
         if self._alike:
             return

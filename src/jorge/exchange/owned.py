@@ -9,6 +9,7 @@ number of its layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -18,9 +19,18 @@ from jorge.arrange import ParamSpec, ShapeGroup, WorkSet
 from jorge.exchange import Alone
 from jorge.exchange.routes import Piece, Routes, routes
 from jorge.exchange.strips import assign, cut, runs, strips
-from jorge.exchange.transport import Transport
+from jorge.exchange.transport import Coming, Transport
 from jorge.options import Options
 from jorge.shards import Box
+
+
+@dataclass(frozen=True)
+class _OnItsWay:
+    """Pieces of others, with where they are to be, and this process's own, likewise, which wait for them."""
+
+    coming: Coming | None
+    rest: list[tuple[Tensor, Piece]]
+    mine: list[tuple[Tensor, Tensor]]
 
 
 class Owned(Alone):
@@ -32,10 +42,12 @@ class Owned(Alone):
     """
 
     alone = False
+    apart = True
 
     def __init__(self, transport: Transport, device: torch.device) -> None:
         self.transport, self.device = transport, device
         self.owners: list[list[int]] = []
+        self._coming: dict[int, list[_OnItsWay]] = {}
         self._routes: list[Routes] = []
         self._places: list[tuple[int, ...]] = []
         self._constants: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
@@ -84,10 +96,11 @@ class Owned(Alone):
         anything: bool,
         work: WorkSet,
     ) -> None:
-        """Bring pieces to where they are to be: those of this process itself at once, the others' in one message."""
+        """Bring pieces to where they are to be: those of this process itself, and the others' in one message."""
         rank = self.transport.rank
-        _copy([target(piece) for piece in coming[rank]], [source(piece) for piece in given[rank]])
+        mine = [(target(piece), source(piece)) for piece, _ in zip(coming[rank], given[rank], strict=True)]
         if not anything:
+            self._coming.setdefault(work.number, []).append(_OnItsWay(None, [], mine))
             return
         there = [[] if other == rank else pieces for other, pieces in enumerate(given)]
         back = [[] if other == rank else pieces for other, pieces in enumerate(coming)]
@@ -95,9 +108,18 @@ class Owned(Alone):
         sent = torch.empty(sum(sizes), dtype=work.compute, device=self.device)
         flat = [piece for pieces in there for piece in pieces]
         _copy(_laid_out(sent, flat), [source(piece) for piece in flat])
-        got = self.transport.swap(sent, sizes, rooms)
         flat = [piece for pieces in back for piece in pieces]
-        _copy([target(piece) for piece in flat], _laid_out(got, flat))
+        rest = [(target(piece), piece) for piece in flat]
+        found = _OnItsWay(self.transport.swap(sent, sizes, rooms), rest, mine)
+        self._coming.setdefault(work.number, []).append(found)
+
+    def arrived(self, work: WorkSet) -> None:
+        """Put what comes where it is to be."""
+        for each in self._coming.pop(work.number, ()):
+            _copy([room for room, _ in each.mine], [value for _, value in each.mine])
+            if each.coming is not None:
+                pieces = [piece for _, piece in each.rest]
+                _copy([room for room, _ in each.rest], _laid_out(each.coming.wait(), pieces))
 
     def norms(self, work: WorkSet, tensors: Sequence[Tensor]) -> Tensor:
         """The root of the sum of squares over processes, added up in float64."""

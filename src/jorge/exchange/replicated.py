@@ -14,7 +14,7 @@ from torch import Tensor
 
 from jorge.arrange import Stack, WorkSet, refresh_flops
 from jorge.exchange import Alone, Span
-from jorge.exchange.transport import Transport
+from jorge.exchange.transport import Coming, Transport
 from jorge.methods import METHODS, Refresh, State
 from jorge.options import Options
 from jorge.routing import stored_dtype
@@ -47,6 +47,7 @@ class Replicated(Alone):
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._order: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._coming: dict[int, tuple[Coming, list[list[_Room]]]] = {}
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """Decide, for each stack, who takes one block more where they do not divide evenly."""
@@ -75,7 +76,14 @@ class Replicated(Alone):
         for room, place in zip(rooms[self.transport.rank], _places(rooms[self.transport.rank]), strict=True):
             source = room.state[room.name][room.where][room.first : room.last]
             _cut(mine, place, source).copy_(source)
-        given = self.transport.gather(mine)
+        self._coming[work.number] = self.transport.gather(mine), rooms
+
+    def arrived(self, work: WorkSet) -> None:
+        """Take over what the others have refreshed."""
+        if work.number not in self._coming:
+            return
+        coming, rooms = self._coming.pop(work.number)
+        given = coming.wait()
         for rank, each in enumerate(rooms):
             if rank == self.transport.rank:
                 continue

@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@dataclass
+class Coming:
+    """A tensor that is on its way.
+
+    Args:
+        tensor: where it comes.
+        handle: torch's, to wait for; `None` where it is there.
+        sent: what has to be kept until then.
+    """
+
+    tensor: Tensor
+    handle: dist.Work | None = None
+    sent: Tensor | None = None
+
+    def wait(self) -> Tensor:
+        """The tensor, once it is there; on a GPU its stream waits, and not the host."""
+        if self.handle is not None:
+            self.handle.wait()
+        self.handle = self.sent = None
+        return self.tensor
 
 
 class Transport:
@@ -39,14 +62,14 @@ class Transport:
         dist.all_reduce(tensor, dist.ReduceOp.MIN, group=self.group)
         return tensor
 
-    def gather(self, mine: Tensor) -> Tensor:
+    def gather(self, mine: Tensor) -> Coming:
         """What each process has, one after the other: `[size, *mine]`."""
         self._count(mine.nbytes * (self.size - 1))
-        found = mine.new_empty(self.size * mine.numel())
-        dist.all_gather_into_tensor(found, mine.reshape(-1), group=self.group)
-        return found.view(self.size, *mine.shape)
+        found, given = mine.new_empty(self.size * mine.numel()), mine.reshape(-1)
+        handle = dist.all_gather_into_tensor(found, given, group=self.group, async_op=True)
+        return Coming(found.view(self.size, *mine.shape), handle, given)
 
-    def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Tensor:
+    def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Coming:
         """Give each process its part of a flat tensor, and get one from each.
 
         Args:
@@ -56,8 +79,8 @@ class Transport:
         """
         self._count((sum(sizes) - sizes[self.rank]) * sent.element_size())
         found = torch.empty(sum(coming), dtype=sent.dtype, device=sent.device)
-        dist.all_to_all_single(found, sent, list(coming), list(sizes), group=self.group)
-        return found
+        handle = dist.all_to_all_single(found, sent, list(coming), list(sizes), group=self.group, async_op=True)
+        return Coming(found, handle, sent)
 
     def _count(self, nbytes: int) -> None:
         self.calls += 1
