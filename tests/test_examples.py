@@ -110,3 +110,9 @@ def test_every_example_is_tested_and_short() -> None:
     assert {file.stem for file in files} == set(NEEDS)
     for file in (ROOT / "examples").rglob("*.py"):
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 60, file
+
+
+def test_every_example_is_in_the_table() -> None:
+    page = (ROOT / "docs" / "guide" / "frameworks.md").read_text(encoding="utf-8")
+    for file in (ROOT / "examples").rglob("*.py"):
+        assert f"(../../{file.relative_to(ROOT)})" in page, file
