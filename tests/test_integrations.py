@@ -1,8 +1,9 @@
 """Glue for frameworks: what it builds is what the framework's own AdamW would be, as Jorge."""
 
+import importlib
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from jorge import Jorge, param_groups
+from jorge.integrations.timm import register
 from jorge.integrations.transformers import from_arguments
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -55,23 +57,53 @@ def test_the_package_of_glue_loads_no_framework() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_timm_has_it_by_name_after_it_was_registered() -> None:
+def registered() -> ModuleType:
+    """timm's optimizers, Jorge among them."""
     try:
-        import timm.optim
+        found = importlib.import_module("timm.optim")
     except (ImportError, RuntimeError) as error:  # the second where torchvision is of another torch
         pytest.skip(str(error))
-    from jorge.integrations.timm import register
+    register()
+    return found
 
+
+def test_timm_has_it_by_name_after_it_was_registered() -> None:
+    optim = registered()
+    before = optim.get_optimizer_info("jorge")
     register()
-    before = timm.optim.get_optimizer_info("jorge")
-    register()
-    assert timm.optim.get_optimizer_info("jorge") is before
-    found = timm.optim.create_optimizer_v2(model(), opt="jorge", lr=2e-3, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
+    assert optim.get_optimizer_info("jorge") is before
+    found = optim.create_optimizer_v2(model(), opt="jorge", lr=2e-3, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
     assert isinstance(found, Jorge)
     for group in found.param_groups:
         assert (group["lr"], group["betas"], group["eps"]) == (2e-3, (0.8, 0.95), 1e-6)
         assert group["momentum"] is None  # the first of betas
     assert sorted(group["weight_decay"] for group in found.param_groups) == [0.0, 0.2]
+
+
+def test_timms_lookahead_of_it_resumes_to_the_bit() -> None:
+    optim = registered()
+    data = torch.randn(16, 4, 8)
+
+    def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = model()
+        return net, optim.create_optimizer_v2(net, opt="lookahead_jorge", lr=1e-2)
+
+    def go(net: nn.Module, optimizer: torch.optim.Optimizer, batches: torch.Tensor) -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            net(batch).square().mean().backward()
+            optimizer.step()
+
+    (whole, first), (half, second), (resumed, third), (cold, fourth) = (begin() for _ in range(4))
+    go(whole, first, data)
+    go(half, second, data[:8])
+    third.load_state_dict(second.state_dict())
+    for net, optimizer in ((resumed, third), (cold, fourth)):
+        net.load_state_dict(half.state_dict())
+        go(net, optimizer, data[8:])
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(whole.parameters(), cold.parameters(), strict=True))
 
 
 def test_torchtitans_recipe_is_that_of_its_adamw() -> None:
