@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types doctest unit smoke clean
+.PHONY: setup demo test lint types doctest unit smoke examples clean
 
 setup: $(VENV)/.ready
 
@@ -44,5 +44,12 @@ smoke:
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt .
 	cd / && $(abspath $(BIN))/python -W ignore $(CURDIR)/tests/smoke.py
 
+# The examples with the frameworks that they are for, in an environment of their own, of a gigabyte or two.
+EXAMPLES ?= .venv-examples
+examples:
+	$(PYTHON) -m venv $(EXAMPLES)
+	$(EXAMPLES)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' 'pytest>=8' hypothesis
+	$(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXAMPLES) .mypy_cache .ruff_cache .pytest_cache .hypothesis

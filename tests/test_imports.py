@@ -114,6 +114,7 @@ ALLOWED = {
     "errors": set(),
     "findings": {"diagnostics", "groups", "optimizer", "options", "routing", "skips", "validation"},
     "checkup": {"diagnostics", "findings", "groups", "optimizer", "validation"},
+    "integrations": {"groups", "optimizer"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }
 

@@ -134,8 +134,8 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
     if longest.numel() >= _FLAT or (len(sizes) <= _FEW and min(sizes) >= _FLAT_ALONE):
         warnings.warn(
             f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
-            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Build FSDP1 with "
-            "use_orig_params=True and no sharding (NO_SHARD), or use DDP; sharded weights are not supported yet",
+            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Shard the model with fully_shard "
+            "(FSDP2) instead, or use DDP",
             stacklevel=levels_to_the_caller(),
         )
 

@@ -1,0 +1,130 @@
+"""Glue for frameworks: what it builds is what the framework's own AdamW would be, as Jorge."""
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+
+from jorge import Jorge, param_groups
+from jorge.integrations.timm import register
+from jorge.integrations.transformers import from_arguments
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 12), nn.LayerNorm(12), nn.Linear(12, 2))
+
+
+def options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{key: v for key, v in group.items() if key != "params"} for group in optimizer.param_groups]
+
+
+def test_trainers_arguments_are_those_of_its_adamw() -> None:
+    args = SimpleNamespace(
+        learning_rate=2e-3, adam_beta1=0.8, adam_beta2=0.95, adam_epsilon=1e-6, weight_decay=0.2, optim="adamw_torch"
+    )
+    factory, keywords = from_arguments(cast(Any, args), interval=3)
+    net = model()
+    found = factory()(net, **keywords)
+    adamw = torch.optim.AdamW(
+        param_groups(net, weight_decay=0.2), lr=2e-3, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2
+    )
+    wanted, _ = Jorge.from_adamw(adamw, interval=3)
+    for mine, theirs in zip(options(found), options(wanted), strict=True):
+        for key in ("lr", "betas", "eps", "weight_decay", "interval", "param_names"):
+            assert mine[key] == theirs[key], key
+    assert {group["weight_decay"] for group in options(found)} == {0.0, 0.2}
+
+
+def test_an_option_goes_before_what_the_arguments_say() -> None:
+    args = SimpleNamespace(learning_rate=1, adam_beta1=0, adam_beta2=0, adam_epsilon=0, weight_decay=0.2)
+    assert from_arguments(cast(Any, args), lr=3e-4, weight_decay=0.0)[1]["lr"] == 3e-4
+    assert from_arguments(cast(Any, args), lr=3e-4, weight_decay=0.0)[1]["weight_decay"] == 0.0
+
+
+def test_the_package_of_glue_loads_no_framework() -> None:
+    code = (
+        "import sys, jorge.integrations, jorge.integrations.transformers, jorge.integrations.timm; "
+        "print({'transformers', 'timm', 'torchtitan'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def registered() -> ModuleType:
+    """timm's optimizers, Jorge among them."""
+    try:
+        found = importlib.import_module("timm.optim")
+    except (ImportError, RuntimeError) as error:  # the second where torchvision is of another torch
+        pytest.skip(str(error))
+    register()
+    return found
+
+
+def test_timm_has_it_by_name_after_it_was_registered() -> None:
+    optim = registered()
+    before = optim.get_optimizer_info("jorge")
+    register()
+    assert optim.get_optimizer_info("jorge") is before
+    found = optim.create_optimizer_v2(model(), opt="jorge", lr=2e-3, weight_decay=0.2, betas=(0.8, 0.95), eps=1e-6)
+    assert isinstance(found, Jorge)
+    for group in found.param_groups:
+        assert (group["lr"], group["betas"], group["eps"]) == (2e-3, (0.8, 0.95), 1e-6)
+        assert group["momentum"] is None  # the first of betas
+    assert sorted(group["weight_decay"] for group in found.param_groups) == [0.0, 0.2]
+
+
+def test_timms_lookahead_of_it_resumes_to_the_bit() -> None:
+    optim = registered()
+    data = torch.randn(16, 4, 8)
+
+    def begin() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        net = model()
+        return net, optim.create_optimizer_v2(net, opt="lookahead_jorge", lr=1e-2)
+
+    def go(net: nn.Module, optimizer: torch.optim.Optimizer, batches: torch.Tensor) -> None:
+        for batch in batches:
+            optimizer.zero_grad()
+            net(batch).square().mean().backward()
+            optimizer.step()
+
+    (whole, first), (half, second), (resumed, third), (cold, fourth) = (begin() for _ in range(4))
+    go(whole, first, data)
+    go(half, second, data[:8])
+    third.load_state_dict(second.state_dict())
+    for net, optimizer in ((resumed, third), (cold, fourth)):
+        net.load_state_dict(half.state_dict())
+        go(net, optimizer, data[8:])
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(whole.parameters(), cold.parameters(), strict=True))
+
+
+def test_torchtitans_recipe_is_that_of_its_adamw() -> None:
+    titan = pytest.importorskip("torchtitan.components.optimizer", exc_type=ImportError)
+    from jorge.integrations.torchtitan import default_jorge
+
+    (mine,) = default_jorge(lr=2e-3).build(model_parts=[model()])
+    config = titan.default_adamw(lr=2e-3)
+    config.implementation = "for-loop"
+    (theirs,) = config.build(model_parts=[model()])
+    assert isinstance(mine, Jorge)
+    for key in ("lr", "betas", "eps", "weight_decay", "param_names"):
+        assert mine.param_groups[0][key] == theirs.param_groups[0][key], key
+    (other,) = default_jorge(interval=3, weight_decay=0.0).build(model_parts=[model()])
+    assert (other.param_groups[0]["interval"], other.param_groups[0]["weight_decay"]) == (3, 0.0)
+
+
+def test_torchtitans_container_knows_torchtitans_own_too() -> None:
+    titan = pytest.importorskip("torchtitan.components.optimizer", exc_type=ImportError)
+    from jorge.integrations.torchtitan import JorgeContainer
+
+    config = JorgeContainer.Config(param_groups=titan.default_adamw().param_groups, implementation="for-loop")
+    (optimizer,) = config.build(model_parts=[model()])
+    assert type(optimizer) is torch.optim.AdamW
