@@ -261,7 +261,7 @@ def test_a_state_of_another_version_is_refused() -> None:
 def test_flat_shards_of_a_model_are_warned_of_once() -> None:
     """FSDP1's and DeepSpeed's: every matrix would silently take Adam's step."""
     flat = nn.Parameter(torch.zeros(20_000))
-    with pytest.warns(UserWarning, match=r"parameter 0 of group 0 has 20000 elements.*use_orig_params") as caught:
+    with pytest.warns(UserWarning, match=r"parameter 0 of group 0 has 20000 elements.*fully_shard") as caught:
         Jorge([flat, nn.Parameter(torch.zeros(30))])
     assert [Path(warning.filename).name for warning in caught] == ["test_errors.py"]
     with warnings.catch_warnings():
@@ -316,3 +316,14 @@ def test_a_saved_root_of_whole_numbers_is_refused() -> None:
     saved["state"][0]["left.0"] = torch.ones(1, 4, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"left\.0 of .* is of torch.int64"):
         optimizer.load_state_dict(saved)
+
+
+def test_flat_parameters_under_the_names_of_many_are_refused() -> None:
+    """DeepSpeed's ZeRO puts one flat tensor in the place of a group's parameters, and leaves their names."""
+    model = nn.Linear(4, 3)
+    optimizer = Jorge(model.named_parameters())
+    flat = nn.Parameter(torch.ones(15))
+    optimizer.param_groups[0]["params"] = [flat]
+    flat.grad = torch.ones(15)
+    with pytest.raises(RuntimeError, match=r"has 1 parameters and 2 names.*DeepSpeed"):
+        optimizer.step()

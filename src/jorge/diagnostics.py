@@ -168,7 +168,7 @@ def diagnose(
 def _of_work_set(state: GroupState, number: int, work: WorkSet, options: Options, finite: Tensor) -> Iterator[_Column]:
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
     watcher = _Watcher()
-    inputs = inputs_of(state, number, schedule, options, watcher, None)
+    inputs = inputs_of(state, number, schedule, options, watcher, None, Alone())  # what others refresh is rehearsed too
     if not any(inputs.grads):
         return
     tensors = state.tensors[number]

@@ -246,6 +246,7 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError, ValueError: as :meth:`step`.
+            RuntimeError: parts of the state lie in other processes.
 
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
@@ -258,12 +259,30 @@ class Jorge(torch.optim.Optimizer):
         chosen = self._options()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
         try:
+            if any(each.is_apart for each in taking_part):
+                raise RuntimeError(
+                    "diagnostics() looks at whole matrices, and parts of them lie in other processes: load a "
+                    "checkpoint into one process, or look under DDP with distributed='replicate'"
+                )
             with without_autocast(taking_part):
                 finite = finite_on(taking_part)
                 return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
         finally:
             for each in taking_part:
                 each.let_go()
+
+    @torch.no_grad()
+    def check_replicas(self) -> None:
+        """Look whether parameters, or parts of them, that several processes hold are the same there, to the bit.
+
+        All processes have to ask; it waits for the device. It is for finding faults, and no step needs it.
+
+        Raises:
+            RuntimeError: with the names of those that are not.
+        """
+        different = self.distribution.different(self.param_groups)
+        if different:
+            raise RuntimeError(f"not the same in all processes that hold them: {validation.some(different)}")
 
     def plan(self) -> Plan:
         """What each parameter gets: its group's lr and decay, blocks, sides, state bytes, and why.

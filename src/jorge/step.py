@@ -138,8 +138,12 @@ def inputs_of(
     options: Options,
     trace: Trace | None,
     compiled: CompiledSteps | None,
+    exchange: Exchange | None = None,
 ) -> StepInputs:
-    """Who takes part in a work set, and what is refreshed: decided on the host, from counters alone."""
+    """Who takes part in a work set, and what is refreshed: decided on the host, from counters alone.
+
+    `exchange` stands for the state's own where it is given.
+    """
     work, inputs = state.work_sets[number], StepInputs()
     for group, params, grads in zip(work.groups, state.grouped[number], state.grads[number], strict=True):
         present = None if state.everyone else [grad is not None for grad in grads]
@@ -163,7 +167,7 @@ def inputs_of(
         measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
         kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
         inputs.measured.append(list(_measured(state, stack, kept)))
-        chunks = list(_refreshes(state, stack, kept, compiled))
+        chunks = list(_refreshes(state, stack, kept, compiled, exchange or state.exchange))
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
             owners = []
@@ -195,12 +199,12 @@ def _measured(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> It
 
 
 def _refreshes(
-    state: GroupState, stack: Stack, scheduled: Sequence[Piece], compiled: CompiledSteps | None
+    state: GroupState, stack: Stack, scheduled: Sequence[Piece], compiled: CompiledSteps | None, exchange: Exchange
 ) -> Iterator[tuple[Refresh, slice | Tensor, Sequence[int]]]:
     """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
     for piece in scheduled:
         refresh = piece.refresh if compiled is None else compiled.refresh(piece.refresh)
-        first, last = (piece.start + edge for edge in state.exchange.share(stack, piece.stop - piece.start))
+        first, last = (piece.start + edge for edge in exchange.share(stack, piece.stop - piece.start))
         for start in range(first, last, stack.chunk):
             chunk = slice(start, min(last, start + stack.chunk))
             blocks = range(chunk.start, chunk.stop) if piece.places is None else piece.places[chunk]

@@ -40,8 +40,17 @@ def some(names: Sequence[str]) -> str:
 
 
 def names(group: Group, index: int) -> list[str]:
-    """A name for each parameter of a group: its own where it was given, else its place."""
+    """A name for each parameter of a group: its own where it was given, else its place.
+
+    Raises:
+        RuntimeError: there are more names than parameters.
+    """
     given = list(group.get("param_names") or ())
+    if len(given) > len(group["params"]):
+        raise RuntimeError(
+            f"param group {index} has {len(group['params'])} parameters and {len(given)} names: something has put "
+            "other parameters into it. DeepSpeed's ZeRO flattens them, which leaves no matrix: use FSDP2, or its stage 0"
+        )
     return given + [_place(index, i) for i in range(len(given), len(group["params"]))]
 
 
@@ -134,8 +143,8 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
     if longest.numel() >= _FLAT or (len(sizes) <= _FEW and min(sizes) >= _FLAT_ALONE):
         warnings.warn(
             f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
-            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Shard the model with fully_shard "
-            "(FSDP2) instead, or use DDP",
+            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Shard the model with "
+            "fully_shard (FSDP2) instead, or use DDP",
             stacklevel=levels_to_the_caller(),
         )
 

@@ -243,6 +243,45 @@ def test_mixed_precision_trains_and_keeps_its_dtypes(pool: Pool) -> None:
         assert dtypes == {"torch.bfloat16"}
 
 
+def replicas(rank: int, world: int, strategy: str, how: dict[str, Any]) -> list[Any]:
+    net = jobs.built(strategy, world, torch.float32)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS | how)
+    rooms: list[Tensor] = []
+    for step in range(6):
+        rooms.append(torch.empty(1 + 997 * (step + rank) % 4096).fill_(torch.nan))  # so that memory differs
+        del rooms[: rank % 2]
+        jobs.train(net, optimizer, range(step, step + 1), *jobs.share(strategy, rank, world))
+        optimizer.check_replicas()
+    found = []
+    try:
+        optimizer.diagnostics()
+    except RuntimeError as error:
+        found.append(str(error))
+    if rank == 1:
+        p = dict(net.named_parameters())[("module." if strategy == "ddp" else "") + "norm.bias"]
+        (p.to_local() if isinstance(p, DTensor) else p).detach()[-1:] += 1e-6
+    try:
+        optimizer.check_replicas()
+    except RuntimeError as error:
+        found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("strategy", "world", "how"),
+    [("ddp", 2, {}), ("ddp", 3, {"distributed": "shard"}), ("hsdp", 4, {}), ("fsdp+tp", 4, {})],
+    ids=str,
+)
+def test_replicas_are_the_same_to_the_bit_and_those_that_are_not_are_named(
+    pool: Pool, strategy: str, world: int, how: dict[str, Any]
+) -> None:
+    for found in pool.run(world, replicas, strategy, how):
+        seen = [] if (strategy, how) == ("ddp", {}) else ["lie in other processes"]
+        named = [] if strategy == "fsdp+tp" else ["norm.bias"]  # of which each process of a mesh holds its own part
+        assert len(found) == len(seen + named)
+        assert all(text in each for text, each in zip(seen + named, found, strict=True))
+
+
 DIES = """
 import datetime, os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard

@@ -45,6 +45,8 @@ class Domain:
 
 
 ALONE = Domain("alone")
+#: Whole numbers of the size of a dtype, by that in bytes.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Arranged(Protocol):
@@ -121,6 +123,26 @@ class Distribution:
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
+
+    def different(self, groups: Sequence[Group]) -> list[str]:
+        """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
+        found = []
+        for index, group in enumerate(groups):
+            for p, name in zip(group["params"], _names(group, index), strict=True):
+                plain = None if is_sharded(p) else self._plain_group()
+                if plain is None and not is_sharded(p):
+                    continue
+                ranks = self._of_mesh(p) if is_sharded(p) else tuple(dist.get_process_group_ranks(plain))
+                transport = self._transports.setdefault(ranks, Transport(plain or _world()))
+                mine = local(p).detach()
+                # The sum of the bits, with weights so that an exchange shows; whole numbers have no order of addition.
+                bits = mine.contiguous().view(-1).view(_INTEGERS[mine.element_size()]).long()
+                weighted = bits * torch.arange(1, len(bits) + 1, device=bits.device)
+                sums = transport.gather(weighted.sum().reshape(1)).wait().flatten().tolist()
+                boxes_held = shards_of(p, transport).boxes if is_sharded(p) else (None,) * transport.size
+                if len(set(zip(sums, boxes_held, strict=True))) != len(set(boxes_held)):
+                    found.append(name)
+        return found
 
     def transports(self) -> list[Transport]:
         """To all processes that were found so far, by group; they count what is sent."""
@@ -212,6 +234,12 @@ class Distribution:
         if self.mode != "auto" or self.group is not None:
             raise ValueError(text + ". distributed=None lets each process work alone")
         warnings.warn(text + ". Each process works alone; distributed=None says so without a warning", stacklevel=6)
+
+
+def _world() -> dist.ProcessGroup:
+    """Torch's default group."""
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
 
 
 def is_sharded(p: Tensor) -> bool:

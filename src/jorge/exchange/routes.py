@@ -107,9 +107,11 @@ def pieces(
         source = sources[strip.run]
         number = counts.get((owner, strip.run), 0)
         counts[owner, strip.run] = number + 1
+        (y, x), (m, n) = strip.box.offset, strip.box.size
         for box, holders in who_holds[source].items():
-            common = box.meeting(strip.box)
-            if not common.empty:
+            (top, left), (rows, columns) = box.offset, box.size
+            if top < y + m and y < top + rows and left < x + n and x < left + columns:
+                common = box.meeting(strip.box)
                 piece = Piece(source, strip.matrix, common.within(box), strip.run, number, common.within(strip.box))
                 yield piece, owner if owner in holders else holders[owner % len(holders)], owner, holders
 

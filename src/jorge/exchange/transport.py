@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+#: Torch 2.13 has given it another name, and warns of the old one.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass
 class Coming:
@@ -66,7 +69,7 @@ class Transport:
         """What each process has, one after the other: `[size, *mine]`."""
         self._count(mine.nbytes * (self.size - 1))
         found, given = mine.new_empty(self.size * mine.numel()), mine.reshape(-1)
-        handle = dist.all_gather_into_tensor(found, given, group=self.group, async_op=True)
+        handle = _all_gather(found, given, group=self.group, async_op=True)
         return Coming(found.view(self.size, *mine.shape), handle, given)
 
     def swap(self, sent: Tensor, sizes: Sequence[int], coming: Sequence[int]) -> Coming:

@@ -1,0 +1,20 @@
+"""How the cost grows with the number of processes."""
+
+import pytest
+import torch
+
+from jorge_lab.cost import scaling
+
+
+def test_the_shapes_are_those_of_the_models() -> None:
+    counts = {name: sum(torch.Size(s).numel() for s in make().values()) for name, make in scaling.MODELS.items()}
+    assert counts["gpt2_xl"] == pytest.approx(1.557e9, rel=2e-3)
+    assert counts["llama7b"] == pytest.approx(6.738e9, rel=2e-3)
+
+
+@pytest.mark.slow
+def test_it_prints_a_row_for_each_size_and_times_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert scaling.main(["--models", "tiny", "--sizes", "1", "3", "--measure", "1", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("| tiny") for line in lines) == 6
+    assert "2 processes" in lines[-1]
