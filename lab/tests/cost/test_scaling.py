@@ -1,5 +1,7 @@
 """How the cost grows with the number of processes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +12,16 @@ def test_the_shapes_are_those_of_the_models() -> None:
     counts = {name: sum(torch.Size(s).numel() for s in make().values()) for name, make in scaling.MODELS.items()}
     assert counts["gpt2_xl"] == pytest.approx(1.557e9, rel=2e-3)
     assert counts["llama7b"] == pytest.approx(6.738e9, rel=2e-3)
+
+
+def test_the_page_has_the_rows() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "generated" / "scaling.md").read_text()
+    rows = [
+        scaling.row(model, strategy, size, flops=5e13, bandwidth=5e10)
+        for model, strategy, size in (("resnet50", "fsdp", 8), ("resnet50", "ddp", 64), ("gpt2_xl", "ddp-shard", 4))
+    ]
+    for line in scaling.table(rows).splitlines():
+        assert line in page
 
 
 @pytest.mark.slow

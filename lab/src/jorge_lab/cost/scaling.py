@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from jorge import Jorge
 from jorge.cost import distributed
@@ -107,7 +107,7 @@ def _work(rank: int, size: int, model: str, folder: str, steps: int) -> None:
 def measured(model: str, size: int, steps: int = 8) -> float:
     """The median seconds of a refreshing step of so many processes on this machine."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_work, args=(size, model, folder, steps), nprocs=size)
+        spawn(_work, args=(size, model, folder, steps), nprocs=size)  # type: ignore[no-untyped-call]
         return float(Path(folder, "seconds").read_text())
 
 
