@@ -49,7 +49,7 @@ def names(group: Group, index: int) -> list[str]:
     if len(given) > len(group["params"]):
         raise RuntimeError(
             f"param group {index} has {len(group['params'])} parameters and {len(given)} names: something has put "
-            "other parameters into it. DeepSpeed's ZeRO flattens them, which leaves no matrix: use FSDP2, or its stage 0"
+            "other parameters into it. DeepSpeed's ZeRO flattens them, which leaves no matrix: use FSDP2, or stage 0"
         )
     return given + [_place(index, i) for i in range(len(given), len(group["params"]))]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from jorge.cost.distributed import Strategy
 from jorge_lab.cost import scaling
 
 
@@ -16,10 +17,8 @@ def test_the_shapes_are_those_of_the_models() -> None:
 
 def test_the_page_has_the_rows() -> None:
     page = (Path(__file__).parents[3] / "docs" / "generated" / "scaling.md").read_text()
-    rows = [
-        scaling.row(model, strategy, size, flops=5e13, bandwidth=5e10)
-        for model, strategy, size in (("resnet50", "fsdp", 8), ("resnet50", "ddp", 64), ("gpt2_xl", "ddp-shard", 4))
-    ]
+    cases: list[tuple[str, Strategy, int]] = [("resnet50", "fsdp", 8), ("resnet50", "ddp", 64), ("gpt2_xl", "ddp", 4)]
+    rows = [scaling.row(*case, flops=5e13, bandwidth=5e10) for case in cases]
     for line in scaling.table(rows).splitlines():
         assert line in page
 
