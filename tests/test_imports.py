@@ -110,7 +110,7 @@ ALLOWED = {
         "shards",
         "validation",
     },
-    "groups": {"blocks"},
+    "groups": {"blocks", "exchange"},
     "errors": set(),
     "findings": {"diagnostics", "groups", "optimizer", "options", "routing", "skips", "validation"},
     "checkup": {"diagnostics", "findings", "groups", "optimizer", "validation"},

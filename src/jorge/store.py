@@ -21,7 +21,7 @@ from torch import Tensor
 from jorge.allocation import Address, Constants, SetState, allocate
 from jorge.arrange import ParamSpec, ShapeGroup, WorkSet, arrange
 from jorge.compiling import CompiledSteps
-from jorge.exchange.checkpoints import Saver, whole
+from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
 from jorge.options import ARRANGING, SHAPING, Group, Options
@@ -76,7 +76,14 @@ class GroupState:
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.exchange = self.distribution.exchange(self.domain, self.device)
-        self.specs = [ParamSpec(tuple(p.shape), p.dtype, self.distribution.shards(p, self.domain)) for p in self.params]
+        self.shapes = [tuple(p.shape) for p in self.params]
+        if self.domain.kind == "parts":  # what is here of a parameter is worked on like one that is whole
+            self.specs = [ParamSpec(tuple(local(p).shape), p.dtype) for p in self.params]
+        else:
+            shards = [self.distribution.shards(p, self.domain) for p in self.params]
+            self.specs = [
+                ParamSpec(*each) for each in zip(self.shapes, (p.dtype for p in self.params), shards, strict=True)
+            ]
         arranged = arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
         self.work_sets = self.exchange.settle(arranged, self.options)
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
@@ -123,7 +130,13 @@ class GroupState:
     @property
     def is_apart(self) -> bool:
         """Whether parts of its state lie in other processes."""
-        return isinstance(self.exchange, Owned)
+        return self.domain.kind in ("shard", "parts")
+
+    def _saver(self, place: int) -> Saver | SaverOfParts:
+        p, exchange = self.params[place], self.exchange
+        if isinstance(exchange, Owned):
+            return Saver(exchange, self.work_sets, place, p, self.specs[place])
+        return SaverOfParts(p, self.specs[place].shape)
 
     def holds(self, place: int, entry: Entry) -> bool:
         """Whether a parameter's entry holds the views that it was left with."""
@@ -136,9 +149,8 @@ class GroupState:
             place: of the parameter.
             in_chunks: whether preconditioners are sharded, or whole in each process.
         """
-        assert isinstance(self.exchange, Owned)
-        saver = Saver(self.exchange, self.work_sets, place, self.params[place], self.specs[place])
-        keys = self.keys(place)
+        saver, shape = self._saver(place), self.shapes[place]
+        keys = layout(shape, self.specs[place].dtype, self.options).tensors(shape)
         return {
             name: saver.saved(name, value, keys[name][0], in_chunks=in_chunks) if name in keys else value
             for name, value in self.entries[place].items()
@@ -146,11 +158,8 @@ class GroupState:
 
     def write(self, place: int, name: str, view: Tensor, value: Tensor) -> None:
         """Take a tensor over into the state: a whole one, or one as in a checkpoint; all processes have to."""
-        if isinstance(self.exchange, Owned):
-            saver = Saver(self.exchange, self.work_sets, place, self.params[place], self.specs[place])
-            view.copy_(saver.mine(name, value))
-        else:
-            view.copy_(whole(value))
+        found = self._saver(place).mine(name, value) if self.is_apart else whole(value)
+        view.copy_(found.view(view.shape))
 
     def gather_tensors(self) -> None:
         """Find the tensors that the views in the entries are views of: `tensors`, of each work set."""
@@ -199,7 +208,7 @@ class GroupState:
             if pointer is not None and view.data_ptr() != pointer:  # `view.data` was set
                 return False
         spec, step = self.specs[place], entry.get("step")
-        if p.shape != spec.shape or p.dtype != spec.dtype or p.device != self.device:
+        if p.shape != self.shapes[place] or p.dtype != spec.dtype or p.device != self.device:
             return False
         if type(step) is not int or step < 0:
             return False
@@ -209,7 +218,7 @@ class GroupState:
             self.steps[place] = step + 1
             slot, i = self._slots[place]
             slot[i] = grad
-            if spec.shards is not None:  # what a wrapper has moved or gathered meanwhile lies elsewhere
+            if self.domain.kind in ("shard", "parts"):  # what a wrapper has moved or gathered meanwhile lies elsewhere
                 room, i = self._rooms[place]
                 room[i] = local(p)
             if grad.dtype in self.alike:
@@ -425,12 +434,12 @@ class Store:
         if home is None or not _has_state(entry, home[0].options):
             return
         mine, place = home
-        spec = mine.specs[place]
-        if tuple(p.shape) != spec.shape or p.dtype != spec.dtype:
+        spec, shape = mine.specs[place], mine.shapes[place]
+        if tuple(p.shape) != shape or p.dtype != spec.dtype:
             converted = "optimizer.load_state_dict(optimizer.state_dict()) converts the states of all; or "
             raise RuntimeError(
-                f"{name_of(p, groups)} is now {tuple(p.shape)} of {p.dtype}, its state is for {spec.shape} of "
-                f"{spec.dtype}: {converted if tuple(p.shape) == spec.shape else ''}build a new optimizer, or delete "
+                f"{name_of(p, groups)} is now {tuple(p.shape)} of {p.dtype}, its state is for {shape} of "
+                f"{spec.dtype}: {converted if tuple(p.shape) == shape else ''}build a new optimizer, or delete "
                 "optimizer.state[p]"
             )
         changed = [name for name in SHAPING if getattr(mine.options, name) != getattr(options, name)]

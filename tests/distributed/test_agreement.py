@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from jorge import Jorge
+from jorge import Jorge, param_groups
 from tests.distributed import jobs
 from tests.distributed.pool import Pool
 
@@ -170,7 +170,7 @@ def placements(rank: int, world: int) -> list[str]:
             Jorge([("layer", nn.Parameter(p))])
         except TypeError as error:
             found.append(str(error))
-    good = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Replicate()]))
+    good = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)]))
     for options in ({"splits": 2}, {"compile_step": True}):
         try:
             optimizer = Jorge([("layer", good)], **options)
@@ -187,6 +187,70 @@ def test_what_is_not_supported_says_so_by_name(pool: Pool) -> None:
     assert all(word in inner for word in ("'layer'", "cut along dim 2", "DeviceMesh"))
     assert "2 matrices" in several
     assert "compile_step" in compiled
+
+
+def experts(rank: int, world: int) -> list[Any]:
+    torch.manual_seed(0)
+    whole = torch.randn(4, 20, 12, dtype=torch.float64)
+    bias = torch.randn(12, dtype=torch.float64)
+    mesh = init_device_mesh("cpu", (world,))
+    sharded = [nn.Parameter(distribute_tensor(w, mesh, [Shard(0)])) for w in (whole, bias)]
+    plain = [nn.Parameter(w.clone()) for w in (whole, bias)]
+    options = {**jobs.OPTIONS, "batch_dims": 1}
+    optimizer, single = Jorge(sharded, **options), Jorge(plain, **options, distributed=None)
+
+    def step(one: Jorge, other: Jorge) -> float:
+        grads = [torch.randn_like(w) for w in (whole, bias)]
+        for p, q, g in zip(one.param_groups[0]["params"], other.param_groups[0]["params"], grads, strict=True):
+            p.grad, q.grad = distribute_tensor(g, mesh, [Shard(0)]), g.clone()
+        one.step()
+        other.step()
+        return max(float((p.full_tensor() - q).abs().max()) for p, q in zip(sharded, plain, strict=True))  # type: ignore[attr-defined]
+
+    found = [step(optimizer, single) for _ in range(5)]
+    sent = sum(each.sent for each in optimizer.distribution.transports())
+    saved = optimizer.state_dict()
+    shapes = [
+        tuple(saved["state"][0][key].shape) == tuple(value.shape)
+        for key, value in single.state_dict()["state"][0].items()
+        if key != "step"
+    ]
+    fresh = Jorge(sharded, **options)
+    fresh.load_state_dict(saved if rank >= 0 else {})
+    found += [step(fresh, single) for _ in range(5)]
+    fresh = Jorge(sharded, **options)
+    fresh.load_state_dict(single.state_dict())
+    found += [step(fresh, single) for _ in range(3)]
+    return [max(found), all(shapes), sent]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_experts_are_worked_on_where_they_are(pool: Pool, world: int) -> None:
+    for off, same_shapes, sent in pool.run(world, experts):
+        assert off < 1e-12
+        assert same_shapes
+        assert sent < 2000, "flags, and who has a gradient"
+
+
+def grouped(rank: int, world: int) -> list[Any]:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(32, 4, dim_feedforward=64, batch_first=True, dropout=0.0)
+    fully_shard(model)
+    optimizer = Jorge(param_groups(model, weight_decay=0.1), lr=0.01)
+    losses = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss = (model(torch.ones(2, 5, 32)) - 1).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def test_param_groups_of_a_sharded_model_train(pool: Pool) -> None:
+    first, second = pool.run(2, grouped)
+    assert first == second
+    assert first[-1] < first[0] / 2
 
 
 def odd_shapes(rank: int, world: int) -> list[Any]:
@@ -285,7 +349,7 @@ def test_replicas_are_the_same_to_the_bit_and_those_that_are_not_are_named(
 DIES = """
 import datetime, os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
-from jorge import Jorge
+from jorge import Jorge, param_groups
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2,
                         timeout=datetime.timedelta(seconds=8))

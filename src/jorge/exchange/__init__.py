@@ -143,3 +143,9 @@ class Alone:
     def matrix_sums(self, work: WorkSet, sums: list[Tensor]) -> list[Tensor]:
         """As they are."""
         return sums
+
+
+class Apart(Alone):
+    """Each process works on what it holds, which are whole matrices, and all take the same decisions."""
+
+    alone = False

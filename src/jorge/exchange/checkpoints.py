@@ -100,10 +100,44 @@ class Saver:
             mesh = DeviceMesh.from_group(self.exchange.transport.group, full.device.type)
         placements = [Shard(0)] * mesh.ndim
         shape = tuple(full.shape)
-        place = mesh.mesh.flatten().tolist().index(torch.distributed.get_rank())
-        box = boxes(shape, tuple(mesh.shape), placements)[place]
+        box = boxes(shape, tuple(mesh.shape), placements)[_place(mesh)]
         mine = full.narrow(0, min(box.offset[0], shape[0]), box.size[0]).clone()
         return _dtensor(mine, mesh, placements, shape)
+
+
+class SaverOfParts:
+    """As :class:`Saver`, of a parameter of which each process holds some of the matrices, as many as the others.
+
+    Args:
+        p: the parameter.
+        held: the shape of what is here of it.
+    """
+
+    def __init__(self, p: Tensor, held: tuple[int, ...]) -> None:
+        self.p: Any = p
+        self._times = p.shape[0] // held[0]
+
+    def saved(self, name: str, value: Tensor, shape: tuple[int, ...], *, in_chunks: bool) -> Tensor:
+        """A tensor of the state, sharded along its first dim, as the parameter is."""
+        mine = value.clone().view(shape[0] // self._times, *shape[1:])
+        return _dtensor(mine, self.p.device_mesh, self.p.placements, shape)
+
+    def mine(self, name: str, value: Tensor) -> Tensor:
+        """What is to be here of a tensor, from a whole one or one of a checkpoint."""
+        given: Any = value
+        if hasattr(value, "full_tensor"):
+            if given.device_mesh == self.p.device_mesh and given.placements == self.p.placements:
+                found: Tensor = given.to_local()
+                return found
+            value = whole(value)
+        box = boxes(tuple(value.shape), tuple(self.p.device_mesh.shape), self.p.placements)[_place(self.p.device_mesh)]
+        return value.narrow(0, box.offset[0], box.size[0])
+
+
+def _place(mesh: Any) -> int:
+    """Of this process among the flattened ranks of a mesh."""
+    found: int = mesh.mesh.flatten().tolist().index(torch.distributed.get_rank())
+    return found
 
 
 def _is_buffer(name: str) -> bool:

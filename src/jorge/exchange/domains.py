@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from jorge.exchange import Alone, Exchange
+from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
@@ -36,11 +36,12 @@ class Domain:
     """Processes that work together, and how.
 
     Args:
-        kind: `"replicate"` or `"shard"`; `"alone"` where there are no others.
+        kind: `"replicate"` or `"shard"`; `"parts"` where each process holds matrices of its own of a parameter;
+            `"alone"` where there are no others.
         ranks: theirs in the whole job, in the order of the process group.
     """
 
-    kind: Literal["alone", "replicate", "shard"]
+    kind: Literal["alone", "replicate", "shard", "parts"]
     ranks: tuple[int, ...] = ()
 
 
@@ -86,7 +87,8 @@ class Distribution:
             if options.compile_step or options.capturable:
                 which = "compile_step" if options.compile_step else "capturable"
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
-            return Domain("shard", self._of_mesh(p))
+            parts = route_by(tuple(p.shape), options).parts > 1
+            return Domain("parts" if parts else "shard", self._of_mesh(p))
         if self.mode is None or self._alike is False or options.compile_step or options.capturable:
             return ALONE
         group = self._plain_group()
@@ -152,6 +154,8 @@ class Distribution:
         """A new one for a param group's parameters of a domain."""
         if domain.kind == "alone":
             return Alone()
+        if domain.kind == "parts":
+            return Apart()
         transport = self.transport(domain)
         return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
 
@@ -269,17 +273,21 @@ def check_placements(p: Any, name: str, options: Options) -> None:
     try:
         found = route_by(tuple(p.shape), options)
         held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
-        if found.blocking is not None and found.parts == 1:
+        if found.parts > 1:
+            whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held.boxes) and options.batch_dims > 0
+            even = len({box.size[0] for box in held.boxes}) == 1
+            if not (whole and even):
+                raise ValueError(
+                    f"its group reads it as {found.parts} matrices (batch_dims, splits), and not each process holds as "
+                    "many of them as the others, whole"
+                )
+        elif found.blocking is not None:
             held.matrices(tuple(p.shape))
     except ValueError as error:
         raise TypeError(
             f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
+            "; several matrices in one parameter along dim 0 alone, evenly, or leave batch_dims and splits out"
         ) from None
-    if found.parts > 1:
-        raise TypeError(
-            f"{where}, and its group reads it as {found.parts} matrices (batch_dims, splits): give each matrix a "
-            "parameter of its own before it is sharded, or leave these options out"
-        )
 
 
 def local(p: Tensor) -> Tensor:
