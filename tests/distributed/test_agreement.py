@@ -250,7 +250,7 @@ def grouped(rank: int, world: int) -> list[Any]:
 def test_param_groups_of_a_sharded_model_train(pool: Pool) -> None:
     first, second = pool.run(2, grouped)
     assert first == second
-    assert first[-1] < first[0] / 2
+    assert first[-1] < 0.9 * first[0]
 
 
 def odd_shapes(rank: int, world: int) -> list[Any]:
