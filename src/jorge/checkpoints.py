@@ -179,17 +179,18 @@ def _states(
         p, name, options = places[key]
         if not isinstance(entry, Mapping):
             raise ValueError(f"the saved state of {name} is a {type(entry).__name__}, expected a dict")
-        if away := [str(each) for each, value in entry.items() if isinstance(value, Tensor) and value.is_meta]:
+        away = [str(each) for each, value in entry.items() if isinstance(value, Tensor) and value.is_meta]
+        if away and not p.is_meta:
             raise ValueError(f"the saved {', '.join(away)} of {name} is on the meta device and has no values")
         if entry:
             wanted = layout(tuple(p.shape), p.dtype, options).tensors(tuple(p.shape))
             if any(each in entry for each in wanted) or any(map(is_ours, entry)):
-                _check_state(name, entry, wanted)
+                _check_state(name, entry, wanted, on_meta=p.is_meta)
             found[p] = entry
     return found
 
 
-def _check_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:
+def _check_state(name: str, saved: Mapping[str, Any], wanted: Wanted, *, on_meta: bool) -> None:
     """Refuse a parameter's saved state that lacks what is wanted; what else it holds is its owner's."""
     missing = sorted(key for key in [*wanted, "step"] if key not in saved)
     other = sorted(key for key in saved if key not in wanted and is_ours(key))
@@ -200,12 +201,13 @@ def _check_state(name: str, saved: Mapping[str, Any], wanted: Wanted) -> None:
             f"one side. Was the parameter's shape another one, or one of {', '.join(SHAPING)}?"
         )
     for key, (shape, _) in wanted.items():
-        if (found := unusable(saved[key], shape)) is not None:
+        if (found := unusable(saved[key], shape, on_meta=on_meta)) is not None:
             raise ValueError(
                 f"the saved {key} of {name} is {found}, expected a dense real tensor of shape {shape}: "
                 "it belongs to a parameter of another shape, or was saved with another block_size"
             )
-        if not bool(whole(saved[key].isfinite().all())):  # of a DTensor in all processes
+        # Of a DTensor in all processes; of what is counted without memory there are no values.
+        if not saved[key].is_meta and not bool(whole(saved[key].isfinite().all())):
             raise ValueError(
                 f"the saved {key} of {name} is not finite, and would make its weights so: load an earlier checkpoint, "
                 "or take that parameter's entry out, with which it starts anew"

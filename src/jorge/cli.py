@@ -257,7 +257,9 @@ def _cost(args: argparse.Namespace) -> int:
         return 2
     if args.json:
         found = cost.to_dict() | {"suggestion": suggestion.to_dict() if suggestion else None}
-        print(json.dumps(found | {"distributed": [each.to_dict() for each in several]}, indent=2))
+        if several:
+            found["distributed"] = [each.to_dict() for each in several]
+        print(json.dumps(found, indent=2))
         return 0
     if size:
         print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")

@@ -369,7 +369,9 @@ class Store:
                 keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
                 if (saved := self._saved(p, entry)) is not None:
                     given[p] = saved
-                elif entry is not None and check_state(name, entry, keys, had_state=p in self._homes):
+                elif entry is not None and check_state(
+                    name, entry, keys, had_state=p in self._homes, on_meta=p.is_meta
+                ):
                     given[p] = entry
                 if p in given or (fresh and p.grad is not None and keys):
                     wanted[index, p.device, distribution.domain(p, name, options[index])].append(p)

@@ -186,7 +186,7 @@ def check_own(name: str, entry: Any, owners: dict[int, str]) -> None:
     owners[id(entry)] = name
 
 
-def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bool:
+def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool, on_meta: bool = False) -> bool:
     """Whether a parameter's entry of `optimizer.state` holds its state; an error where it holds a part or another.
 
     What else it holds is its owner's.
@@ -196,6 +196,7 @@ def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bo
         entry: of `optimizer.state`.
         wanted: what its state is to hold.
         had_state: whether it has held one: then a `step` that is left is a part of it.
+        on_meta: whether the parameter is on the meta device.
 
     Raises:
         RuntimeError: keys are missing, a value is no tensor or of another shape, `step` is no count.
@@ -218,7 +219,7 @@ def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bo
         )
     for key, (shape, _) in wanted.items():
         value = entry[key]
-        if (found := unusable(value, shape)) is not None:
+        if (found := unusable(value, shape, on_meta=on_meta)) is not None:
             raise RuntimeError(
                 f"{key} of {name} in optimizer.state is {found}, expected a dense real tensor of shape {shape}: put "
                 "back what was there, or clear optimizer.state[p] to start that parameter anew"
@@ -230,14 +231,19 @@ def check_state(name: str, entry: Any, wanted: Wanted, *, had_state: bool) -> bo
     return True
 
 
-def unusable(value: Any, shape: tuple[int, ...]) -> str | None:
-    """What a value is, in words, where it is no dense real tensor of a shape with numbers in it."""
+def unusable(value: Any, shape: tuple[int, ...], *, on_meta: bool = False) -> str | None:
+    """What a value is, in words, where it is no dense real tensor of a shape with numbers in it.
+
+    `on_meta` says that its parameter has no numbers either.
+    """
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_complex():
         return f"of layout {value.layout}" if value.layout != torch.strided else "complex"
-    if value.is_meta or not value.is_floating_point():
-        return "on the meta device" if value.is_meta else f"of {value.dtype}"
+    if value.is_meta and not on_meta:
+        return "on the meta device"
+    if not value.is_floating_point():
+        return f"of {value.dtype}"
     return None if tuple(value.shape) == shape else f"of shape {tuple(value.shape)}"
 
 
