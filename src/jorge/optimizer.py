@@ -446,7 +446,8 @@ class Jorge(torch.optim.Optimizer):
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
             return state
-        return {**state, "state": {key: _owned(value) for key, value in self.state.items()}}
+        apart = self._store.saved(self.state)
+        return {**state, "state": {key: apart.get(key) or _owned(value) for key, value in self.state.items()}}
 
     @torch.no_grad()
     def __setstate__(self, state: dict[str, Any]) -> None:

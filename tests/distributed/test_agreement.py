@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import warnings
@@ -230,6 +231,34 @@ def test_experts_are_worked_on_where_they_are(pool: Pool, world: int) -> None:
         assert off < 1e-12
         assert same_shapes
         assert sent < 2000, "flags, and who has a gradient"
+
+
+def copied(rank: int, world: int, strategy: str, how: dict[str, Any]) -> list[Any]:
+    net = jobs.built(strategy, world, torch.float32)
+    options = jobs.OPTIONS | {"preconditioner_dtype": torch.bfloat16} | how
+    optimizer = Jorge(net.named_parameters(), **options)
+    jobs.train(net, optimizer, range(4), rank, world)
+    if strategy == "ddp":
+        both: Any = copy.deepcopy([net, optimizer])
+        jobs.train(net, optimizer, range(4, 8), rank, world)
+    else:  # torch copies no such model
+        kept = [p.detach().clone() for p in net.parameters()]
+        saved = optimizer.state_dict()
+        jobs.train(net, optimizer, range(4, 8), rank, world)
+    first = jobs.weights(net)
+    if strategy == "fsdp":
+        for p, value in zip(net.parameters(), kept, strict=True):
+            p.detach().copy_(value)
+        both = net, Jorge(net.named_parameters(), **options)
+        both[1].load_state_dict(saved)
+    jobs.train(both[0], both[1], range(4, 8), rank, world)
+    return [first, jobs.weights(both[0])]
+
+
+@pytest.mark.parametrize(("strategy", "how"), [("fsdp", {}), ("ddp", {}), ("ddp", {"distributed": "shard"})], ids=str)
+def test_a_copy_goes_on_to_the_bit(pool: Pool, strategy: str, how: dict[str, Any]) -> None:
+    for weights, copies in pool.run(2, copied, strategy, how):
+        assert all(torch.equal(copies[name], value) for name, value in weights.items())
 
 
 def grouped(rank: int, world: int) -> list[Any]:
