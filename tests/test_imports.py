@@ -41,6 +41,7 @@ ALLOWED = {
         "schatten",
         "validation",
     },
+    "inputs": {"arrange", "compiling", "exchange", "methods", "options", "schedule", "store", "trace"},
     "step": {
         *(
             "allocation",
@@ -48,6 +49,7 @@ ALLOWED = {
             "compiling",
             "exchange",
             "grafting",
+            "inputs",
             "methods",
             "options",
             "parameters",
@@ -67,6 +69,7 @@ ALLOWED = {
             "arrange",
             "exchange",
             "grafting",
+            "inputs",
             "methods",
             "options",
             "parameters",

@@ -18,6 +18,7 @@ from jorge import grafting
 from jorge.allocation import SetState
 from jorge.arrange import Stack, WorkSet
 from jorge.exchange import Alone
+from jorge.inputs import StepInputs, inputs_of
 from jorge.methods import METHODS, State
 from jorge.methods.products import largest_entry
 from jorge.options import Group, Options, Scalar
@@ -26,7 +27,7 @@ from jorge.routing import COMPUTE_DTYPES, route_by
 from jorge.schedule import Schedule, Scheduled
 from jorge.spectrum import extreme_eigenvalues, residual
 from jorge.stacking import stacked
-from jorge.step import StepInputs, inputs_of, step_work_set
+from jorge.step import step_work_set
 from jorge.store import GroupState
 from jorge.trace import Trace
 from jorge.validation import names

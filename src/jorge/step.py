@@ -13,59 +13,28 @@ W ← W − lr·λ·W − lr·U
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from itertools import starmap
-from typing import cast
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from jorge import grafting, schatten, variance
 from jorge.allocation import SetState
-from jorge.arrange import Stack, WorkSet
-from jorge.compiling import CompiledSteps
+from jorge.arrange import WorkSet
 from jorge.exchange import Exchange
 from jorge.grafting import Mask
+from jorge.inputs import StepInputs, inputs_of
 from jorge.methods import METHODS, Method, Refresh, State
 from jorge.methods.products import choose, diagonal_sum, largest_entry, precision_scope
 from jorge.options import Options
 from jorge.parameters import BITS, clear, gather_gradients, move
 from jorge.routing import COMPUTE_DTYPES
-from jorge.schedule import Piece, Schedule, pieces
+from jorge.schedule import Schedule
 from jorge.stacking import stacked, unstack
 from jorge.store import GroupState
 from jorge.trace import Trace
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """What a step works on in a work set.
-
-    Args:
-        params: of each shape group, those that have a gradient.
-        grads: of each shape group, their gradients.
-        present: of each shape group, who has one; `None` where all have.
-        masks: the same on the device, `[count, 1, …]`.
-        scheduled: of each stack, what is refreshed, here or in another process.
-        refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
-        measured: of each stack, the blocks kept here whose `quartics` are renewed.
-        measures: whether any are, here or in another process.
-        owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
-        all_matrices: whose the matrices are, whoever has a gradient; where there is a trace.
-    """
-
-    params: list[list[Tensor]] = field(default_factory=list)
-    grads: list[list[Tensor]] = field(default_factory=list)
-    present: list[list[bool] | None] = field(default_factory=list)
-    masks: list[Tensor | None] = field(default_factory=list)
-    scheduled: list[list[Piece]] = field(default_factory=list)
-    refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
-    measured: list[list[slice | Tensor]] = field(default_factory=list)
-    measures: bool = False
-    owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
-    all_matrices: list[Tensor] = field(default_factory=list)
 
 
 def without_autocast(states: Sequence[GroupState]) -> ExitStack:
@@ -129,86 +98,6 @@ def _take_steps_with_others(
         work = state.work_sets[number]
         finish(work, state.tensors[number], found[number], now, finite, options, state.exchange, trace)
         state.commit(work)
-
-
-def inputs_of(
-    state: GroupState,
-    number: int,
-    schedule: Schedule,
-    options: Options,
-    trace: Trace | None,
-    compiled: CompiledSteps | None,
-    exchange: Exchange | None = None,
-) -> StepInputs:
-    """Who takes part in a work set, and what is refreshed: decided on the host, from counters alone.
-
-    `exchange` stands for the state's own where it is given.
-    """
-    work, inputs = state.work_sets[number], StepInputs()
-    for group, params, grads in zip(work.groups, state.grouped[number], state.grads[number], strict=True):
-        present = None if state.everyone else [grad is not None for grad in grads]
-        if present is None or all(present):
-            present, mask = None, None
-        else:
-            mask = state.mask(group, present)
-            params = [p for p, has in zip(params, present, strict=True) if has]
-        inputs.params.append(params)
-        inputs.grads.append(
-            [grad for grad in grads if grad is not None] if present else cast(list[Tensor], list(grads))
-        )
-        inputs.present.append(present)
-        inputs.masks.append(mask)
-    same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
-    measures = False
-    for stack in work.stacks:
-        whole = stack.of or stack
-        found = pieces(whole, work.matrices, state.steps, schedule, METHODS[options.method], same)
-        inputs.scheduled.append(found)
-        measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
-        kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
-        inputs.measured.append(list(_measured(state, stack, kept)))
-        chunks = list(_refreshes(state, stack, kept, compiled, exchange or state.exchange))
-        inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
-        if trace is not None:
-            owners = []
-            for part in stack.parts:
-                group = work.matrices[part.group]
-                numbers = range(group.parts * part.grid.blocks)
-                owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
-            inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
-    inputs = replace(inputs, measures=measures)
-    if trace is not None:
-        inputs.all_matrices.extend(
-            state.params[place] for group in work.matrices for place in group.places for _ in range(group.parts)
-        )
-    return inputs
-
-
-def _where(state: GroupState, piece: Piece, first: int, last: int) -> slice | Tensor:
-    """Some blocks of a piece, in their stack."""
-    return slice(first, last) if piece.places is None else state.constants.get(piece.places)[first:last]
-
-
-def _measured(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> Iterator[slice | Tensor]:
-    """Whose `quartics` are renewed, so many blocks at a time as are refreshed."""
-    for piece in scheduled:
-        for span in stack.measured:
-            first, last = piece.within(*span)
-            for start in range(first, last, stack.chunk):
-                yield _where(state, piece, start, min(last, start + stack.chunk))
-
-
-def _refreshes(
-    state: GroupState, stack: Stack, scheduled: Sequence[Piece], compiled: CompiledSteps | None, exchange: Exchange
-) -> Iterator[tuple[Refresh, slice | Tensor, Sequence[int]]]:
-    """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
-    for piece in scheduled:
-        refresh = piece.refresh if compiled is None else compiled.refresh(piece.refresh)
-        first, last = (piece.start + edge for edge in exchange.share(stack, piece.stop - piece.start))
-        for start in range(first, last, stack.chunk):
-            chunk = slice(start, min(last, start + stack.chunk))
-            blocks = range(chunk.start, chunk.stop) if piece.places is None else piece.places[chunk]
-            yield refresh, _where(state, piece, chunk.start, chunk.stop), blocks
 
 
 def step_work_set(
