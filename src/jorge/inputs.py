@@ -88,10 +88,11 @@ def inputs_of(
         inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
         if trace is not None:
             owners = []
-            for part in stack.parts:
-                group = work.matrices[part.group]
+            for part in whole.parts:
+                group = work.matrices[part.source]
                 numbers = range(group.parts * part.grid.blocks)
                 owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
+            owners = [owners[number] for number in stack.numbers] if stack.of is not None else owners
             inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
     inputs = replace(inputs, measures=measures)
     if trace is not None:

@@ -360,6 +360,8 @@ class Jorge(torch.optim.Optimizer):
 
     def _take_step(self) -> None:
         chosen = self._options()
+        if dist.is_available() and dist.is_initialized():
+            self.distribution.check_replicas([p for group in self.param_groups for p in group["params"]], chosen)
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
         try:
@@ -442,9 +444,12 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state = {**state, "_distributed": self.distribution.mode}  # a process group is of this process alone
+        # A process group is of this process alone: what is not of the default one works alone when it is copied.
+        state = {**state, "_distributed": self.distribution.mode if self.distribution.group is None else None}
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
+            if self._store.is_apart:
+                raise RuntimeError("parts of the state lie in other processes: give what is started a checkpoint")
             return state
         apart = self._store.saved(self.state)
         return {**state, "state": {key: apart.get(key) or _owned(value) for key, value in self.state.items()}}

@@ -186,7 +186,7 @@ class GroupState:
         mine = self.options
         if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
-        return self.distribution is distribution
+        return self.distribution is distribution and not (self.domain.kind == "replicate" and distribution.unlike)
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
@@ -355,9 +355,9 @@ class Store:
         fresh: bool = True,
     ) -> None:
         """Arrange what the entries hold, with new state for parameters that have their first gradient."""
-        distribution.check_replicas([p for group in groups for p in group["params"]], options)
         wanted: defaultdict[tuple[int, torch.device, Domain], list[Tensor]] = defaultdict(list)
         given: dict[Tensor, Entry] = {}
+        apart: dict[Tensor, Entry] = {}
         owners: dict[int, str] = {}
         new: list[tuple[GroupState, list[Entry]]] = []
         for index, group in enumerate(groups):
@@ -367,8 +367,8 @@ class Store:
                     continue
                 self._check_unchanged(p, entry, index, options[index], groups)
                 keys = layout(tuple(p.shape), p.dtype, options[index]).tensors(tuple(p.shape))
-                if (saved := self._saved(p, entry)) is not None:
-                    given[p] = saved
+                if self._is_apart(p, entry):
+                    given[p] = apart[p] = entry or {}
                 elif entry is not None and check_state(
                     name, entry, keys, had_state=p in self._homes, on_meta=p.is_meta
                 ):
@@ -383,6 +383,10 @@ class Store:
                 arranged[key] = was
                 continue
             made = GroupState(key[0], params, options[key[0]], distribution, key[2])
+            for p in params:
+                if p in apart:
+                    home, place = self._homes[p]
+                    given[p] = home.saved(place, in_chunks=is_sharded(p))
             with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode has no views
                 views = made.allocate()
                 for place, (p, view) in enumerate(zip(params, views, strict=True)):
@@ -401,12 +405,15 @@ class Store:
         self._groups = arranged
         self._homes = {p: (each, place) for each in arranged.values() for place, p in enumerate(each.params)}
 
-    def _saved(self, p: Tensor, entry: Entry | None) -> Entry | None:
-        """What a parameter's entry holds, in the form of a checkpoint, where a part of it lies in other processes."""
+    def _is_apart(self, p: Tensor, entry: Entry | None) -> bool:
+        """Whether an entry is as it was left and a part of what it holds lies in other processes."""
         home = self._homes.get(p)
-        if home is None or not isinstance(entry, dict) or not home[0].is_apart or not home[0].holds(home[1], entry):
-            return None
-        return home[0].saved(home[1], in_chunks=is_sharded(p))
+        return home is not None and isinstance(entry, dict) and home[0].is_apart and home[0].holds(home[1], entry)
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether parts of the state lie in other processes."""
+        return any(each.is_apart for each in self._groups.values())
 
     def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
         """The entries of parameters whose state lies in several processes, in the form of a checkpoint.

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from jorge.blocks import matrix_shape
 from jorge.exchange.domains import check_placements, is_sharded
+from jorge.naming import names as names
+from jorge.naming import place_of
 from jorge.options import Group, Options
 from jorge.routing import COMPUTE_DTYPES, divided
 
@@ -39,21 +41,6 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} others" if len(names) > 4 else "")
 
 
-def names(group: Group, index: int) -> list[str]:
-    """A name for each parameter of a group: its own where it was given, else its place.
-
-    Raises:
-        RuntimeError: there are more names than parameters.
-    """
-    given = list(group.get("param_names") or ())
-    if len(given) > len(group["params"]):
-        raise RuntimeError(
-            f"param group {index} has {len(group['params'])} parameters and {len(given)} names: something has put "
-            "other parameters into it. DeepSpeed's ZeRO flattens them, which leaves no matrix: use FSDP2, or stage 0"
-        )
-    return given + [_place(index, i) for i in range(len(given), len(group["params"]))]
-
-
 def name_of(p: Tensor, groups: Sequence[Group]) -> str:
     """A parameter's name, for a message."""
     named = (
@@ -62,12 +49,8 @@ def name_of(p: Tensor, groups: Sequence[Group]) -> str:
     return next((name for q, name in named if q is p), "a parameter of no group")
 
 
-def _place(group_index: int, index: int) -> str:
-    return f"parameter {index} of group {group_index}"
-
-
 def _named(entry: Any, group_index: int, index: int) -> tuple[str, Any]:
-    place = _place(group_index, index)
+    place = place_of(group_index, index)
     return (f"{entry[0]!r} ({place})", entry[1]) if isinstance(entry, tuple) else (place, entry)
 
 

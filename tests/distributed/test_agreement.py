@@ -261,6 +261,31 @@ def test_a_copy_goes_on_to_the_bit(pool: Pool, strategy: str, how: dict[str, Any
         assert all(torch.equal(copies[name], value) for name, value in weights.items())
 
 
+def one_alone(rank: int, world: int) -> list[Any]:
+    net = jobs.built("ddp", world, torch.float32)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS)
+    jobs.train(net, optimizer, range(3), rank, world)
+    saved = copy.deepcopy(optimizer.state_dict())
+    if rank == 0:  # nobody else is asked
+        copy.deepcopy(optimizer)
+        Jorge(net.named_parameters(), **jobs.OPTIONS).load_state_dict(saved)
+    torch.manual_seed(rank)  # weights differ until the model is wrapped
+    other = jobs.Net()
+    fresh = Jorge(other.named_parameters(), **jobs.OPTIONS)
+    fresh.load_state_dict(saved)
+    wrapped = DistributedDataParallel(other)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        jobs.train(wrapped, fresh, range(3, 6), rank, world)
+    return [sum(each.calls for each in fresh.distribution.transports()), jobs.weights(wrapped)]
+
+
+def test_what_one_process_does_alone_asks_no_other_and_the_look_is_at_the_first_step(pool: Pool) -> None:
+    (calls, weights), (other_calls, others) = pool.run(2, one_alone)
+    assert calls == other_calls > 3
+    assert all(torch.equal(others[name], value) for name, value in weights.items())
+
+
 def grouped(rank: int, world: int) -> list[Any]:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(32, 4, dim_feedforward=64, batch_first=True, dropout=0.0)

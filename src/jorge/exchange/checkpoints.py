@@ -19,7 +19,10 @@ from jorge.shards import boxes
 
 def whole(value: Tensor) -> Tensor:
     """A tensor, of a DTensor all of it; all processes have to ask."""
-    found: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    if not hasattr(value, "full_tensor"):
+        return value
+    given: Any = value
+    found: Tensor = given.to(given.device_mesh.device_type).full_tensor()  # a copy on a CPU has no processes to ask
     return found
 
 

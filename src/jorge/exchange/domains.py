@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
+from jorge.naming import names
 from jorge.options import Group, Options
 from jorge.routing import route_by
 from jorge.shards import Shards, boxes
@@ -118,6 +119,11 @@ class Distribution:
             self._transports[ranks] = Transport(group)
         return ranks
 
+    @property
+    def unlike(self) -> bool:
+        """Whether plain tensors were found to differ between processes, each of which then works alone."""
+        return self._alike is False
+
     def shards(self, p: Tensor, domain: Domain) -> Shards | None:
         """What each process holds of a parameter; `None` where all hold all of it."""
         return shards_of(p, self.transport(domain)) if is_sharded(p) else None
@@ -130,7 +136,7 @@ class Distribution:
         """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
         found = []
         for index, group in enumerate(groups):
-            for p, name in zip(group["params"], _names(group, index), strict=True):
+            for p, name in zip(group["params"], names(group, index), strict=True):
                 plain = None if is_sharded(p) else self._plain_group()
                 if plain is None and not is_sharded(p):
                     continue
@@ -171,30 +177,30 @@ class Distribution:
         lent: list[Tensor] = []
         alike: dict[tuple[int, ...], list[tuple[Tensor, str]]] = {}
         for index, group in enumerate(groups):
-            for p, name in zip(group["params"], _names(group, index), strict=True):
+            for p, name in zip(group["params"], names(group, index), strict=True):
                 if p.device.type != "cpu":
                     continue
                 if is_sharded(p):
                     alike.setdefault(self._of_mesh(p), []).append((p, name))
                 elif self._alike and (plain := self._plain_group()) is not None:
                     alike.setdefault(tuple(dist.get_process_group_ranks(plain)), []).append((p, name))
-        for ranks, mine in alike.items():
-            if len(ranks) == 1:
-                continue
-            given = torch.tensor([p.grad is not None for p, _ in mine], dtype=torch.int32)
-            everywhere = self._transports[ranks].least(torch.cat([given, -given]))
-            every, some = everywhere[: len(mine)], -everywhere[len(mine) :]
-            for i in (some != every).nonzero().flatten().tolist():
-                p, name = mine[i]
-                if not is_sharded(p):
-                    raise RuntimeError(
-                        f"{name} has a gradient in some processes and none in others: gradients have to be averaged "
-                        "before a step, as DistributedDataParallel does"
-                    )
-                if p.grad is None:
-                    p.grad = torch.zeros_like(p)
-                    lent.append(p)
         try:
+            for ranks, mine in alike.items():
+                if len(ranks) == 1:
+                    continue
+                given = torch.tensor([p.grad is not None for p, _ in mine], dtype=torch.int32)
+                everywhere = self._transports[ranks].least(torch.cat([given, -given]))
+                every, some = everywhere[: len(mine)], -everywhere[len(mine) :]
+                for i in (some != every).nonzero().flatten().tolist():
+                    p, name = mine[i]
+                    if not is_sharded(p):
+                        raise RuntimeError(
+                            f"{name} has a gradient in some processes and none in others: gradients have to be "
+                            "averaged before a step, as DistributedDataParallel does"
+                        )
+                    if p.grad is None:
+                        p.grad = torch.zeros_like(p)
+                        lent.append(p)
             yield
         finally:
             for p in lent:
@@ -203,10 +209,9 @@ class Distribution:
     def agreed(self, finite: Mapping[torch.device, Tensor], states: Sequence[Arranged]) -> dict[torch.device, Tensor]:
         """Whether all gradients are finite in all processes that work together, for each device."""
         found = dict(finite)
-        for device, domain in dict.fromkeys((state.device, state.domain) for state in states):
-            if domain.kind != "alone":
-                flag = self.transport(domain).least(found[device].to(torch.int32))
-                found[device] = flag.bool()
+        asked = [each for each in dict.fromkeys((s.device, s.domain) for s in states) if each[1].kind != "alone"]
+        for device, domain in asked * (2 if len(asked) > 1 else 1):  # what one has heard of the others it passes on
+            found[device] = self.transport(domain).least(found[device].to(torch.int32)).bool()
         return found
 
     def check_replicas(self, params: Sequence[Tensor], options: Sequence[Options]) -> None:
@@ -221,7 +226,7 @@ class Distribution:
         if self._alike is not None or self.mode is None or group is None or dist.get_world_size(group) == 1:
             return
         plain = [p for p in params if not is_sharded(p)]
-        if not plain:
+        if not plain or all(each.compile_step or each.capturable for each in options):
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
@@ -236,6 +241,7 @@ class Distribution:
             "DistributedDataParallel does"
         )
         if self.mode != "auto" or self.group is not None:
+            self._alike = None  # so that the next step is refused too
             raise ValueError(text + ". distributed=None lets each process work alone")
         warnings.warn(text + ". Each process works alone; distributed=None says so without a warning", stacklevel=6)
 
@@ -307,18 +313,14 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
     return local(grad)
 
 
-def _names(group: Group, index: int) -> list[str]:
-    """Names of a group's parameters, or where they are."""
-    given = group.get("param_names") or [f"parameter {i} of group {index}" for i in range(len(group["params"]))]
-    return list(map(str, given))
-
-
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
     """Three whole numbers: of shapes and options, of weights, of gradients, `[3]`."""
-    text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(list(options))
+    values = [[getattr(each, f.name) for f in fields(each)] for each in options]
+    numbers = [[float(v) if isinstance(v, Tensor) else v for v in each] for each in values]
+    text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(numbers)
     (first,) = struct.unpack("<q", hashlib.sha256(text.encode()).digest()[:8])
     sums = [
-        sum((t.detach().double().sum() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64)).cpu()
+        sum((t.detach().double().sum().cpu() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64))
         for tensors in (list(params), [p.grad for p in params])
     ]
     return torch.cat([torch.tensor([first]), torch.stack(sums).view(torch.int64)])

@@ -33,6 +33,15 @@ class _OnItsWay:
     mine: list[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class _Mine:
+    """What is held here of each matrix of a shape group, and whether a sum over processes counts it here."""
+
+    group: ShapeGroup
+    box: Box
+    speaks: bool
+
+
 class Owned(Alone):
     """Blocks have owners.
 
@@ -49,6 +58,7 @@ class Owned(Alone):
         self.owners: list[list[int]] = []
         self._coming: dict[int, list[_OnItsWay]] = {}
         self._routes: list[Routes] = []
+        self._mine: dict[int, _Mine] = {}  # by the identity of the group, which it keeps
         self._places: list[tuple[int, ...]] = []
         self._constants: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
 
@@ -60,6 +70,10 @@ class Owned(Alone):
             {i: boxes for i, boxes in each.items() if work.matrices[i].spec.shards is not None}
             for each, work in zip(held, work_sets, strict=True)
         ]
+        for work, boxes in zip(work_sets, held, strict=True):
+            for i, group in enumerate(work.matrices):
+                speaks = group.spec.shards is None or group.spec.shards.speaks
+                self._mine[id(group)] = _Mine(group, boxes[i][rank], speaks)
         self.owners = assign(work_sets, options, apart, size)
         found = []
         for work, owners, boxes in zip(work_sets, self.owners, held, strict=True):
@@ -75,7 +89,7 @@ class Owned(Alone):
     def to_owners(self, work: WorkSet, tensors: list[Tensor]) -> list[Tensor]:
         """What this process owns of the matrices, strip by strip."""
         way = self._routes[work.number]
-        matrices = [_as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
+        matrices = [self._as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
         found = [torch.empty(group.count, *group.part, dtype=work.compute, device=self.device) for group in work.cut]
         self._pass(way.held_to_owner, way.owner_from_holders, _of(matrices), _into(found), way.anything[0], work)
         return found
@@ -83,7 +97,7 @@ class Owned(Alone):
     def to_holders(self, work: WorkSet, found: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
         """What came of it for the parts that are held here."""
         way = self._routes[work.number]
-        matrices = [_as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
+        matrices = [self._as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
         self._pass(way.owner_to_holders, way.held_from_owner, _into(found), _of(matrices), way.anything[1], work)
         return tensors
 
@@ -144,8 +158,8 @@ class Owned(Alone):
             group = work.matrices[i]
             assert group.blocking is not None
             whole = torch.zeros(group.count, group.blocking.matrix[axis], dtype=torch.float64, device=self.device)
-            if _speaks(group):
-                _held(whole, group, int(axis)).copy_(sides)
+            if self._mine[id(group)].speaks:
+                self._held(whole, group, int(axis)).copy_(sides)
             wholes.append(whole.square_())
         summed = self.transport.sum(torch.cat([whole.flatten() for whole in wholes])).sqrt_().to(work.compute)
         found = [
@@ -160,8 +174,8 @@ class Owned(Alone):
         """Those of what is held here."""
         groups = [work.matrices[i] for i in numbers]
         return (
-            [_held(row, group, 0) for row, group in zip(rows, groups, strict=True)],
-            [_held(column, group, 1) for column, group in zip(columns, groups, strict=True)],
+            [self._held(row, group, 0) for row, group in zip(rows, groups, strict=True)],
+            [self._held(column, group, 1) for column, group in zip(columns, groups, strict=True)],
         )
 
     def matrix_sums(self, work: WorkSet, sums: list[Tensor]) -> list[Tensor]:
@@ -173,12 +187,21 @@ class Owned(Alone):
             total.index_add_(0, self._constant(places, torch.int64), torch.cat(sums).double())
         return list(torch.split(self.transport.sum(total).to(work.compute), sizes))
 
+    def _held(self, whole: Tensor, group: ShapeGroup, axis: int) -> Tensor:
+        """Of `[count, side]` what is of the rows, or columns, that are held here."""
+        box = self._mine[id(group)].box
+        return whole.narrow(1, min(box.offset[axis], whole.shape[1]), box.size[axis])
+
+    def _as_matrices(self, tensor: Tensor, group: ShapeGroup) -> Tensor:
+        """`[count, rows, columns]` of what is held of each matrix."""
+        return tensor.view(group.count, *self._mine[id(group)].box.size)
+
     def _sharded(self, work: WorkSet) -> bool:
         return any(group.spec.shards is not None for group in work.matrices)
 
     def _counted(self, work: WorkSet) -> Tensor:
         """1 for each matrix whose part is counted here, and 0 where another process holds the same, `[total]`."""
-        flags = tuple(int(_speaks(group)) for group in work.matrices for _ in range(group.count))
+        flags = tuple(int(self._mine[id(group)].speaks) for group in work.matrices for _ in range(group.count))
         return self._constant(flags, torch.float64)
 
     def _constant(self, values: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -194,28 +217,6 @@ def boxes_of(group: ShapeGroup, size: int) -> tuple[Box, ...]:
     if spec.shards is None:
         return (Box((0, 0), group.blocking.matrix),) * size
     return spec.shards.matrices(spec.shape)
-
-
-def _mine(group: ShapeGroup) -> Box | None:
-    shards = group.spec.shards
-    return None if shards is None else shards.matrices(group.spec.shape)[shards.rank]
-
-
-def _speaks(group: ShapeGroup) -> bool:
-    return group.spec.shards is None or group.spec.shards.speaks
-
-
-def _held(whole: Tensor, group: ShapeGroup, axis: int) -> Tensor:
-    """Of `[count, side]` what is of the rows, or columns, that are held here."""
-    box = _mine(group)
-    return whole if box is None else whole.narrow(1, min(box.offset[axis], whole.shape[1]), box.size[axis])
-
-
-def _as_matrices(tensor: Tensor, group: ShapeGroup) -> Tensor:
-    """`[count, rows, columns]` of what is held of each matrix."""
-    box = _mine(group)
-    assert group.blocking is not None
-    return tensor.view(group.count, *(group.blocking.matrix if box is None else box.size))
 
 
 def _of(matrices: Sequence[Tensor]) -> Callable[[Piece], Tensor]:

@@ -66,12 +66,13 @@ class Replicated(Alone):
 
     def collect(self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]]) -> None:
         """One message for all stacks of a work set, in bytes: roots and counters may be of several dtypes."""
-        found = [self._rooms(work, states, refreshed, rank) for rank in range(self.transport.size)]
+        device = next(tensor.device for state in states for tensor in state.values())
+        where = [[_where(piece, device) for piece in pieces] for pieces in refreshed]
+        found = [self._rooms(work, states, refreshed, where, rank) for rank in range(self.transport.size)]
         rooms = [list(each) for each in found]
         size = max((_end(each) for each in rooms), default=0)
         if not size:
             return
-        device = next(tensor.device for state in states for tensor in state.values())
         mine = torch.zeros(size, dtype=torch.uint8, device=device)
         for room, place in zip(rooms[self.transport.rank], _places(rooms[self.transport.rank]), strict=True):
             source = room.state[room.name][room.where][room.first : room.last]
@@ -97,19 +98,20 @@ class Replicated(Alone):
                     target.copy_(_cut(given[rank], place, target))
 
     def _rooms(
-        self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]], rank: int
+        self,
+        work: WorkSet,
+        states: Sequence[State],
+        refreshed: Sequence[Sequence[Piece]],
+        where: Sequence[Sequence[slice | Tensor]],
+        rank: int,
     ) -> Iterator[_Room]:
         """What a process gives, in the order in which it does."""
-        for stack, state, mine in zip(work.stacks, states, refreshed, strict=True):
-            for piece in mine:
+        for stack, state, pieces, places in zip(work.stacks, states, refreshed, where, strict=True):
+            for piece, some in zip(pieces, places, strict=True):
                 first, last = self._span(stack, piece.stop - piece.start, rank)
-                where: slice | Tensor = slice(piece.start, piece.stop)
-                if piece.places is not None:
-                    some = next(iter(state.values()))
-                    where = torch.tensor(piece.places, device=some.device)
                 for name in state:
                     if name != "quartics" and first < last:
-                        yield _Room(state, name, where, first, last)
+                        yield _Room(state, name, some, first, last)
 
     def completed(self, values: list[list[Tensor]]) -> list[list[Tensor]]:
         """All of it: the others' shares are added to the zeros that stand for them here."""
@@ -174,6 +176,11 @@ def _share(order: Sequence[int], count: int, rank: int) -> Span:
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNED) * _ALIGNED
+
+
+def _where(piece: Piece, device: torch.device) -> slice | Tensor:
+    """The blocks of a piece in their stack."""
+    return slice(piece.start, piece.stop) if piece.places is None else torch.tensor(piece.places, device=device)
 
 
 def _key(stack: Stack) -> tuple[object, ...]:
