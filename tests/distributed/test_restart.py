@@ -1,8 +1,10 @@
 """A job whose process dies goes on from its last checkpoint, and ends where an undisturbed one ends."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,26 +47,44 @@ for step in range(start, 8):
 future.result()
 whole = [p.full_tensor() for p in net.parameters()]
 if rank == 0:
-    torch.save([start, whole], folder / "end")
+    torch.save([start, whole], folder / "end.new")
+    (folder / "end.new").rename(folder / "end")
 dist.destroy_process_group()
 """
 
 
+def run(script: Path, folder: Path, how: str) -> bool:
+    """Whether a job of two processes comes to its end; one that hangs is ended, as a cluster does."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.Popen(
+        [*command, str(script), str(folder), how],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(90) == 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.mark.slow
-def test_a_job_that_is_restarted_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
+def test_a_job_that_is_started_again_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     ends = {}
     for how in ("dies", "lives"):
-        (tmp_path / how).mkdir()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        command += ["--max-restarts", "3", str(script), str(tmp_path / how), how]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        for _ in range(3):
-            result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-            if "connectFullMesh failed" not in result.stderr:
-                break  # gloo does not always find its peers again; a job that is started anew goes on just so
-        assert result.returncode == 0, result.stderr
-        ends[how] = torch.load(tmp_path / how / "end")
+        folder = tmp_path / how
+        folder.mkdir()
+        well = [run(script, folder, how)]
+        assert how == "lives" or not well[0], "a process died"
+        while not (folder / "end").exists() and len(well) < 5:  # gloo sometimes fails to connect, or aborts at the end
+            well.append(run(script, folder, how))
+        ends[how] = torch.load(folder / "end")
     assert ends["dies"][0] in (4, 5), "the step after the last one that was saved"
     assert all(torch.equal(p, q) for p, q in zip(ends["dies"][1], ends["lives"][1], strict=True))
