@@ -13,7 +13,7 @@ from jorge import Jorge, arrange
 from jorge.cost.counter import Meter
 from jorge.exchange.domains import Distribution, Domain
 from jorge.exchange.transport import Coming, Transport
-from jorge.options import Options
+from jorge.options import Group, Options
 from jorge.trace import Trace
 
 SHAPES = [(12, 20), (20, 12), (7,), (30, 18), (12, 20), (4, 3, 3, 3), (5, 5)]  # the last has one block for three
@@ -83,7 +83,7 @@ class Among(Distribution):
     def transport(self, domain: Domain) -> Transport:
         return self._transport
 
-    def check_replicas(self, params: Sequence[Tensor], options: Sequence[Options]) -> None:
+    def check_replicas(self, groups: Sequence[Group], options: Sequence[Options]) -> None:
         pass
 
 

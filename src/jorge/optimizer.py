@@ -361,7 +361,7 @@ class Jorge(torch.optim.Optimizer):
     def _take_step(self) -> None:
         chosen = self._options()
         if dist.is_available() and dist.is_initialized():
-            self.distribution.check_replicas([p for group in self.param_groups for p in group["params"]], chosen)
+            self.distribution.check_replicas(self.param_groups, chosen)
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
         try:

@@ -175,25 +175,25 @@ class Distribution:
             RuntimeError: of a parameter that all processes hold, some have a gradient and some have none.
         """
         lent: list[Tensor] = []
-        alike: dict[tuple[int, ...], list[tuple[Tensor, str]]] = {}
+        plain = self._plain_group() if self._alike else None
+        replicas = tuple(dist.get_process_group_ranks(plain)) if plain is not None else ()
+        alike: dict[tuple[int, ...], list[tuple[Tensor, int, int]]] = {}
         for index, group in enumerate(groups):
-            for p, name in zip(group["params"], names(group, index), strict=True):
-                if p.device.type != "cpu":
-                    continue
-                if is_sharded(p):
-                    alike.setdefault(self._of_mesh(p), []).append((p, name))
-                elif self._alike and (plain := self._plain_group()) is not None:
-                    alike.setdefault(tuple(dist.get_process_group_ranks(plain)), []).append((p, name))
+            for i, p in enumerate(group["params"]):
+                if p.is_cpu:
+                    ranks = self._of_mesh(p) if is_sharded(p) else replicas
+                    alike.setdefault(ranks, []).append((p, index, i))
         try:
             for ranks, mine in alike.items():
-                if len(ranks) == 1:
+                if len(ranks) < 2:
                     continue
-                given = torch.tensor([p.grad is not None for p, _ in mine], dtype=torch.int32)
+                given = torch.tensor([p.grad is not None for p, _, _ in mine], dtype=torch.int32)
                 everywhere = self._transports[ranks].least(torch.cat([given, -given]))
                 every, some = everywhere[: len(mine)], -everywhere[len(mine) :]
-                for i in (some != every).nonzero().flatten().tolist():
-                    p, name = mine[i]
+                for differing in (some != every).nonzero().flatten().tolist():
+                    p, index, i = mine[differing]
                     if not is_sharded(p):
+                        name = names(groups[index], index)[i]
                         raise RuntimeError(
                             f"{name} has a gradient in some processes and none in others: gradients have to be "
                             "averaged before a step, as DistributedDataParallel does"
@@ -214,7 +214,7 @@ class Distribution:
             found[device] = self.transport(domain).least(found[device].to(torch.int32)).bool()
         return found
 
-    def check_replicas(self, params: Sequence[Tensor], options: Sequence[Options]) -> None:
+    def check_replicas(self, groups: Sequence[Group], options: Sequence[Options]) -> None:
         """Look once whether plain tensors and their gradients are the same in all processes, to the bit.
 
         Where they are not and nobody has asked for it, each process goes on alone, with a warning.
@@ -222,10 +222,12 @@ class Distribution:
         Raises:
             ValueError: they are not, and sharing was asked for.
         """
-        group = self._plain_group()
-        if self._alike is not None or self.mode is None or group is None or dist.get_world_size(group) == 1:
+        if self._alike is not None or self.mode is None:
             return
-        plain = [p for p in params if not is_sharded(p)]
+        group = self._plain_group()
+        if group is None or dist.get_world_size(group) == 1:
+            return
+        plain = [p for each in groups for p in each["params"] if not is_sharded(p)]
         if not plain or all(each.compile_step or each.capturable for each in options):
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
