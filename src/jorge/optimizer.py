@@ -6,6 +6,7 @@ import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import chain, zip_longest
 from multiprocessing.context import get_spawning_popen
 from operator import is_
@@ -246,7 +247,6 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError, ValueError: as :meth:`step`.
-            RuntimeError: parts of the state lie in other processes.
 
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
@@ -257,19 +257,18 @@ class Jorge(torch.optim.Optimizer):
         (True, 0.0)
         """
         chosen = self._options()
-        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
-        try:
-            if any(each.is_apart for each in taking_part):
-                raise RuntimeError(
-                    "diagnostics() looks at whole matrices, and parts of them lie in other processes: load a "
-                    "checkpoint into one process, or look under DDP with distributed='replicate'"
-                )
-            with without_autocast(taking_part):
-                finite = finite_on(taking_part)
-                return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
-        finally:
-            for each in taking_part:
-                each.let_go()
+        agreeing = self.distribution.same_gradients(self.param_groups) if self._store.is_apart else nullcontext()
+        with agreeing:
+            taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
+            try:
+                with without_autocast(taking_part):
+                    finite = finite_on(taking_part)
+                    if any(each.is_apart for each in taking_part):
+                        finite = self.distribution.agreed(finite, taking_part)
+                    return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
+            finally:
+                for each in taking_part:
+                    each.let_go()
 
     @torch.no_grad()
     def check_replicas(self) -> None:

@@ -128,6 +128,11 @@ class Distribution:
         """What each process holds of a parameter; `None` where all hold all of it."""
         return shards_of(p, self.transport(domain)) if is_sharded(p) else None
 
+    def speaks(self, p: Tensor, domain: Domain) -> bool:
+        """Whether this process is the first of those that hold what it holds of a parameter."""
+        shards = self.shards(p, domain)
+        return self.transport(domain).rank == 0 if shards is None else shards.speaks
+
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
