@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import jorge
 from jorge import checks, options
@@ -190,7 +191,8 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "doctor",
         help="is anything wrong with model, loss and optimizer, before they train?",
         description="Take three dry steps on a copy and say what looks wrong, and what to do. Exit status: 0 where "
-        "there is nothing but notes, 1 where there are warnings or errors, 2 where it cannot be asked.",
+        "there is nothing but notes, 1 where there are warnings or errors, 2 where it cannot be asked. Under torchrun "
+        "the first process prints.",
     )
     doctor.add_argument(
         "target",
@@ -223,9 +225,10 @@ def _doctor(args: argparse.Namespace) -> int:
     except Exception as error:  # whatever the user's code may raise
         print(f"jorge doctor: {args.target} raised {said(error)}", file=sys.stderr)
         return 2
-    if args.full and found.diagnostics is not None:
-        print(f"{found.diagnostics}\n")
-    print(found)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # the first of several processes
+        if args.full and found.diagnostics is not None:
+            print(f"{found.diagnostics}\n")
+        print(found)
     return 0 if found.healthy else 1
 
 

@@ -126,7 +126,7 @@ def _rehearse(
 
 
 def _of_steps(
-    owners: Sequence[Tensor], grad: Tensor, update: Tensor, params: Sequence[Tensor], rate: Scalar
+    owners: list[Tensor], grad: Tensor, update: Tensor, params: Sequence[Tensor], rate: Scalar
 ) -> Iterator[Column]:
     """Squared norms of weights and steps, and products of gradients and steps, of each parameter."""
     update = update * grafting.scalar(rate, update)

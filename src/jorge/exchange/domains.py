@@ -119,6 +119,18 @@ class Distribution:
             self._transports[ranks] = Transport(group)
         return ranks
 
+    def of_mesh(self, p: Tensor) -> Transport:
+        """To the processes of a DTensor's mesh."""
+        return self._transports[self._of_mesh(p)]
+
+    def shares(self, p: Tensor, options: Options) -> tuple[float, float]:
+        """About which part of what is like a parameter is held here, and which part of its preconditioners."""
+        group = self._plain_group() if self.mode == "shard" else None
+        if not is_sharded(p):
+            return 1.0, 1.0 if group is None else 1 / dist.get_world_size(group)
+        held = local(p).numel() / max(1, p.numel())
+        return held, held if route_by(tuple(p.shape), options).parts > 1 else 1 / self.of_mesh(p).size
+
     @property
     def unlike(self) -> bool:
         """Whether plain tensors were found to differ between processes, each of which then works alone."""
