@@ -103,16 +103,13 @@ def one_is_sick(rank: int, world: int, strategy: str, sickness: str) -> list[Any
         if rank == 1 and sickness == "loss":
             return found * torch.nan
         if rank == 1 and sickness == "gradient":
-            found.register_hook(lambda grad: grad * torch.nan)
+            found.register_hook(lambda grad: grad * torch.nan)  # type: ignore[no-untyped-call]
         return found
 
-    free = findings._free
-    if sickness == "memory":
-        findings._free = lambda device: 1000 if rank else 10**12
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        if sickness == "memory":
+            patch.setattr(findings, "_free", lambda device: 1000 if rank else 10**12)
         found = doctor(net, its_loss, jobs.batch(0, rank, world), optimizer)
-    finally:
-        findings._free = free
     jobs.train(net, optimizer, range(2), rank, world)  # it still can
     return [(each.level, each.what) for each in found.findings]
 

@@ -181,11 +181,9 @@ def counted(rank: int, world: int, strategy: str, how: dict[str, Any], depth: in
         waits += self.is_floating_point()  # the numbers of processes and of parameters lie on the host
         return real(self)
 
-    Tensor.tolist = tolist  # type: ignore[method-assign]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "tolist", tolist)
         optimizer.diagnostics()
-    finally:
-        Tensor.tolist = real  # type: ignore[method-assign]
     return sum(each.calls for each in optimizer.distribution.transports()) - before, waits
 
 

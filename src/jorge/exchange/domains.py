@@ -125,9 +125,9 @@ class Distribution:
 
     def shares(self, p: Tensor, options: Options) -> tuple[float, float]:
         """About which part of what is like a parameter is held here, and which part of its preconditioners."""
-        group = self._plain_group() if self.mode == "shard" else None
         if not is_sharded(p):
-            return 1.0, 1.0 if group is None else 1 / dist.get_world_size(group)
+            domain = self.domain(p, "", options)
+            return 1.0, 1 / len(domain.ranks) if domain.kind == "shard" else 1.0
         held = local(p).numel() / max(1, p.numel())
         return held, held if route_by(tuple(p.shape), options).parts > 1 else 1 / self.of_mesh(p).size
 
