@@ -88,8 +88,8 @@ class Distribution:
             if options.compile_step or options.capturable:
                 which = "compile_step" if options.compile_step else "capturable"
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
-            parts = route_by(tuple(p.shape), options).parts > 1
-            return Domain("parts" if parts else "shard", self._of_mesh(p))
+            apart = route_by(tuple(p.shape), options).parts > 1 and _in_whole_matrices(p, options)
+            return Domain("parts" if apart else "shard", self._of_mesh(p))
         if self.mode is None or self._alike is False or options.compile_step or options.capturable:
             return ALONE
         group = self._plain_group()
@@ -282,20 +282,21 @@ def check_placements(p: Any, name: str, options: Options) -> None:
         found = route_by(tuple(p.shape), options)
         held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
         if found.parts > 1:
-            whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held.boxes) and options.batch_dims > 0
-            even = len({box.size[0] for box in held.boxes}) == 1
-            if not (whole and even):
-                raise ValueError(
-                    f"its group reads it as {found.parts} matrices (batch_dims, splits), and not each process holds as "
-                    "many of them as the others, whole"
-                )
+            for number in range(found.parts):
+                held.segment(number, tuple(p.shape), found.part)[0].matrices(found.part)
         elif found.blocking is not None:
             held.matrices(tuple(p.shape))
     except ValueError as error:
         raise TypeError(
             f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
-            "; several matrices in one parameter along dim 0 alone, evenly, or leave batch_dims and splits out"
         ) from None
+
+
+def _in_whole_matrices(p: Any, options: Options) -> bool:
+    """Whether each process holds as many whole matrices as the others of a sharded parameter that holds several."""
+    held = boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)
+    whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held) and options.batch_dims > 0
+    return whole and len({box.size[0] for box in held}) == 1
 
 
 def local(p: Tensor) -> Tensor:
