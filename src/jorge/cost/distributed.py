@@ -19,7 +19,7 @@ from jorge.exchange.replicated import gathered_bytes, spans
 from jorge.exchange.routes import pieces
 from jorge.exchange.segments import held, segmented, sharded
 from jorge.exchange.strips import Run, assign, runs, strips
-from jorge.exchange.transport import summed_bytes
+from jorge.exchange.transport import sent_dtype, summed_bytes
 from jorge.methods import METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import has_schatten_length, layout
@@ -106,7 +106,14 @@ class Distributed:
         )
 
 
-def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "ddp", **options: Any) -> Distributed:
+def distributed(
+    model_or_shapes: Any,
+    *,
+    world_size: int,
+    strategy: Strategy = "ddp",
+    communication_dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Distributed:
     """Count what each process of a job will hold, compute and send.
 
     Bytes are those given to others, to each what it gets; of a sum what a ring sends. They are equal to what the
@@ -117,6 +124,7 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         model_or_shapes: as for :func:`jorge.cost.estimate`.
         world_size: the number of processes.
         strategy: how parameters and state lie (:class:`Distributed`).
+        communication_dtype: as of :class:`jorge.Jorge`.
         options: of :class:`jorge.Jorge`.
 
     Raises:
@@ -137,7 +145,7 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         for weight in weights_of(model_or_shapes)
     ]
     work_sets = arrange(specs, chosen)
-    count = _Count(chosen, specs, work_sets, world_size)
+    count = _Count(chosen, specs, work_sets, world_size, communication_dtype)
     return count.replicated() if strategy == "ddp" else count.owned(strategy)
 
 
@@ -156,6 +164,7 @@ class _Count:
     specs: Sequence[ParamSpec]
     work_sets: Sequence[WorkSet]
     size: int
+    dtype: torch.dtype | None
 
     def replicated(self) -> Distributed:
         """With all of the state in each process."""
@@ -212,10 +221,10 @@ class _Count:
                 directions[owner] += direction
                 state[owner] += nbytes
             out, home = Counter[int](), Counter[int]()
+            back = sent_dtype(self.dtype, work.compute).itemsize
             for piece, giver, owner, holders in pieces(every, owners, [run.source for run in found], where):
-                nbytes = piece.elements * work.compute.itemsize
-                out[giver] += nbytes * (giver != owner)
-                home[owner] += nbytes * sum(other != owner for other in holders)
+                out[giver] += piece.elements * work.compute.itemsize * (giver != owner)
+                home[owner] += piece.elements * back * sum(other != owner for other in holders)
             measures = any(stack.measured for stack in work.stacks)
             sums, extra = self._sums(work, measures)
             for rank in range(self.size):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: How work is shared: by what is found, all of the state in every process, each preconditioner in one, or not at all.
 Mode = Literal["auto", "replicate", "shard"] | None
 MODES = ("auto", "replicate", "shard", None)
+#: In which directions can be sent back from owners.
+SENT_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,22 @@ class Distribution:
     Args:
         mode: how plain tensors are shared, which are the same in all processes; sharded ones always have owners.
         group: of the processes that hold the same plain tensors; `None` is torch's default group, if there is one.
+        dtype: in which directions are sent back from owners, lower than that of the arithmetic; `None` is the latter.
 
     Raises:
-        ValueError: an unknown mode; a group where the mode is `None`.
+        ValueError: an unknown mode; a group where the mode is `None`; a dtype that no direction can be sent in.
     """
 
-    def __init__(self, mode: Mode = "auto", group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, mode: Mode = "auto", group: dist.ProcessGroup | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"distributed must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if dtype not in SENT_DTYPES:
+            raise ValueError(f"communication_dtype must be one of {', '.join(map(str, SENT_DTYPES))}, got {dtype!r}")
         if mode is None and group is not None:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
-        self.mode, self.group = mode, group
+        self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
         self._alike: bool | None = None
 
@@ -163,7 +170,11 @@ class Distribution:
         if domain.kind == "parts":
             return Apart()
         transport = self.transport(domain)
-        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
+        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device, self.dtype)
+
+    def copied(self) -> tuple[Mode, None, torch.dtype | None]:
+        """What a copy is made of. A process group is of this process alone: with one of its own, a copy works alone."""
+        return self.mode if self.group is None else None, None, self.dtype
 
     @contextmanager
     def same_gradients(self, groups: Sequence[Group]) -> Iterator[None]:

@@ -20,7 +20,7 @@ from jorge.exchange import Alone
 from jorge.exchange.routes import Piece, Routes, routes
 from jorge.exchange.segments import firsts, held, segmented, sharded
 from jorge.exchange.strips import assign, cut, runs, strips
-from jorge.exchange.transport import Coming, Transport
+from jorge.exchange.transport import Coming, Transport, sent_dtype
 from jorge.options import Options
 from jorge.shards import Box
 
@@ -49,13 +49,14 @@ class Owned(Alone):
     Args:
         transport: to the others.
         device: of the parameters.
+        dtype: in which directions are sent back; `None` is that of the arithmetic.
     """
 
     alone = False
     apart = True
 
-    def __init__(self, transport: Transport, device: torch.device) -> None:
-        self.transport, self.device = transport, device
+    def __init__(self, transport: Transport, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.transport, self.device, self.dtype = transport, device, dtype
         self.owners: list[list[int]] = []
         self._coming: dict[int, list[_OnItsWay]] = {}
         self._routes: list[Routes] = []
@@ -101,11 +102,18 @@ class Owned(Alone):
             _into(found),
             way.anything[0],
             work,
+            work.compute,
         )
         return found
 
     def to_holders(self, work: WorkSet, found: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
-        """What came of it for the parts that are held here."""
+        """What came of it for the parts that are held here.
+
+        In a lower precision it is rounded before anybody takes it, the owner included: replicas stay the same.
+        """
+        dtype = sent_dtype(self.dtype, work.compute)
+        if dtype != work.compute and found:
+            torch._foreach_copy_(found, [each.to(dtype) for each in found])
         way = self._routes[work.number]
         matrices = [self._as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
         self._pass(
@@ -115,6 +123,7 @@ class Owned(Alone):
             _of(matrices, self._firsts[work.number]),
             way.anything[1],
             work,
+            dtype,
         )
         return tensors
 
@@ -126,6 +135,7 @@ class Owned(Alone):
         target: Callable[[Piece], Tensor],
         anything: bool,
         work: WorkSet,
+        dtype: torch.dtype,
     ) -> None:
         """Bring pieces to where they are to be: those of this process itself, and the others' in one message."""
         rank = self.transport.rank
@@ -136,7 +146,7 @@ class Owned(Alone):
         there = [[] if other == rank else pieces for other, pieces in enumerate(given)]
         back = [[] if other == rank else pieces for other, pieces in enumerate(coming)]
         sizes, rooms = ([sum(p.elements for p in pieces) for pieces in each] for each in (there, back))
-        sent = torch.empty(sum(sizes), dtype=work.compute, device=self.device)
+        sent = torch.empty(sum(sizes), dtype=dtype, device=self.device)
         flat = [piece for pieces in there for piece in pieces]
         _copy(_laid_out(sent, flat), [source(piece) for piece in flat])
         flat = [piece for pieces in back for piece in pieces]
