@@ -176,6 +176,9 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="how parameters and state lie in them (default: ddp, beside ddp-shard)",
     )
     cost.add_argument(
+        "--communication-dtype", choices=("float32", "bfloat16", "float16"), help="in which directions are sent back"
+    )
+    cost.add_argument(
         "--bandwidth", type=above_zero, default=5e10, metavar="X", help="bytes a second between processes"
     )
     cost.add_argument("--flops-rate", type=above_zero, default=5e13, metavar="X", help="the optimizer's FLOPs a second")
@@ -242,6 +245,8 @@ def _cost(args: argparse.Namespace) -> int:
     try:
         if args.strategy is not None and args.world_size is None:
             raise ValueError("--strategy needs --world-size")
+        if args.communication_dtype is not None and args.world_size is None:
+            raise ValueError("--communication-dtype needs --world-size")
         if args.budget is not None and not size and args.model_flops is None:
             raise ValueError("--budget needs the model's work: give --input, --tokens or --model-flops")
         model = load_target(args.target, args.args)
@@ -254,7 +259,10 @@ def _cost(args: argparse.Namespace) -> int:
             free = {name: value for name, value in given.items() if name not in ("interval", "block_size")}
             suggestion = suggest(model, args.budget, model_flops=cost.model_flops, **scale, **free)
         ways: list[Any] = [args.strategy] if args.strategy else ["ddp", "ddp-shard"]
-        several = [distributed(model, world_size=args.world_size, strategy=way, **given) for way in ways[: _many(args)]]
+        sent = {"communication_dtype": getattr(torch, args.communication_dtype)} if args.communication_dtype else {}
+        several = [
+            distributed(model, world_size=args.world_size, strategy=way, **sent, **given) for way in ways[: _many(args)]
+        ]
     except (ValueError, TypeError, ModelFlopsError) as error:
         print(f"jorge cost: {error}", file=sys.stderr)
         return 2

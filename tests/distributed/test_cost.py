@@ -40,6 +40,8 @@ def sent(rank: int, world: int, strategy: str, how: dict[str, Any]) -> tuple[int
         ("fsdp", 2, {}),
         ("fsdp", 4, {}),
         ("hsdp", 4, {}),
+        ("ddp-shard", 2, {"distributed": "shard", "communication_dtype": torch.bfloat16}),
+        ("fsdp", 3, {"communication_dtype": torch.float16}),
     ],
     ids=str,
 )
@@ -50,7 +52,11 @@ def test_what_is_counted_is_what_is_held_and_sent(
     net = jobs.built("alone", 1, torch.float32)
     given = {name: tuple(p.shape) for name, p in net.named_parameters() if p.requires_grad}
     count = len(list(net.parameters()))
-    cost = distributed(given, world_size=world, strategy=strategy, **jobs.OPTIONS)
+    dtype = how.get("communication_dtype")
+    cost = distributed(given, world_size=world, strategy=strategy, communication_dtype=dtype, **jobs.OPTIONS)
+    if dtype is not None:
+        wide = distributed(given, world_size=world, strategy=strategy, **jobs.OPTIONS)
+        assert max(cost.step_bytes) < 0.9 * max(wide.step_bytes)
     schedule = Schedule(jobs.OPTIONS["interval"], jobs.OPTIONS["warmup_refreshes"])
     refreshes = sum(schedule.at(step) is not None for step in range(1, STEPS + 1))
     plain = strategy.startswith("ddp")  # whose processes look once whether they are alike, by three numbers

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from jorge import Jorge
 from jorge.diagnostics import MEASURES
 from jorge.exchange.domains import local
-from tests.distributed import jobs
+from tests.distributed import jobs, test_fused
 from tests.distributed.pool import Pool
 from tests.test_diagnostics import same
 
@@ -139,6 +139,29 @@ def test_experts_are_counted_once(pool: Pool) -> None:
     for found, expected in pool.run(4, experts):
         assert expected["up/gradient_residual"] > 0
         assert off(found, expected) == {}
+
+
+def of_fused(rank: int, world: int, how: str) -> list[dict[str, float]]:
+    """Of fused weights and experts that do not divide, with gradients and without some."""
+    net = test_fused.built() if how == "alone" else test_fused.sharded(test_fused.built(), how, world)
+    optimizer = test_fused.optimizer_of(net, {"distributed": None} if how == "alone" else {})
+    found = []
+    for step in range(6):
+        test_fused.give(net, step, True)
+        if step:
+            found.append(optimizer.diagnostics().flat(""))
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize(("how", "world"), [("fsdp", 2), ("fsdp", 4), ("hsdp", 4), ("tp", 4)])
+def test_several_matrices_in_a_sharded_parameter(pool: Pool, how: str, world: int) -> None:
+    expected = of_fused(0, 1, "alone")
+    assert math.isnan(expected[0]["w1/cosine"])
+    assert expected[1]["first.qkv.weight/whitening_residual"] > 0
+    for processes, wanted in zip(zip(*pool.run(world, of_fused, how), strict=True), expected, strict=True):
+        assert len({str(each) for each in processes}) == 1, "the same, to the bit"
+        assert off(processes[0], wanted) == {}
 
 
 def lacks_a_gradient(rank: int, world: int) -> list[Any]:

@@ -15,11 +15,11 @@ from jorge.arrange import ParamSpec, WorkSet, arrange, refresh_flops
 from jorge.cost.estimating import checked, positive
 from jorge.cost.table import aligned, si
 from jorge.cost.weights import weights_of
-from jorge.exchange.owned import boxes_of
 from jorge.exchange.replicated import gathered_bytes, spans
 from jorge.exchange.routes import pieces
+from jorge.exchange.segments import held, segmented, sharded
 from jorge.exchange.strips import Run, assign, runs, strips
-from jorge.exchange.transport import summed_bytes
+from jorge.exchange.transport import sent_dtype, summed_bytes
 from jorge.methods import METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import has_schatten_length, layout
@@ -106,7 +106,14 @@ class Distributed:
         )
 
 
-def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "ddp", **options: Any) -> Distributed:
+def distributed(
+    model_or_shapes: Any,
+    *,
+    world_size: int,
+    strategy: Strategy = "ddp",
+    communication_dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Distributed:
     """Count what each process of a job will hold, compute and send.
 
     Bytes are those given to others, to each what it gets; of a sum what a ring sends. They are equal to what the
@@ -117,6 +124,7 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         model_or_shapes: as for :func:`jorge.cost.estimate`.
         world_size: the number of processes.
         strategy: how parameters and state lie (:class:`Distributed`).
+        communication_dtype: as of :class:`jorge.Jorge`.
         options: of :class:`jorge.Jorge`.
 
     Raises:
@@ -137,7 +145,7 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         for weight in weights_of(model_or_shapes)
     ]
     work_sets = arrange(specs, chosen)
-    count = _Count(chosen, specs, work_sets, world_size)
+    count = _Count(chosen, specs, work_sets, world_size, communication_dtype)
     return count.replicated() if strategy == "ddp" else count.owned(strategy)
 
 
@@ -156,6 +164,7 @@ class _Count:
     specs: Sequence[ParamSpec]
     work_sets: Sequence[WorkSet]
     size: int
+    dtype: torch.dtype | None
 
     def replicated(self) -> Distributed:
         """With all of the state in each process."""
@@ -194,17 +203,14 @@ class _Count:
 
     def owned(self, strategy: Strategy) -> Distributed:
         """With each preconditioner in one process."""
-        held = [{i: boxes_of(g, self.size) for i, g in enumerate(work.matrices)} for work in self.work_sets]
-        apart = [
-            {i: mine for i, mine in each.items() if work.matrices[i].spec.shards is not None}
-            for each, work in zip(held, self.work_sets, strict=True)
-        ]
+        everywhere = [held(segmented(work), self.size) for work in self.work_sets]
+        apart = [sharded(work, each) for work, each in zip(self.work_sets, everywhere, strict=True)]
         refreshed, directions = [0] * self.size, [0] * self.size
         state = [self._local(rank) for rank in range(self.size)]
         step, besides = [self._flag()] * self.size, [0] * self.size
         messages, more = 1, 0
         for work, owners, where in zip(
-            self.work_sets, assign(self.work_sets, self.options, apart, self.size), held, strict=True
+            self.work_sets, assign(self.work_sets, self.options, apart, self.size), everywhere, strict=True
         ):
             found = runs(work)
             every = list(strips(work, found))
@@ -215,10 +221,10 @@ class _Count:
                 directions[owner] += direction
                 state[owner] += nbytes
             out, home = Counter[int](), Counter[int]()
+            back = sent_dtype(self.dtype, work.compute).itemsize
             for piece, giver, owner, holders in pieces(every, owners, [run.source for run in found], where):
-                nbytes = piece.elements * work.compute.itemsize
-                out[giver] += nbytes * (giver != owner)
-                home[owner] += nbytes * sum(other != owner for other in holders)
+                out[giver] += piece.elements * work.compute.itemsize * (giver != owner)
+                home[owner] += piece.elements * back * sum(other != owner for other in holders)
             measures = any(stack.measured for stack in work.stacks)
             sums, extra = self._sums(work, measures)
             for rank in range(self.size):
@@ -233,10 +239,10 @@ class _Count:
         """Bytes of the sums over processes in a step, and of those besides where it refreshes."""
         if not work.matrices:
             return [], []
-        total = sum(group.count for group in work.matrices)
+        total = sum(group.count for group in work.sources)
         found: list[int] = []
         besides: list[int] = []
-        sharded = any(group.spec.shards is not None for group in work.matrices)
+        sharded = any(group.spec.shards is not None for group in work.sources)
         if sharded:
             found += [summed_bytes(8 * total, self.size)] * 2
             sides = sum(group.count * sum(group.blocking.matrix) for group in _adapted(work, self.options))
@@ -254,7 +260,7 @@ class _Count:
 
     def _of_run(self, run: Run, work: WorkSet) -> tuple[int, int, int]:
         """Operations of a refresh and of the directions of a strip, and the bytes of its state."""
-        group = work.matrices[run.source]
+        group = work.sources[run.source]
         assert group.blocking is not None
         sides, method = group.blocking.sides, METHODS[self.options.method]
         measured = has_schatten_length(group.part, sides, self.options)
@@ -279,7 +285,7 @@ class _Count:
 
 def _adapted(work: WorkSet, options: Options) -> Iterator[Any]:
     """The shape groups whose rows and columns have variances."""
-    for group in work.matrices:
+    for group in work.sources:
         if layout(group.spec.shape, group.spec.dtype, options).sides:
             yield group
 

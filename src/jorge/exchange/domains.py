@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: How work is shared: by what is found, all of the state in every process, each preconditioner in one, or not at all.
 Mode = Literal["auto", "replicate", "shard"] | None
 MODES = ("auto", "replicate", "shard", None)
+#: In which directions can be sent back from owners.
+SENT_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,22 @@ class Distribution:
     Args:
         mode: how plain tensors are shared, which are the same in all processes; sharded ones always have owners.
         group: of the processes that hold the same plain tensors; `None` is torch's default group, if there is one.
+        dtype: in which directions are sent back from owners, lower than that of the arithmetic; `None` is the latter.
 
     Raises:
-        ValueError: an unknown mode; a group where the mode is `None`.
+        ValueError: an unknown mode; a group where the mode is `None`; a dtype that no direction can be sent in.
     """
 
-    def __init__(self, mode: Mode = "auto", group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, mode: Mode = "auto", group: dist.ProcessGroup | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"distributed must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if dtype not in SENT_DTYPES:
+            raise ValueError(f"communication_dtype must be one of {', '.join(map(str, SENT_DTYPES))}, got {dtype!r}")
         if mode is None and group is not None:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
-        self.mode, self.group = mode, group
+        self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
         self._alike: bool | None = None
 
@@ -88,8 +95,7 @@ class Distribution:
             if options.compile_step or options.capturable:
                 which = "compile_step" if options.compile_step else "capturable"
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
-            parts = route_by(tuple(p.shape), options).parts > 1
-            return Domain("parts" if parts else "shard", self._of_mesh(p))
+            return Domain("parts" if _in_whole_matrices(p, options) else "shard", self._of_mesh(p))
         if self.mode is None or self._alike is False or options.compile_step or options.capturable:
             return ALONE
         group = self._plain_group()
@@ -129,7 +135,7 @@ class Distribution:
             domain = self.domain(p, "", options)
             return 1.0, 1 / len(domain.ranks) if domain.kind == "shard" else 1.0
         held = local(p).numel() / max(1, p.numel())
-        return held, held if route_by(tuple(p.shape), options).parts > 1 else 1 / self.of_mesh(p).size
+        return held, held if _in_whole_matrices(p, options) else 1 / self.of_mesh(p).size
 
     @property
     def unlike(self) -> bool:
@@ -180,7 +186,11 @@ class Distribution:
         if domain.kind == "parts":
             return Apart()
         transport = self.transport(domain)
-        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
+        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device, self.dtype)
+
+    def copied(self) -> tuple[Mode, None, torch.dtype | None]:
+        """What a copy is made of. A process group is of this process alone: with one of its own, a copy works alone."""
+        return self.mode if self.group is None else None, None, self.dtype
 
     @contextmanager
     def same_gradients(self, groups: Sequence[Group]) -> Iterator[None]:
@@ -299,20 +309,23 @@ def check_placements(p: Any, name: str, options: Options) -> None:
         found = route_by(tuple(p.shape), options)
         held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
         if found.parts > 1:
-            whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held.boxes) and options.batch_dims > 0
-            even = len({box.size[0] for box in held.boxes}) == 1
-            if not (whole and even):
-                raise ValueError(
-                    f"its group reads it as {found.parts} matrices (batch_dims, splits), and not each process holds as "
-                    "many of them as the others, whole"
-                )
+            for number in range(found.parts):
+                held.segment(number, tuple(p.shape), found.part)[0].matrices(found.part)
         elif found.blocking is not None:
             held.matrices(tuple(p.shape))
     except ValueError as error:
         raise TypeError(
             f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
-            "; several matrices in one parameter along dim 0 alone, evenly, or leave batch_dims and splits out"
         ) from None
+
+
+def _in_whole_matrices(p: Any, options: Options) -> bool:
+    """Whether a sharded parameter holds several matrices, and each process as many whole ones as the others."""
+    if route_by(tuple(p.shape), options).parts == 1:
+        return False
+    held = boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)
+    whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held) and options.batch_dims > 0
+    return whole and len({box.size[0] for box in held}) == 1
 
 
 def local(p: Tensor) -> Tensor:

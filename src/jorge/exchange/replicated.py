@@ -159,7 +159,7 @@ def gathered_bytes(work: WorkSet, counts: Sequence[Sequence[int]], options: Opti
     """
     sizes = [0] * len(counts[0])
     for stack, mine in zip(work.stacks, counts, strict=True):
-        dtype = stored_dtype(work.matrices[stack.parts[0].source].spec.dtype, options)
+        dtype = stored_dtype(work.sources[stack.parts[0].source].spec.dtype, options)
         kept = METHODS[options.method].layout(stack.shape, stack.sides)
         each = [math.prod(shape) * dtype.itemsize for shape in kept.values()] + [4]  # and how often it was refreshed
         for rank, blocks in enumerate(mine):
