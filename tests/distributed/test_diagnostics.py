@@ -35,7 +35,6 @@ STRATEGIES: list[tuple[str, int, dict[str, Any]]] = [
     ("fsdp+tp", 4, {}),
 ]
 OPTIONS: list[dict[str, Any]] = [
-    {},
     {"grafting": "sgd", "method": "congruence", "graft_limit": 1.01},
     {"method": "exact", "stagger": True, "maximize": True},
 ]
