@@ -15,7 +15,7 @@ from jorge.arrange import ParamSpec, WorkSet, arrange, refresh_flops
 from jorge.cost.estimating import checked, positive
 from jorge.cost.table import aligned, si
 from jorge.cost.weights import weights_of
-from jorge.exchange.rates import FAR, NEAR, Rates
+from jorge.exchange.rates import FAR, Rates
 from jorge.exchange.replicated import gathered_bytes, load, spans
 from jorge.exchange.routes import pieces
 from jorge.exchange.segments import held, segmented, sharded
@@ -165,6 +165,7 @@ def automatic(model_or_shapes: Any, *, world_size: int, rates: Rates = FAR, **op
         rates: of devices and links.
         options: of :class:`jorge.Jorge`.
 
+    >>> from jorge.exchange.rates import NEAR
     >>> [automatic({"weight": (side, side)}, world_size=4, rates=NEAR) for side in (64, 4096)]
     ['ddp-alone', 'ddp']
     """
