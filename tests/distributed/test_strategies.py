@@ -66,7 +66,11 @@ def test_owners_keep_a_share_each(pool: Pool) -> None:
 
 
 def test_messages_do_not_grow_with_depth(pool: Pool) -> None:
-    for strategy, world, how in [("ddp", 2, {}), ("ddp", 2, {"distributed": "shard"}), ("fsdp", 2, {})]:
+    for strategy, world, how in [
+        ("ddp", 2, {"distributed": "replicate"}),
+        ("ddp", 2, {"distributed": "shard"}),
+        ("fsdp", 2, {}),
+    ]:
         calls = [pool.run(world, deep, strategy, how, depth)[0] for depth in (2, 8)]
         assert calls[0] == calls[1] > 0
 

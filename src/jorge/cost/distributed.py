@@ -15,7 +15,8 @@ from jorge.arrange import ParamSpec, WorkSet, arrange, refresh_flops
 from jorge.cost.estimating import checked, positive
 from jorge.cost.table import aligned, si
 from jorge.cost.weights import weights_of
-from jorge.exchange.replicated import gathered_bytes, spans
+from jorge.exchange.rates import FAR, Rates
+from jorge.exchange.replicated import gathered_bytes, load, spans
 from jorge.exchange.routes import pieces
 from jorge.exchange.segments import held, segmented, sharded
 from jorge.exchange.strips import Run, assign, runs, strips
@@ -25,8 +26,8 @@ from jorge.options import Options
 from jorge.routing import has_schatten_length, layout
 from jorge.shards import Shards, boxes
 
-Strategy = Literal["ddp", "ddp-shard", "fsdp", "hsdp"]
-STRATEGIES: tuple[Strategy, ...] = ("ddp", "ddp-shard", "fsdp", "hsdp")
+Strategy = Literal["ddp", "ddp-shard", "ddp-alone", "fsdp", "hsdp"]
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "ddp-shard", "ddp-alone", "fsdp", "hsdp")
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Distributed:
     """The cost of each process of a job; every list has an entry for each.
 
     Args:
-        strategy: how parameters and state lie: `"ddp"` with all of the state in each process, `"ddp-shard"` with
-            preconditioners in one, `"fsdp"` with parameters sharded along dim 0, `"hsdp"` with two replicas of that.
+        strategy: how parameters and state lie: `"ddp"` with all of the state in each process and each preconditioner
+            refreshed in one, `"ddp-shard"` with preconditioners in one, `"ddp-alone"` with all refreshed in each,
+            `"fsdp"` with parameters sharded along dim 0, `"hsdp"` with two replicas of that.
         interval: steps between refreshes.
         state_bytes: of optimizer state.
         refresh_flops: of a refresh of all preconditioners.
@@ -65,7 +67,9 @@ class Distributed:
         """Operations of a refresh in the process that has most, over the mean."""
         return max(self.refresh_flops) * self.world_size / max(1, sum(self.refresh_flops))
 
-    def seconds(self, *, flops: float = 5e13, bandwidth: float = 5e10, latency: float = 2e-5) -> float:
+    def seconds(
+        self, *, flops: float = FAR.flops, bandwidth: float = FAR.bandwidth, latency: float = FAR.latency
+    ) -> float:
         """A model of the time that the optimizer's products and messages take in a step, a mean over the interval.
 
         Nothing overlaps in it, and nothing elementwise is in it.
@@ -79,7 +83,8 @@ class Distributed:
             positive(name, value)
         work = max(self.direction_flops) + max(self.refresh_flops) / self.interval
         sent = max(self.step_bytes) + max(self.refresh_bytes) / self.interval
-        return work / flops + sent / bandwidth + latency * (self.step_messages + self.refresh_messages / self.interval)
+        messages = self.step_messages + self.refresh_messages / self.interval
+        return Rates(flops, bandwidth, latency).seconds(work, sent, messages)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -146,7 +151,27 @@ def distributed(
     ]
     work_sets = arrange(specs, chosen)
     count = _Count(chosen, specs, work_sets, world_size, communication_dtype)
-    return count.replicated() if strategy == "ddp" else count.owned(strategy)
+    if strategy in ("ddp", "ddp-alone"):
+        return count.replicated(shares=strategy == "ddp")
+    return count.owned(strategy)
+
+
+def automatic(model_or_shapes: Any, *, world_size: int, rates: Rates = FAR, **options: Any) -> Strategy:
+    """What `distributed="auto"` chooses under DDP: to share refreshes, or to do all of them in each process.
+
+    Args:
+        model_or_shapes: as for :func:`jorge.cost.estimate`.
+        world_size: the number of processes.
+        rates: of devices and links.
+        options: of :class:`jorge.Jorge`.
+
+    >>> from jorge.exchange.rates import NEAR
+    >>> [automatic({"weight": (side, side)}, world_size=4, rates=NEAR) for side in (64, 4096)]
+    ['ddp-alone', 'ddp']
+    """
+    chosen = checked(options)
+    specs = [ParamSpec(weight.shape, weight.dtype) for weight in weights_of(model_or_shapes)]
+    return "ddp" if load(arrange(specs, chosen), chosen, world_size).pays(rates) else "ddp-alone"
 
 
 def _shards(shape: tuple[int, ...], size: int, strategy: Strategy) -> Shards | None:
@@ -166,17 +191,19 @@ class _Count:
     size: int
     dtype: torch.dtype | None
 
-    def replicated(self) -> Distributed:
-        """With all of the state in each process."""
+    def replicated(self, *, shares: bool) -> Distributed:
+        """With all of the state in each process, whether they share refreshes or not."""
         ways = spans(self.work_sets, self.options, self.size)
         refreshed, sent = [0] * self.size, [0] * self.size
         messages = 0
         for work in self.work_sets:
             sizes = [[last - first for first, last in ways[work.number][i]] for i in range(len(work.stacks))]
+            if not shares:
+                sizes = [[stack.count] * self.size for stack in work.stacks]
             for stack, each in zip(work.stacks, sizes, strict=True):
                 flops = self._refresh(stack.shape, stack.sides, bool(stack.measured))
                 refreshed = [total + flops * blocks for total, blocks in zip(refreshed, each, strict=True)]
-            if work.stacks:
+            if work.stacks and shares:
                 given = gathered_bytes(work, sizes, self.options) * (self.size - 1)
                 measured = sum(last - first for stack in work.stacks for first, last in stack.measured)
                 summed = 2 * summed_bytes(measured * work.compute.itemsize, self.size) if measured else 0
@@ -190,7 +217,7 @@ class _Count:
         state = sum(_bytes(layout(s.shape, s.dtype, self.options).tensors(s.shape)) for s in self.specs)
         everywhere = self.size
         return Distributed(
-            "ddp",
+            "ddp" if shares else "ddp-alone",
             self.options.interval,
             (state,) * everywhere,
             tuple(refreshed),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import struct
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
+from jorge.exchange.rates import Rates, rates
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
 from jorge.naming import names
@@ -84,6 +86,7 @@ class Distribution:
         self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
         self._alike: bool | None = None
+        self._near = False
 
     def domain(self, p: Tensor, name: str, options: Options) -> Domain:
         """Of a parameter.
@@ -186,7 +189,13 @@ class Distribution:
         if domain.kind == "parts":
             return Apart()
         transport = self.transport(domain)
-        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device, self.dtype)
+        if domain.kind == "shard":
+            return Owned(transport, device, self.dtype)
+
+        def asked() -> Rates:
+            return rates(device.type, near=self._near)
+
+        return Replicated(transport, asked if self.mode == "auto" else None)
 
     def copied(self) -> tuple[Mode, None, torch.dtype | None]:
         """What a copy is made of. A process group is of this process alone: with one of its own, a copy works alone."""
@@ -260,11 +269,12 @@ class Distribution:
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
         seen = transport.gather(_fingerprint(plain, options).to(device)).wait().cpu()
-        self._alike = bool((seen == seen[0]).all())
+        same = (seen == seen[0]).all(0).tolist()
+        self._alike, self._near = all(same[:-1]), same[-1]
         if self._alike:
             return
         what = ("parameters or options", "weights", "gradients")
-        differ = ", ".join(name for name, of in zip(what, seen.T, strict=True) if not bool((of == of[0]).all()))
+        differ = ", ".join(name for name, of in zip(what, seen.T[:-1], strict=True) if not bool((of == of[0]).all()))
         text = (
             f"the {differ} differ between the processes of the group: gradients have to be averaged before a step, as "
             "DistributedDataParallel does"
@@ -346,13 +356,13 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
 
 
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
-    """Three whole numbers: of shapes and options, of weights, of gradients, `[3]`."""
+    """Four whole numbers: of shapes and options, of weights, of gradients, and of the machine, `[4]`."""
     values = [[getattr(each, f.name) for f in fields(each)] for each in options]
     numbers = [[float(v) if isinstance(v, Tensor) else v for v in each] for each in values]
     text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(numbers)
-    (first,) = struct.unpack("<q", hashlib.sha256(text.encode()).digest()[:8])
+    first, last = (struct.unpack("<q", hashlib.sha256(t.encode()).digest()[:8]) for t in (text, platform.node()))
     sums = [
         sum((t.detach().double().sum().cpu() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64))
         for tensors in (list(params), [p.grad for p in params])
     ]
-    return torch.cat([torch.tensor([first]), torch.stack(sums).view(torch.int64)])
+    return torch.cat([torch.tensor(first), torch.stack(sums).view(torch.int64), torch.tensor(last)])
