@@ -22,6 +22,7 @@ from torch.optim.optimizer import ParamsT
 from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange.domains import Distribution, Mode
+from jorge.exchange.joining import Joins
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
@@ -32,7 +33,7 @@ from jorge.trace import Trace
 __all__ = ["Jorge"]
 
 
-class Jorge(torch.optim.Optimizer):
+class Jorge(torch.optim.Optimizer, Joins):
     r"""Second-order optimizer that tracks inverse roots by matrix products, for recipes tuned for SGD or AdamW.
 
     ::
@@ -359,8 +360,11 @@ class Jorge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if dist.is_available() and dist.is_initialized():
+            self.tell_that_it_goes_on()
             with self.distribution.same_gradients(self.param_groups):
                 self._take_step()
+            if self.distribution.is_debugged:
+                self.check_replicas()
         else:
             self._take_step()
         return loss

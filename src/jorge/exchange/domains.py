@@ -145,6 +145,10 @@ class Distribution:
         """Whether plain tensors were found to differ between processes, each of which then works alone."""
         return self._alike is False
 
+    def work_alone(self, alone: bool) -> None:
+        """Let each process work alone while others take no steps, or look for replicas anew at the next step."""
+        self._alike = False if alone else None
+
     def shards(self, p: Tensor, domain: Domain) -> Shards | None:
         """What each process holds of a parameter; `None` where all hold all of it."""
         return shards_of(p, self.transport(domain)) if is_sharded(p) else None
@@ -157,6 +161,11 @@ class Distribution:
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether `TORCH_DISTRIBUTED_DEBUG=DETAIL` asks for the replicas to be compared after each step."""
+        return self.mode is not None and dist.get_debug_level() == dist.DebugLevel.DETAIL  # type: ignore[attr-defined]
 
     def different(self, groups: Sequence[Group]) -> list[str]:
         """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
