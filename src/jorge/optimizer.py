@@ -364,6 +364,8 @@ class Jorge(torch.optim.Optimizer):
             self.distribution.check_replicas(self.param_groups, chosen)
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
+        if not taking_part and not self._store.is_used and dist.is_available() and dist.is_initialized():
+            validation.warn_of_no_gradients()
         try:
             with without_autocast(taking_part):
                 finite = finite_on(taking_part)
