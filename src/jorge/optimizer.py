@@ -375,6 +375,8 @@ class Jorge(torch.optim.Optimizer, Joins):
             self.distribution.check_replicas(self.param_groups, chosen)
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
+        if not taking_part and not self._store.is_used and dist.is_available() and dist.is_initialized():
+            validation.warn_of_no_gradients()
         try:
             with without_autocast(taking_part):
                 finite = finite_on(taking_part)
@@ -414,8 +416,15 @@ class Jorge(torch.optim.Optimizer, Joins):
     # --- the state: views into the stacks in memory, tensors that own theirs outside ---
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked."""
-        packed = super().state_dict()
+        """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked.
+
+        A parameter that is in no param group has no place there: its state stays in the optimizer, with a warning.
+        """
+        left_out = self._of_no_group()
+        try:
+            packed = super().state_dict()
+        finally:
+            self.state.update(left_out)
         apart = self._store.saved(self.state)
         keys = chain.from_iterable(group["params"] for group in packed["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
@@ -423,6 +432,19 @@ class Jorge(torch.optim.Optimizer, Joins):
         packed["state"] = {key: saved.get(key) or _owned(value) for key, value in packed["state"].items()}
         packed["param_groups"] = [_owned(group) for group in packed["param_groups"]]
         return packed
+
+    def _of_no_group(self) -> dict[Tensor, Any]:
+        """Take the entries out of the state whose parameters no group has any more; torch's saving stops at these."""
+        here = {p for group in self.param_groups for p in group["params"]}
+        keys = [key for key in self.state if isinstance(key, Tensor) and key not in here]
+        if keys:
+            shapes = validation.some([str(tuple(key.shape)) for key in keys])
+            warnings.warn(
+                f"not in the checkpoint: optimizer.state of {len(keys)} parameter{'s' * (len(keys) > 1)} that no param "
+                f"group has, of shape {shapes}. Put the group back before you save, or delete optimizer.state[p]",
+                stacklevel=validation.levels_to_the_caller(),
+            )
+        return {key: self.state.pop(key) for key in keys}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

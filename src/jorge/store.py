@@ -430,6 +430,11 @@ class Store:
         return home is not None and isinstance(entry, dict) and home[0].is_apart and home[0].holds(home[1], entry)
 
     @property
+    def is_used(self) -> bool:
+        """Whether it holds the state of any parameter."""
+        return bool(self._homes)
+
+    @property
     def is_apart(self) -> bool:
         """Whether parts of the state lie in other processes."""
         return any(each.is_apart for each in self._groups.values())

@@ -132,6 +132,15 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
         )
 
 
+def warn_of_no_gradients() -> None:
+    """Warn of a first step without any gradient where there are other processes: the model may have new parameters."""
+    warnings.warn(
+        "no parameter of the optimizer has a gradient, and nothing moves. fully_shard and other wrappers that shard a "
+        "model give it new parameters: build the optimizer after them, or call step() after backward()",
+        stacklevel=levels_to_the_caller(),
+    )
+
+
 def check_sharded_alike(p: Tensor, name: str) -> None:
     """Refuse a gradient that is sharded where its parameter is not, or the reverse.
 

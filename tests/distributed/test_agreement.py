@@ -409,6 +409,29 @@ def test_replicas_are_the_same_to_the_bit_and_those_that_are_not_are_named(
         assert all(text in each for text, each in zip(seen + named, found, strict=True))
 
 
+def sharded_too_late(rank: int, world: int) -> list[list[str]]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    optimizer = Jorge(net.named_parameters())
+    fully_shard(net)
+    net(torch.ones(2, 8)).sum().backward()
+    found = []
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            optimizer.step()
+        found.append([str(each.message) for each in seen])
+        optimizer = Jorge(net.named_parameters())
+    return found
+
+
+def test_a_model_that_was_sharded_after_its_optimizer_was_built_is_told_of_at_the_first_step(pool: Pool) -> None:
+    for late, in_time in pool.run(2, sharded_too_late):
+        assert len(late) == 1
+        assert "build the optimizer after them" in late[0]
+        assert in_time == []
+
+
 DIES = """
 import datetime, os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
