@@ -160,8 +160,8 @@ COMMAND = Command(
     "train one model with several optimizers: which reaches the target first, and at what cost?",
     "Train the same model from the same weights on the same batches with each optimizer, and report which reaches the "
     "target first, in steps and in seconds. Runs that are finished are kept in --out and not trained again, so the "
-    "command can be stopped and repeated; long runs go on from checkpoints. Under torchrun all processes train each run "
-    "together.",
+    "command can be stopped and repeated; long runs go on from checkpoints. Under torchrun all processes train each "
+    "run together.",
     arguments,
     run,
 )

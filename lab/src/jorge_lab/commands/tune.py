@@ -37,6 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URL", help="an Optuna storage URL or a journal file (default: tune.journal in --out)"
     )
     parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="the same command runs elsewhere, on the same --storage: leave the trials that it has begun to it",
+    )
+    parser.add_argument(
         "--tuned",
         type=Path,
         metavar="FILE",
@@ -79,7 +84,8 @@ def _tune(args: argparse.Namespace, device: torch.device) -> int:
             if contender.missing() is None:
                 open_study(task, contender, storage, data)
     try:
-        search(Share(tasks, args.size, optimizers, args.trials, url, str(device), args.threads), args.workers)
+        share = Share(tasks, args.size, optimizers, args.trials, url, str(device), args.threads, args.shared)
+        search(share, args.workers)
     except KeyboardInterrupt:
         print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
         return 130

@@ -1,9 +1,9 @@
 """Processes that train one run together, each on its share of every batch: those that `torchrun` has started.
 
-The first does all that one process does: it reads, decides, writes and prints. It tells the others of each run, and they
-train along (:mod:`jorge_lab.runs.following`). Gradients and losses are averaged, so that each process takes the step
-that one would take. As under DistributedDataParallel, batch norms see the share of their process, and the running means
-that count are those of the first.
+The first does all that one process does: it reads, decides, writes and prints. It tells the others of each run, and
+they train along (:mod:`jorge_lab.runs.following`). Gradients and losses are averaged, so that each process takes the
+step that one would take. As under DistributedDataParallel, batch norms see the share of their process, and the running
+means that count are those of the first.
 """
 
 from __future__ import annotations
