@@ -112,7 +112,7 @@ class Team:
         flat = torch.cat([*(g.flatten() for g in grads), given, loss.detach().view(1)])
         dist.all_reduce(flat)
         flat /= self.size
-        *averages, some, mean = flat.split([*(g.numel() for g in grads), len(given), 1])
+        *averages, some, mean = torch.split(flat, [*(g.numel() for g in grads), len(given), 1])
         for p, grad, average, anywhere in zip(params, grads, averages, some.tolist(), strict=True):
             if anywhere:
                 p.grad = grad.copy_(average.view_as(grad))
@@ -157,7 +157,7 @@ class Team:
             return
         digest = hashlib.sha256()
         for p in model.parameters():
-            digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         found: list[Any] = [None] * self.size
         dist.all_gather_object(found, digest.hexdigest())
         if len(set(found)) > 1:
