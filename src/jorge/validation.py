@@ -117,8 +117,17 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
     Args:
         some_groups: those to look at.
         groups: all of the optimizer's, by which parameters are called.
+
+    Raises:
+        TypeError: they are FSDP1's, which marks what it has flattened.
     """
     params = [p for group in some_groups for p in group["params"]]
+    flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
+    if flattened and not any(matrix_shape(tuple(p.shape)) for p in flattened):
+        raise TypeError(
+            f"FSDP1 has flattened {name_of(flattened[0], groups)}, with use_orig_params too, and no matrix is left to "
+            "precondition: shard the model with fully_shard (FSDP2) instead, or use DDP"
+        )
     if not params or any(matrix_shape(tuple(p.shape)) for p in params):
         return
     longest = max(params, key=Tensor.numel)

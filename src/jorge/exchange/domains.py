@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,8 @@ class Domain:
 
 
 ALONE = Domain("alone")
+#: Of meshes of several dims, by ranks; gone with torch's default group.
+_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], dist.ProcessGroup]] = WeakKeyDictionary()
 #: Whole numbers of the size of a dtype, by that in bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -124,7 +127,12 @@ class Distribution:
             elif len(ranks) == dist.get_world_size():
                 group = dist.group.WORLD
             else:
-                group = mesh._flatten().get_group()
+                # Not torch's `_flatten`, in which all processes of the job have to take part: that stage of a pipeline
+                # may never step.
+                made = _GROUPS.setdefault(_world(), {})
+                if ranks not in made:
+                    made[ranks] = dist.new_group(sorted(ranks), use_local_synchronization=True)
+                group = made[ranks]
             self._transports[ranks] = Transport(group)
         return ranks
 
