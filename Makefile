@@ -67,12 +67,15 @@ package:
 	  && $(abspath $(PACKAGE))/bin/pyright --pythonpath $(abspath $(PACKAGE))/bin/python typed_program.py \
 	  && $(abspath $(PACKAGE))/bin/python -W ignore typed_program.py && rm -r $$outside
 
-# The examples with the frameworks that they are for, in an environment of their own, of a gigabyte or two.
+# The examples with the frameworks that they are for, in an environment of their own, of a gigabyte or two. torchtitan
+# wants an older `datasets` than trl: it comes with what its optimizers import alone. None of these may be missing.
 EXAMPLES ?= .venv-examples
 examples:
 	$(PYTHON) -m venv $(EXAMPLES)
 	$(EXAMPLES)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' 'pytest>=8' hypothesis
-	$(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py
+	$(EXAMPLES)/bin/python -m pip install --quiet --no-deps 'torchtitan>=0.3,<0.4'
+	$(EXAMPLES)/bin/python -m pip install --quiet 'spmd_types==0.2.3' tyro
+	JORGE_FRAMEWORKS=all $(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py tests/test_algoperf.py
 
 clean:
 	rm -rf $(VENV) $(EXAMPLES) $(PACKAGE) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
