@@ -6,6 +6,7 @@ import textwrap
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import chain, zip_longest
 from multiprocessing.context import get_spawning_popen
 from operator import is_
@@ -62,6 +63,13 @@ class Jorge(torch.optim.Optimizer):
 
     Further options:
         {others}
+        distributed: how processes that hold the same parameters share the work. `"replicate"`, which `"auto"` is too
+            where there is a process group, refreshes each preconditioner in one process and gives it to all;
+            `"shard"` keeps it there, and directions are sent; `None` shares nothing. Sharded parameters (DTensors)
+            always have owners.
+        process_group: of those processes (default: torch's default group, where there is one).
+        communication_dtype: in which owners send directions back, `torch.bfloat16` or another of fewer bytes than the
+            arithmetic's; gradients are sent to them as they are (default: that of the arithmetic).
         implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
             build any optimizer pass them; they are kept in the groups and change nothing. A step is not differentiable.
 
@@ -140,6 +148,7 @@ class Jorge(torch.optim.Optimizer):
         capturable: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
+        communication_dtype: torch.dtype | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -149,7 +158,7 @@ class Jorge(torch.optim.Optimizer):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
         defaults = checks.as_kept(defaults)
-        self.distribution = Distribution(distributed, process_group)
+        self.distribution = Distribution(distributed, process_group, communication_dtype)
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
@@ -247,7 +256,6 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError, ValueError: as :meth:`step`.
-            RuntimeError: parts of the state lie in other processes.
 
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
@@ -258,19 +266,18 @@ class Jorge(torch.optim.Optimizer):
         (True, 0.0)
         """
         chosen = self._options()
-        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
-        try:
-            if any(each.is_apart for each in taking_part):
-                raise RuntimeError(
-                    "diagnostics() looks at whole matrices, and parts of them lie in other processes: load a "
-                    "checkpoint into one process, or look under DDP with distributed='replicate'"
-                )
-            with without_autocast(taking_part):
-                finite = finite_on(taking_part)
-                return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
-        finally:
-            for each in taking_part:
-                each.let_go()
+        agreeing = self.distribution.same_gradients(self.param_groups) if self._store.is_apart else nullcontext()
+        with agreeing:
+            taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
+            try:
+                with without_autocast(taking_part):
+                    finite = finite_on(taking_part)
+                    if any(each.is_apart for each in taking_part):
+                        finite = self.distribution.agreed(finite, taking_part)
+                    return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
+            finally:
+                for each in taking_part:
+                    each.let_go()
 
     @torch.no_grad()
     def check_replicas(self) -> None:
@@ -447,8 +454,7 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        # A process group is of this process alone: what is not of the default one works alone when it is copied.
-        state = {**state, "_distributed": self.distribution.mode if self.distribution.group is None else None}
+        state = {**state, "_distributed": self.distribution.copied()}
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
             if self._store.is_apart:
@@ -463,7 +469,7 @@ class Jorge(torch.optim.Optimizer):
         seen = self.__dict__.get("_incoming")
         incoming = seen[-1].state if seen else state["state"]
         before = self.__dict__.get("param_groups", [])
-        distributed = state.pop("_distributed", "auto")
+        distributed = state.pop("_distributed", ("auto",))
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
@@ -474,7 +480,7 @@ class Jorge(torch.optim.Optimizer):
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
             self._told_of_flat = True  # by the one that it is a copy of
-            self.distribution = Distribution(distributed)
+            self.distribution = Distribution(*distributed)
         self._skips.begin_anew()
         self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
 
