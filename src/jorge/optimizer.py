@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import chain, zip_longest
 from multiprocessing.context import get_spawning_popen
@@ -121,7 +121,7 @@ class Jorge(torch.optim.Optimizer, Joins):
         method: str = "whitening",
         grafting: Grafting = "adam",
         graft_limit: float | None = 2.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         beta2_decay: float | None = -0.8,
         graft_memory: int | None = 20,
@@ -158,6 +158,7 @@ class Jorge(torch.optim.Optimizer, Joins):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
+        defaults = checks.as_kept(defaults)
         self.distribution = Distribution(distributed, process_group, communication_dtype)
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
@@ -166,7 +167,7 @@ class Jorge(torch.optim.Optimizer, Joins):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         self._store, self._skips = Store(), SkipCounter()
         self._read: dict[int, tuple[list[Any], Options]] = {}
-        validation.warn_of_flat(self.param_groups, self.param_groups)
+        self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -325,9 +326,9 @@ class Jorge(torch.optim.Optimizer, Joins):
             group.setdefault("betas", options.DEFAULTS["betas"])
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
-        super().add_param_group(group)
+        super().add_param_group(checks.as_kept(group))
         if "_store" in self.__dict__:  # not while it is built, group by group
-            validation.warn_of_flat([group], self.param_groups)
+            self._told_of_flat |= validation.warn_of_flat([group], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -397,6 +398,8 @@ class Jorge(torch.optim.Optimizer, Joins):
 
     def _options(self) -> list[Options]:
         """Those of each param group, checked where they have changed since they were read."""
+        if not self._read and not self._told_of_flat:  # ZeRO puts flat parameters into the groups of a built optimizer
+            self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         found = []
         for index, group in enumerate(self.param_groups):
             values, chosen = self._read.get(index, ([], None))
@@ -502,6 +505,7 @@ class Jorge(torch.optim.Optimizer, Joins):
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
+            self._told_of_flat = True  # by the one that it is a copy of
             self.distribution = Distribution(*distributed)
         self._skips.begin_anew()
         self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
