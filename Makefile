@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types doctest unit smoke examples clean
+.PHONY: setup demo test lint types doctest unit smoke examples docs clean
 
 setup: $(VENV)/.ready
 
@@ -51,5 +51,13 @@ examples:
 	$(EXAMPLES)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' 'pytest>=8' hypothesis
 	$(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py
 
+# The site, into build/site, without a network; then a browser looks at it. In an environment of its own.
+DOCS ?= .venv-docs
+docs:
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]' 'pytest>=8' hypothesis 'selenium>=4.20'
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build  # its notice is of Material's own end in 2027
+	$(DOCS)/bin/pytest tests/test_site.py
+
 clean:
-	rm -rf $(VENV) $(EXAMPLES) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXAMPLES) $(DOCS) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

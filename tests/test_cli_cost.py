@@ -74,7 +74,7 @@ def test_a_callable_with_arguments_as_a_table(models: Path, capsys: pytest.Captu
     assert "interval of 5" in out
     model = nn.Sequential(nn.Flatten(), *[nn.Linear(12, 12) for _ in range(3)])
     sample = torch.zeros(100, 3, 4)
-    assert str(suggest(model, 0.5, sample_input=sample, method="binomial")) in out
+    assert str(suggest(model, 0.5, sample_input=sample, method="binomial")) in " ".join(out.split())
 
 
 def test_json_says_what_the_library_says(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,8 +304,7 @@ def test_a_terminal_of_80_columns_holds_the_table(models: Path, capsys: pytest.C
     }
     text = estimate(shapes, model_flops=1e15).text()
     assert max(map(len, text.splitlines())) <= 80
-    assert "…" in text
-    assert ".gate_up_proj.weight" in text
+    assert "…proj.weight" in text
     status, out, _ = run(capsys, "cost_models:mlp", "--input", "8", "--budget", "50%", "--world-size", "4")
     assert status == 0
     assert max(map(len, out.splitlines())) <= 80

@@ -1,7 +1,7 @@
 """The pages as mkdocs wants them: a hook of `mkdocs.yml`.
 
-The pages are written to be read in a checkout, where a link may lead to any file. On the site a file outside `docs` that
-is linked to is a page of its own, under `repository/`: Markdown as it is, all else as code.
+The pages are written to be read in a checkout, where a link may lead to any file. On the site a file outside `docs`
+that is linked to is a page of its own, under `repository/`: Markdown as it is, all else as code.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def tracked(method: str, count: int) -> Iterator[tuple[Tensor, State]]:
 
 
 def spectra() -> dict[int, Tensor]:
-    """The singular values of a new gradient, largest first and over the largest, as so many refreshes precondition it."""
+    """Singular values of a new gradient, largest first and over the largest, as so many refreshes precondition it."""
     fresh = next(gradients(1, seed=1))
     found = {0: fresh}
     for number, (_, state) in enumerate(tracked("whitening", max(SHOWN)), 1):
