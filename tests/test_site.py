@@ -13,11 +13,13 @@ import pytest
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")
-webdriver = pytest.importorskip("selenium.webdriver")
+pytest.importorskip("selenium")
 
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.expected_conditions import visibility_of
+from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
@@ -116,7 +118,7 @@ def test_every_page_reads_well(browser: webdriver.Chrome, built: tuple[Path, str
         assert browser.execute_script(missing) == [], page
         fetched = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
         assert [name for name in fetched if not name.startswith((site, "blob:", "data:"))] == [], page
-        assert browser.get_log("browser") == [], page
+        assert browser.get_log("browser") == [], page  # type: ignore[no-untyped-call]
 
 
 @in_a_browser
@@ -126,8 +128,8 @@ def test_a_phone_finds_its_way(browser: webdriver.Chrome, site: str) -> None:
     browser.find_element(By.CSS_SELECTOR, "label.md-header__button[for=__drawer]").click()
     for title in ("Guide", "In your program", "Checkpoints"):
         links = browser.find_elements(By.CSS_SELECTOR, ".md-nav--primary .md-nav__link")
-        link = next(each for each in links if each.get_attribute("textContent").strip() == title)
-        WebDriverWait(browser, 20).until(lambda _, link=link: link.is_displayed())
+        link = next(each for each in links if (each.get_attribute("textContent") or "").strip() == title)
+        WebDriverWait(browser, 20).until(visibility_of(link))
         browser.execute_script("arguments[0].click()", link)
     WebDriverWait(browser, 20).until(lambda b: b.current_url.endswith("guide/checkpoints/"))
     assert browser.find_element(By.TAG_NAME, "h1").text.startswith("Checkpoints")
@@ -143,7 +145,7 @@ def test_a_word_is_found(browser: webdriver.Chrome, site: str, width: int) -> No
     field.send_keys("unscale")
     results = ".md-search-result__link"
     WebDriverWait(browser, 30).until(lambda b: b.find_elements(By.CSS_SELECTOR, results))
-    found = [each.get_attribute("href") for each in browser.find_elements(By.CSS_SELECTOR, results)]
+    found = [each.get_attribute("href") or "" for each in browser.find_elements(By.CSS_SELECTOR, results)]
     assert any("guide/mixed-precision/" in href for href in found)
     field.send_keys(Keys.ESCAPE)
 

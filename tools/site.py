@@ -79,7 +79,9 @@ def relinked(text: str, uri: str) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add what is outside `docs` and is linked to."""
+    """Add what is outside `docs` and is linked to, and the style."""
+    style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    files.append(File.generated(config, "stylesheets/site.css", content=style))
     for path in outside():
         files.append(File.generated(config, place(path), content=content(path)))
     return files

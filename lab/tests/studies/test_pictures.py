@@ -52,8 +52,10 @@ def test_the_committed_picture_is_this_one(name: str, tmp_path: Path, monkeypatc
         monkeypatch.setattr(pictures, "regression", lambda _, steps=150: [0.9**i for i in range(steps)])
     pictures.main([name, "--images", str(tmp_path)])
     drawn, committed = ((folder / f"{name}.svg").read_text(encoding="utf-8") for folder in (tmp_path, IMAGES))
-    told = (words(drawn), words(committed))
+    told, wanted = words(drawn), words(committed)
     if name == "toy":  # whose rates were not searched here, nor its ticks
-        told = tuple([re.sub(r", lr .*", "", word) for word in each if word.strip("0123456789.−-")] for each in told)
-    assert told[0] == told[1]
+        told, wanted = (
+            [re.sub(r", lr .*", "", w) for w in each if w.strip("0123456789.−-")] for each in (told, wanted)
+        )
+    assert told == wanted
     assert drawn.count("<path") == pytest.approx(committed.count("<path"), rel=0.5)
