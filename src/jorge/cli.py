@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -280,7 +281,7 @@ def _cost(args: argparse.Namespace) -> int:
         print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")
     print(cost.text(None if args.all else args.rows))
     if suggestion is not None:
-        print(f"\n{suggestion}")
+        print("\n" + textwrap.fill(str(suggestion), 80, break_on_hyphens=False))
     seconds = [each.seconds(flops=args.flops_rate, bandwidth=args.bandwidth) for each in several]
     for each, time in zip(several, seconds, strict=True):
         print(f"\n{each}\nproducts and messages, nothing overlapping: {1e3 * time:.3g} ms a step")
