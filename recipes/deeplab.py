@@ -91,7 +91,9 @@ class Segmentation(Dataset[Any]):
 def build(args: argparse.Namespace) -> nn.Module:
     """The model, with a backbone that was trained on ImageNet unless `--backbone none`."""
     backbone = None if args.backbone == "none" else args.backbone
-    return deeplabv3_resnet50(weights=None, weights_backbone=backbone, num_classes=len(VOC) + 1, aux_loss=True)
+    classes = len(VOC) + 1
+    model: nn.Module = deeplabv3_resnet50(weights=None, weights_backbone=backbone, num_classes=classes, aux_loss=True)
+    return model
 
 
 def groups(model: nn.Module) -> list[dict[str, Any]]:

@@ -33,7 +33,8 @@ COLOURS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 def build(args: argparse.Namespace, classes: int) -> nn.Module:
     """The model, by its name in torchvision."""
-    return models.get_model(args.model, weights=None, num_classes=classes)
+    model: nn.Module = models.get_model(args.model, weights=None, num_classes=classes)
+    return model
 
 
 def stages(model: nn.Module) -> list[nn.Module]:

@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
@@ -93,7 +94,8 @@ def spread(model: nn.Module, blocks: Iterable[nn.Module], args: argparse.Namespa
         return DistributedDataParallel(model, device_ids=[job.device] if job.device.type == "cuda" else None)
     for block in blocks:
         fully_shard(block)
-    return fully_shard(model)
+    fully_shard(model)
+    return model
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -268,7 +270,7 @@ class Training:
                 mean = (job.sum(sums) / job.size / (step - said)).item()
                 result.losses.append(mean)
                 passed, since = time.perf_counter() - since, time.perf_counter()
-                speed, lr = (step - said) * args.batch_size / passed, self.scheduler.get_last_lr()[0]
+                speed, lr = (step - said) * args.batch_size / passed, float(self.scheduler.get_last_lr()[0])
                 self._say(step, loss=mean, lr=lr, examples_per_second=speed, waiting_for_data=waited / passed)
                 sums, waited, said = torch.zeros_like(sums), 0.0, step
             if step % (args.save_every or self.order.steps) == 0 or step == end:
@@ -297,7 +299,7 @@ class Training:
             with self._sums(part == args.accumulate - 1):
                 with autocast(args, job.device):
                     loss = self.loss(self.model, batch) / args.accumulate
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         if self.clip is not None:
             self.scaler.unscale_(self.optimizer)
@@ -345,7 +347,7 @@ class Training:
         model, optimizer = get_state_dict(self.model, self.optimizer)
         out: Path = self.args.out
         folder = out / f"step-{step}"
-        dcp.save({"model": model, "optimizer": optimizer}, checkpoint_id=folder, no_dist=self.job.size == 1)
+        save({"model": model, "optimizer": optimizer}, checkpoint_id=folder, no_dist=self.job.size == 1)
         if self.job.rank == 0:
             rest = {"step": step, "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(rest, folder / "rest.pt")
@@ -363,8 +365,8 @@ class Training:
             return 0
         folder = out / (out / "latest").read_text()
         model, optimizer = get_state_dict(self.model, self.optimizer)
-        state = {"model": model, "optimizer": optimizer}
-        dcp.load(state, checkpoint_id=folder, no_dist=self.job.size == 1)
+        state: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        load(state, checkpoint_id=folder, no_dist=self.job.size == 1)
         set_state_dict(self.model, self.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         rest = torch.load(folder / "rest.pt", weights_only=True)
         self.scheduler.load_state_dict(rest["scheduler"])
@@ -421,4 +423,4 @@ def autocast(args: argparse.Namespace, device: torch.device) -> torch.autocast:
 def _writer(args: argparse.Namespace) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(args.out)  # type: ignore[no-untyped-call]
+    return SummaryWriter(args.out)

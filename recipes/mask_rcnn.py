@@ -78,7 +78,7 @@ class Instances(Dataset[Any]):
         corners = corners.clamp(min=torch.zeros(4), max=torch.tensor([width, height, width, height]))
         masks = [self.coco.mask(a) for a in things]
         target = {
-            "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),  # type: ignore[call-overload]
+            "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(height, width)),
             "masks": tv_tensors.Mask(torch.stack(masks) if masks else torch.zeros(0, height, width)),
             "labels": torch.tensor([a["category_id"] for a in things], dtype=torch.long),
         }
@@ -90,7 +90,8 @@ class Instances(Dataset[Any]):
 def build(args: argparse.Namespace) -> nn.Module:
     """The model, with a backbone that was trained on ImageNet, its statistics frozen, unless `--backbone none`."""
     backbone = None if args.backbone == "none" else args.backbone
-    return maskrcnn_resnet50_fpn(weights=None, weights_backbone=backbone, num_classes=CLASSES)
+    model: nn.Module = maskrcnn_resnet50_fpn(weights=None, weights_backbone=backbone, num_classes=CLASSES)
+    return model
 
 
 def together(examples: list[tuple[Tensor, Target]]) -> tuple[list[Tensor], list[Target]]:

@@ -99,7 +99,7 @@ def optimizer_of(
         name: value for name, value in (("lr", args.lr), ("weight_decay", args.weight_decay)) if value is not None
     }
     groups = [{**group, "lr": settings["lr"] * group.get("lr_scale", 1.0)} for group in groups]
-    first: torch.optim.Optimizer = (torch.optim.SGD if kind == "sgd" else torch.optim.AdamW)(groups, **settings)
+    first: Any = (torch.optim.SGD if kind == "sgd" else torch.optim.AdamW)(groups, **settings)
     factor = partial(_factor, recipe.decay, args.warmup_steps, total_steps)
     if args.optimizer == kind:
         return first, LambdaLR(first, factor)

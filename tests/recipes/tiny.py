@@ -17,20 +17,20 @@ from torch.distributed.tensor import DTensor
 from recipes.loop import Result
 
 
-def imagenet(args: Any, classes: int) -> nn.Module:
+def imagenet(args: Any, classes: int) -> Any:
     """A MobileNetV2 of a quarter of its width."""
     from torchvision.models import MobileNetV2
 
     return MobileNetV2(num_classes=classes, width_mult=0.25)
 
 
-def _features() -> nn.Module:
+def _features() -> Any:
     from torchvision.models import MobileNetV2
 
     return MobileNetV2(width_mult=0.25).features
 
 
-def deeplab(args: Any) -> nn.Module:
+def deeplab(args: Any) -> Any:
     """DeepLabv3 on the same."""
     from torchvision.models._utils import IntermediateLayerGetter
     from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
@@ -40,7 +40,7 @@ def deeplab(args: Any) -> nn.Module:
     return DeepLabV3(backbone, DeepLabHead(24, 21), FCNHead(8, 21))
 
 
-def mask_rcnn(args: Any) -> nn.Module:
+def mask_rcnn(args: Any) -> Any:
     """Mask R-CNN on the same, with a pyramid of 16 channels."""
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -93,7 +93,8 @@ def whole(model: nn.Module) -> Tensor:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    leave, dist.destroy_process_group = dist.destroy_process_group, lambda: None  # sharded weights are looked at below
+    leave = dist.destroy_process_group
+    setattr(dist, "destroy_process_group", bool)  # sharded weights are looked at below  # noqa: B010
     found = run(sys.argv[1], sys.argv[2:])
     total, first = whole(found.model).double().sum().item(), dist.get_rank() == 0
     leave()
