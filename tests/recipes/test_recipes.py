@@ -29,13 +29,13 @@ CASES: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "cifar10": (data.cifar10, ("--batch-size", "20", "--lr", "0.1", "--amp", "bfloat16", "--channels-last")),
     "imagenet": (
         data.image_folder,
-        ("--batch-size", "8", "--lr", "0.1", "--crop-size", "32", "--resize-size", "36", "--channels-last"),
+        ("--batch-size", "8", "--lr", "0.01", "--crop-size", "32", "--resize-size", "36", "--channels-last"),
     ),
     "deeplab": (
         data.coco,
         ("--batch-size", "4", "--lr", "0.02", "--base-size", "64", "--crop-size", "64", "--amp", "bfloat16"),
     ),
-    "mask_rcnn": (data.coco, ("--batch-size", "4", "--lr", "0.02", "--warmup-steps", "5", "--accumulate", "2")),
+    "mask_rcnn": (data.coco, ("--batch-size", "4", "--lr", "0.02", "--warmup-steps", "2", "--accumulate", "2")),
 }
 #: What each calls the figure that it is judged by.
 SCORES = {"gpt": "val_loss", "cifar10": "accuracy", "imagenet": "top1", "deeplab": "mean_iou", "mask_rcnn": "mask_ap"}
