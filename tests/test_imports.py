@@ -40,6 +40,7 @@ ALLOWED = {
         "options",
         "routing",
         "schatten",
+        "shards",
         "validation",
     },
     "inputs": {"arrange", "compiling", "exchange", "methods", "options", "schedule", "store", "trace"},

@@ -88,13 +88,12 @@ def weight() -> nn.Parameter:
 def test_the_constructor_has_just_these_options_and_defaults() -> None:
     *parameters, words = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
     assert words.kind is words.VAR_KEYWORD  # torch's for how a step is computed
-    *parameters, distributed, group = parameters  # of the optimizer, not of its groups
-    assert (distributed.name, distributed.default, group.name, group.default) == (
-        "distributed",
-        "auto",
-        "process_group",
-        None,
-    )
+    *parameters, distributed, group, dtype = parameters  # of the optimizer, not of its groups
+    assert {p.name: p.default for p in (distributed, group, dtype)} == {
+        "distributed": "auto",
+        "process_group": None,
+        "communication_dtype": None,
+    }
     assert [p.name for p in parameters] == list(FIELDS) == list(OTHERS)
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["lr"]
     for p in parameters:

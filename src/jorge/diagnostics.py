@@ -253,7 +253,7 @@ def _of_stack(
     for key, values in found:
         parts = torch.split(values, [part.count for part in stack.parts])
         for part, some in zip(stack.parts, parts, strict=True):
-            group = work.matrices[part.group]
+            group = work.sources[part.source]
             yield from _by_parameter(key, state, group.places, some.view(len(group.places), -1), having[part.group])
 
 

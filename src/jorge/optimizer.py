@@ -62,6 +62,13 @@ class Jorge(torch.optim.Optimizer):
 
     Further options:
         {others}
+        distributed: how processes that hold the same parameters share the work. `"replicate"`, which `"auto"` is too
+            where there is a process group, refreshes each preconditioner in one process and gives it to all;
+            `"shard"` keeps it there, and directions are sent; `None` shares nothing. Sharded parameters (DTensors)
+            always have owners.
+        process_group: of those processes (default: torch's default group, where there is one).
+        communication_dtype: in which owners send directions back, `torch.bfloat16` or another of fewer bytes than the
+            arithmetic's; gradients are sent to them as they are (default: that of the arithmetic).
         implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
             build any optimizer pass them; they are kept in the groups and change nothing. A step is not differentiable.
 
@@ -140,6 +147,7 @@ class Jorge(torch.optim.Optimizer):
         capturable: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
+        communication_dtype: torch.dtype | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -148,7 +156,7 @@ class Jorge(torch.optim.Optimizer):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
-        self.distribution = Distribution(distributed, process_group)
+        self.distribution = Distribution(distributed, process_group, communication_dtype)
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
@@ -444,8 +452,7 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        # A process group is of this process alone: what is not of the default one works alone when it is copied.
-        state = {**state, "_distributed": self.distribution.mode if self.distribution.group is None else None}
+        state = {**state, "_distributed": self.distribution.copied()}
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
             if self._store.is_apart:
@@ -460,7 +467,7 @@ class Jorge(torch.optim.Optimizer):
         seen = self.__dict__.get("_incoming")
         incoming = seen[-1].state if seen else state["state"]
         before = self.__dict__.get("param_groups", [])
-        distributed = state.pop("_distributed", "auto")
+        distributed = state.pop("_distributed", ("auto",))
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
@@ -470,7 +477,7 @@ class Jorge(torch.optim.Optimizer):
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
-            self.distribution = Distribution(distributed)
+            self.distribution = Distribution(*distributed)
         self._skips.begin_anew()
         self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
 

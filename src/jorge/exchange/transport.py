@@ -90,6 +90,11 @@ class Transport:
         self.sent += nbytes
 
 
+def sent_dtype(asked: torch.dtype | None, compute: torch.dtype) -> torch.dtype:
+    """In which directions are sent: what was asked for where that is of fewer bytes than the arithmetic's."""
+    return compute if asked is None or asked.itemsize >= compute.itemsize else asked
+
+
 def summed_bytes(nbytes: int, size: int) -> int:
     """What each of `size` processes in a ring sends for the sum of a tensor."""
     return 2 * nbytes * (size - 1) // size
