@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types doctest unit smoke examples clean
+.PHONY: setup demo test lint types doctest unit smoke examples recipes clean
 
 setup: $(VENV)/.ready
 
@@ -51,5 +51,12 @@ examples:
 	$(EXAMPLES)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[examples]' 'pytest>=8' hypothesis
 	$(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py
 
+# The recipes with torchvision and the torch that fits it, in an environment of their own, of 6 gigabytes.
+RECIPES ?= .venv-recipes
+recipes:
+	$(PYTHON) -m venv $(RECIPES)
+	$(RECIPES)/bin/python -m pip install --quiet --editable '.[recipes]' 'pytest>=8' hypothesis
+	$(RECIPES)/bin/pytest tests/recipes
+
 clean:
-	rm -rf $(VENV) $(EXAMPLES) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXAMPLES) $(RECIPES) .mypy_cache .ruff_cache .pytest_cache .hypothesis

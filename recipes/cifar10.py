@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from recipes.loop import Batch, Job, Result, moved, prepared, shares, started
+from recipes.loop import Result, prepared, started
+from recipes.order import Batch, Job, moved, shares
 from recipes.settings import Recipe, parser
 
 

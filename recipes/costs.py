@@ -6,9 +6,11 @@ A step is the model's passes, the sum of the gradients over processes, and the o
 
 - Passes: their FLOPs, at the rate that one H100 had in `lab/records/gpu.json`: ResNet-50's for pictures, GPT-2 small's
   for text. Both are forward and backward passes as the cost model counts them, over the iteration without the step.
-- Gradients: what a ring sends of 4 bytes a parameter, at `--bandwidth`.
+- Gradients: what a ring sends of 4 bytes a parameter, at the links' rate in `jorge.exchange.rates`: that of one machine
+  up to 8 GPUs, that of a network above.
 - Optimizer: what its elementwise work moves, at the rate at which that card copies; Jorge's products and messages by
-  `jorge.cost.distributed`, at the card's rate of products of blocks of 128 in TF32, and `--bandwidth`.
+  `jorge.cost.distributed`, as `distributed="auto"` shares them, at the card's rate of products of blocks of 128 in TF32
+  and at those links.
 
 Not in it: reading of data, evaluation, launches, small batches that fill a card badly, what overlaps, SyncBatchNorm.
 """
@@ -30,6 +32,8 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from jorge.cost import Estimate, distributed, estimate, model_flops
+from jorge.cost.distributed import automatic
+from jorge.exchange.rates import FAR, NEAR, Rates
 from recipes import gpt
 
 RECORD = Path(__file__).parents[1] / "lab" / "records" / "gpu.json"
@@ -113,11 +117,10 @@ class Machine:
 
     Args:
         record: of `jorge_lab.cost.gpu`.
-        bandwidth: bytes a second that it sends to others.
     """
 
-    def __init__(self, record: dict[str, Any], bandwidth: float) -> None:
-        self.record, self.bandwidth = record, bandwidth
+    def __init__(self, record: dict[str, Any]) -> None:
+        self.record = record
         self.copied = 1e12 * record["ceilings"]["copy, TB/s"]
         self.products = 1e12 * record["ceilings"]["bmm of 128 in tf32, TFLOP/s"]
 
@@ -146,7 +149,7 @@ class Machine:
         """Seconds of a step: with the first-order optimizer, and with Jorge."""
         first, own, size = self._optimizers(case.model, case.grafting, gpus)
         shared = case.batch / gpus * case.flops / self.passes(case.rate)
-        shared += 2 * (gpus - 1) / gpus * 4 * size / self.bandwidth
+        shared += 2 * (gpus - 1) / gpus * 4 * size / _links(gpus).bandwidth
         return shared + first, shared + own
 
     @cache  # noqa: B019 - there is one machine, for one table
@@ -156,8 +159,10 @@ class Machine:
         first = next(r for r in cost.rivals if r.name == ("SGD" if grafting == "sgd" else "AdamW"))
         products = cost.flops_per_step / self.products
         if gpus > 1:
-            work = distributed(model, world_size=gpus, strategy="ddp", grafting=grafting)
-            products = work.seconds(flops=self.products, bandwidth=self.bandwidth)
+            links = _links(gpus)
+            strategy = automatic(model, world_size=gpus, rates=links, grafting=grafting)
+            work = distributed(model, world_size=gpus, strategy=strategy, grafting=grafting)
+            products = work.seconds(flops=self.products, bandwidth=links.bandwidth, latency=links.latency)
         size = sum(p.numel() for p in model.parameters() if p.requires_grad)
         return first.bytes_per_step / self.copied, cost.bytes_per_step / self.copied + products, size
 
@@ -166,9 +171,13 @@ class Machine:
         return estimate(model, grafting=grafting)
 
 
-def table(price: float = 3.0, bandwidth: float = 5e10) -> str:
+def _links(gpus: int) -> Rates:
+    return NEAR if gpus <= 8 else FAR
+
+
+def table(price: float = 3.0) -> str:
     """The predictions as Markdown, and beside them the one figure that was measured."""
-    machine = Machine(json.loads(RECORD.read_text(encoding="utf-8")), bandwidth)
+    machine = Machine(json.loads(RECORD.read_text(encoding="utf-8")))
     lines = [
         "| training | GPUs | ms a step: first-order, Jorge | minutes an epoch: first-order, Jorge | $ an epoch |",
         "|---|--:|--:|--:|--:|",
@@ -178,7 +187,7 @@ def table(price: float = 3.0, bandwidth: float = 5e10) -> str:
         for gpus in GPUS:
             seconds = machine.step(case, gpus)
             steps = case.examples // case.batch
-            ms = ", ".join(f"{1e3 * each:.3g}" for each in seconds)
+            ms = ", ".join(f"{1e3 * each:.3g}" if each < 1 else f"{1e3 * each:.0f}" for each in seconds)
             minutes = [each * steps / 60 for each in seconds]
             dollars = ", ".join(f"{each / 60 * gpus * price:.3g}" for each in minutes)
             name = case.name if case.epoch == "epoch" else f"{case.name}, {case.epoch}"
@@ -192,9 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser("python -m recipes.costs", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--price", type=float, default=3.0, help="dollars an hour of a GPU (default: 3, assumed)")
-    parser.add_argument("--bandwidth", type=float, default=5e10, help="bytes a second between GPUs (default: 5e10)")
-    args = parser.parse_args(argv)
-    print(table(args.price, args.bandwidth))
+    print(table(parser.parse_args(argv).price))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from torchvision.transforms import v2
 
 from recipes.coco import Annotation, Coco
 from recipes.imagenet import COLOURS
-from recipes.loop import Batch, Job, Result, prepared, shares, started
+from recipes.loop import Result, prepared, started
+from recipes.order import Batch, Job, shares
 from recipes.settings import Recipe, parser
 
 RECIPE = Recipe(

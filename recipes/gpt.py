@@ -20,7 +20,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from jorge import param_groups
-from recipes.loop import Batch, Job, Result, prepared, shares, started
+from recipes.loop import Result, prepared, started
+from recipes.order import Batch, Job, shares
 from recipes.settings import Recipe, parser
 
 

@@ -16,7 +16,8 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from recipes.loop import Batch, Job, Result, prepared, shares, started
+from recipes.loop import Result, prepared, started
+from recipes.order import Batch, Job, shares
 from recipes.settings import Recipe, parser, steps_at
 
 RECIPE = Recipe(

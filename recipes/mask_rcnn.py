@@ -25,7 +25,8 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.transforms import v2
 
 from recipes.coco import Annotation, Coco
-from recipes.loop import Batch, Job, Result, prepared, shares, started
+from recipes.loop import Result, prepared, started
+from recipes.order import Batch, Job, shares
 from recipes.settings import Recipe, parser, steps_at
 
 RECIPE = Recipe(

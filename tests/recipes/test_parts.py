@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jorge import Jorge
 from recipes import cifar10, gpt
-from recipes.loop import Drawn, Job, Order, shares
+from recipes.order import Drawn, Job, Order, shares
 from recipes.settings import Recipe, optimizer_of, parser, steps_at
 from tests.recipes import data
 
