@@ -23,6 +23,7 @@ from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange.domains import Distribution, Mode
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
+from jorge.replaying import replay_step
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
 from jorge.step import finite_on, take_step, without_autocast
 from jorge.store import Store, unmade_in_a_capture
@@ -138,6 +139,7 @@ class Jorge(torch.optim.Optimizer):
         max_consecutive_skips: int | None = 100,
         maximize: bool = False,
         capturable: bool = False,
+        cuda_graphs: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
         **implementation: bool | None,
@@ -229,6 +231,10 @@ class Jorge(torch.optim.Optimizer):
         (Skips(total=1, in_a_row=1), 1.0)
         """
         return self._skips.read()
+
+    def release(self) -> None:
+        """Give back the captured graphs of `cuda_graphs=True` and their memory; later steps are captured anew."""
+        self._store.release()
 
     @_disable_dynamo
     @torch.no_grad()
@@ -377,7 +383,11 @@ class Jorge(torch.optim.Optimizer):
                 self._skips.count(finite, frozen=capturing)
                 self._skips.check([each.max_consecutive_skips for each in chosen], self.param_groups)
                 for each in taking_part:
-                    take_step(each, chosen[each.index], finite[each.device], self.trace)
+                    mine, flag = chosen[each.index], finite[each.device]
+                    if each.graphs is None:
+                        take_step(each, mine, flag, self.trace)
+                    else:
+                        replay_step(each, each.graphs, mine, flag, self.trace)
         finally:
             for each in taking_part:
                 each.let_go()

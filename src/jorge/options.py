@@ -373,6 +373,16 @@ class Options:
         "capture. What a step does is decided on the host, so that each kind of step is a graph of its own; it reads "
         "the gradients at their addresses, and a replay does not advance `step`.",
     )
+    cuda_graphs: bool = _option(
+        False,
+        _flag,
+        "True or False",
+        "on CUDA the optimizer captures its step in CUDA graphs, one for each kind of step, once the gap between "
+        "refreshes has reached `interval`, and replays them: the host then starts a dozen operators a step. Gradients "
+        "may lie anywhere, or be missing. It takes the memory of a copy of the gradients, and keeps the temporary "
+        "memory of a step (`optimizer.release()` gives both back). On other devices it changes nothing.",
+        arranges=True,
+    )
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> Options:
@@ -397,6 +407,11 @@ class Options:
         for name, value in follows.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    @property
+    def alone(self) -> bool:
+        """Whether each process takes its steps by itself, as what is compiled or captured waits for no other."""
+        return self.compile_step or self.capturable or self.cuda_graphs
 
     @property
     def longest_side(self) -> int:
