@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from jorge import Jorge, arrange
+from jorge.allocation import Constants
 from jorge.arrange import ParamSpec
 from jorge.methods import METHODS
+from jorge.methods.products import precision_scope
 from jorge.options import Options
 from jorge.parameters import alike, widened
 
@@ -89,6 +91,25 @@ def test_what_would_make_the_state_in_a_capture_is_refused(capturing: pytest.Mon
         optimizer.step()
 
 
+@pytest.mark.parametrize("apart", [None, "tf32"])
+def test_after_a_step_the_switch_follows_more_general_settings_as_before(apart: str | None) -> None:
+    """Those of CUDA can be turned without a device; what a program has set apart stays so."""
+    general: Any = torch.backends
+    matmul: Any = torch.backends.cuda.matmul
+    before = general.fp32_precision, matmul.fp32_precision
+    try:
+        general.fp32_precision = "ieee"
+        matmul.fp32_precision = apart or "none"
+        for precision, seen in (("tf32", "tf32"), ("float32", "ieee"), (None, "tf32")):
+            with precision_scope(torch.device("cuda"), precision):  # type: ignore[arg-type]
+                assert matmul.fp32_precision == seen
+            assert matmul.fp32_precision == (apart or "ieee")
+        general.fp32_precision = "tf32"
+        assert matmul.fp32_precision == (apart or "tf32")
+    finally:
+        general.fp32_precision, matmul.fp32_precision = before
+
+
 def test_what_a_graph_reads_stays_where_it_is() -> None:
     """The learning rate, too: torch puts another tensor into the group at a load."""
     params, lr = parameters(), torch.tensor(0.1)
@@ -145,6 +166,42 @@ def test_a_shape_of_lower_precision_of_which_none_has_a_gradient(dtype: torch.dt
             p.grad = None if i == missing else torch.randn_like(p)
         optimizer.step()
         assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [i == missing for i in range(3)]
+
+
+def test_what_a_graph_was_captured_with_is_kept_and_nothing_is_pinned_in_a_capture(
+    capturing: pytest.MonkeyPatch,
+) -> None:
+    """A cache forgets, and every replay reads."""
+    constants = Constants(torch.device("cpu"), most=2)
+    with pytest.raises(RuntimeError, match="take a step with these before the capture"):
+        constants.get((1,))
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        made = constants.get((1,))
+        constants.get((2,))
+    assert constants.get((1,)) is made
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        for value in range(3, 9):
+            constants.get((value,))
+        assert constants.get((1,)) is made
+    with pytest.raises(RuntimeError, match="before the capture"):
+        constants.get((2,))
+
+
+def test_a_capture_with_other_gradients_than_any_step_before_is_refused(capturing: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=torch.tensor(0.1), capturable=True)
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        give(params, 0)
+        optimizer.step()
+    before = [p.detach().clone() for p in params]
+    give(params, 1)
+    params[0].grad = None
+    with pytest.raises(RuntimeError, match="take a step with these before the capture"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
 
 
 def test_what_waits_cannot_be_captured() -> None:
