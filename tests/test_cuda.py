@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jorge import Jorge, arrange
 from jorge.allocation import Constants
@@ -256,3 +257,42 @@ def test_a_spike_in_the_gradient_does_not_turn_roots_that_tf32_refreshes(method:
         roots.append([optimizer.state[weight][name].double() for name in ("left.0", "right.0")])
     for exact, near in zip(*roots, strict=True):
         assert (near - exact).norm() < 4e-3 * exact.norm()
+
+
+def on_cuda(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
+    """Parameters that say that they are on a CUDA device, without memory."""
+    with FakeTensorMode():
+        return [nn.Parameter(torch.empty(shape, device="cuda")) for shape in shapes]
+
+
+def test_blocks_by_device_are_said_in_the_group() -> None:
+    there, here = on_cuda((1024, 768), (12,)), nn.Parameter(torch.zeros(1024, 768))
+    groups: list[dict[str, Any]] = [{"params": there}, {"params": [here]}]
+    optimizer = Jorge([*groups, {"params": on_cuda((600, 4)), "block_size": 64}])
+    assert [group["block_size"] for group in optimizer.param_groups] == [256, "auto", 64]
+    assert [row.blocks for row in optimizer.plan().rows[:3]] == [((12, 256, 256),), (), ((48, 128, 128),)]
+    optimizer.add_param_group({"params": on_cuda((300, 300))})
+    optimizer.add_param_group({"params": on_cuda((300, 300)), "block_size": None})
+    assert [group["block_size"] for group in optimizer.param_groups[3:]] == [256, None]
+    assert optimizer.defaults["block_size"] == "auto"
+    mixed = Jorge([*there, here])
+    assert mixed.param_groups[0]["block_size"] == "auto"
+
+
+@pytest.mark.parametrize(("saved", "own", "remarks"), [(256, "auto", 0), ("auto", "auto", 0), (128, "auto", 1)])
+def test_a_checkpoint_goes_on_with_the_blocks_of_its_device(
+    saved: Any, own: Any, remarks: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As it was saved on CUDA, where `"auto"` has become 256."""
+    params = [nn.Parameter(torch.randn(300, 40)) for _ in range(2)]
+    theirs, mine = (Jorge([p], block_size=size) for p, size in zip(params, (saved, own), strict=True))
+    params[0].grad = params[1].grad = torch.randn(300, 40)
+    theirs.step()
+    with torch.no_grad():
+        params[1].copy_(params[0])
+    mine.load_state_dict(theirs.state_dict())
+    assert len([w for w in recwarn if "other options" in str(w.message)]) == remarks
+    assert mine.param_groups[0]["block_size"] == saved
+    theirs.step()
+    mine.step()
+    assert torch.equal(*params)

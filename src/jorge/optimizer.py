@@ -20,7 +20,7 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
-from jorge.exchange.domains import Distribution, Mode
+from jorge.exchange.domains import Distribution, Mode, is_sharded
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.replaying import replay_step
@@ -324,6 +324,10 @@ class Jorge(torch.optim.Optimizer):
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(group)
+        added = self.param_groups[-1]
+        on_cuda = bool(added["params"]) and all(p.is_cuda and not is_sharded(p) for p in added["params"])
+        if added["block_size"] == "auto" and on_cuda:
+            added["block_size"] = options.CUDA_BLOCK_SIZE  # said, so that a checkpoint of it fits on every device
         if "_store" in self.__dict__:  # not while it is built, group by group
             validation.warn_of_flat([group], self.param_groups)
 

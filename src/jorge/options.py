@@ -23,6 +23,9 @@ STATE_VERSION = 4
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
+#: What `"auto"` is for a group of parameters on CUDA, where blocks of 256 cost about what those of 128 do
+#: (`docs/notebook/gpu.md`).
+CUDA_BLOCK_SIZE = 256
 #: Of matrix products; what `None` is, the option `matmul_precision` says.
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 Grafting = Literal["sgd", "adam"]
@@ -246,7 +249,8 @@ class Options:
         "a whole number of at least 1, 'auto' or None",
         "largest side of a block; sides above 256 are cut shorter than that where it makes blocks near-square, as the "
         'work is least there. `None` cuts nothing. `"auto"` leaves a side of up to 256 whole and cuts a longer one to '
-        "equal parts of about 128. `jorge cost --budget` says what larger ones would cost a model.",
+        f"equal parts of about 128; for a new group whose parameters are all on CUDA, and not sharded, it is "
+        f"{CUDA_BLOCK_SIZE}, and the group then says so. `jorge cost --budget` says what larger ones would cost.",
         main=True,
         shapes_state=True,
     )

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from jorge import Jorge, arrange
+from jorge import Jorge, arrange, graphs
 from jorge_lab.contenders.parts import as_matrix
 from jorge_lab.cost.contenders import LATE
 from jorge_lab.cost.gpu import __main__ as script
 from jorge_lab.cost.gpu import correctness, models, tables
-from jorge_lab.cost.gpu.optimizers import build, interval, kind_of, settle
+from jorge_lab.cost.gpu.optimizers import PACKAGED, build, interval, kind_of, settle
 from jorge_lab.cost.gpu.session import Session
 from jorge_lab.cost.kernels import CudaMeter
 from jorge_lab.cost.muon import with_adamw
 from lab.tests.report.quoted import ROOT
+from tests.recorded import Recorder
 
 CPU = torch.device("cpu")
 
@@ -29,8 +30,13 @@ def session(tmp_path: Path) -> Session:
     return Session(CPU, 600, tmp_path / "gpu.json", tiny=True)
 
 
-def test_every_section_runs_and_finds_nothing_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_section_runs_and_finds_nothing_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for graphs."""
     out = tmp_path / "gpu.json"
+    monkeypatch.setitem(graphs.RECORDERS, "cpu", Recorder)
+    Recorder.forget()
     assert script.main(["--tiny", "--device", "cpu", "--out", str(out)]) == 0
     found, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert tables.failures(found) == []
@@ -39,6 +45,11 @@ def test_every_section_runs_and_finds_nothing_wrong(tmp_path: Path, capsys: pyte
         assert [row["optimizer"] for row in found[f"iteration, {name}"]] == ["sgd", "adamw", "muon", "jorge"]
         assert {"plain_ms", "refresh_ms"} <= found[f"step, {name}"][3].keys()
         assert {"plain_ms", "refresh_ms"} <= found[f"captured, {name}"][0].keys()
+        slow = found[f"slow, {name}"]
+        assert [row["optimizer"] for row in slow] == [*PACKAGED, "jorge, exact"]
+        assert all("mean_ms" in row or "not installed" in row["skipped"] for row in slow)
+    assert Recorder.captured == 2 * (len(models.TRAININGS) + len(found["graphs"]))  # small blocks are not damped apart
+    assert Recorder.replayed > 40 * len(found["graphs"])
     assert [row["optimizer"] for row in found["task"]] == ["adamw", "jorge"]
     assert len(found["graphs"]) == 6
     assert "not as it should be" not in printed
@@ -61,18 +72,12 @@ def test_a_section_that_fails_is_a_finding(session: Session) -> None:
 
 
 def test_replays_that_differ_say_where_first(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(optimizer: Jorge, device: torch.device) -> Any:
-        class Stepper:
-            taken = 0
+    def forgetful(optimizer: Jorge) -> None:
+        steps = iter(range(1, 1000))
+        whole: Any = optimizer.step
+        monkeypatch.setattr(optimizer, "step", lambda: whole() if next(steps) != 5 else None)
 
-            def step(self) -> None:
-                self.taken += 1
-                if self.taken != 5:
-                    optimizer.step()
-
-        return Stepper()
-
-    monkeypatch.setattr(correctness, "captured", forgetful)
+    monkeypatch.setattr(correctness, "capture_all", forgetful)
     rows = correctness.graphs(session)
     assert not any(row["ok"] for row in rows)
     assert {(row["first"]["step"], row["first"]["kind"]) for row in rows} == {(4, "refresh")}

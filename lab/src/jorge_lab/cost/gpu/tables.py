@@ -23,7 +23,7 @@ def report(found: Mapping[str, Any]) -> str:
         rows = found.get(f"iteration, {name}")
         if rows is not None:
             parts += [f"{training.title}: iteration", _or_reason(rows, _iterations), _predicted(name)]
-        alone = [found[f"{kind}, {name}"] for kind in ("step", "captured") if f"{kind}, {name}" in found]
+        alone = [found[f"{kind}, {name}"] for kind in ("step", "slow", "captured") if f"{kind}, {name}" in found]
         if alone:
             listed = [row for rows in alone if isinstance(rows, list) for row in rows]
             parts += [f"{training.title}: the step alone", _steps(listed) if listed else _or_reason(alone[0], _steps)]
