@@ -170,6 +170,8 @@ def iterations(session: Session, contenders: Sequence[str], name: str) -> list[d
     for contender, taken in samples.items():
         ratio = Spread.of([a / b for a, b in zip(taken, samples[training.baseline], strict=False)])
         row = {"optimizer": contender, "ms": median(taken), "to_baseline": ratio.median, "rounds": len(taken)}
+        if isinstance(steppers[contender].optimizer, Jorge):
+            row["block_size"] = steppers[contender].optimizer.param_groups[0]["block_size"]
         rows.append({**row, "to_baseline_quartiles": [ratio.low, ratio.high]})
         session.say(f"{name}: {rows[-1]}")
     return rows
