@@ -21,10 +21,11 @@ from torch.optim.optimizer import ParamsT
 
 from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
-from jorge.exchange.domains import Distribution, Mode
+from jorge.exchange.domains import Distribution, Mode, is_sharded
 from jorge.exchange.joining import Joins
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
+from jorge.replaying import replay_step
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
 from jorge.step import finite_on, take_step, without_autocast
 from jorge.store import Store, unmade_in_a_capture
@@ -147,6 +148,7 @@ class Jorge(torch.optim.Optimizer, Joins):
         max_consecutive_skips: int | None = 100,
         maximize: bool = False,
         capturable: bool = False,
+        cuda_graphs: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
         communication_dtype: torch.dtype | None = None,
@@ -241,6 +243,10 @@ class Jorge(torch.optim.Optimizer, Joins):
         """
         return self._skips.read()
 
+    def release(self) -> None:
+        """Give back the captured graphs of `cuda_graphs=True` and their memory; later steps are captured anew."""
+        self._store.release()
+
     @_disable_dynamo
     @torch.no_grad()
     def diagnostics(self) -> Diagnostics:
@@ -327,6 +333,10 @@ class Jorge(torch.optim.Optimizer, Joins):
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
         super().add_param_group(checks.as_kept(group))
+        added = self.param_groups[-1]
+        on_cuda = bool(added["params"]) and all(p.is_cuda and not is_sharded(p) for p in added["params"])
+        if added["block_size"] == "auto" and on_cuda:
+            added["block_size"] = options.CUDA_BLOCK_SIZE  # said, so that a checkpoint of it fits on every device
         if "_store" in self.__dict__:  # not while it is built, group by group
             self._told_of_flat |= validation.warn_of_flat([group], self.param_groups)
 
@@ -391,7 +401,11 @@ class Jorge(torch.optim.Optimizer, Joins):
                 self._skips.count(finite, frozen=capturing)
                 self._skips.check([each.max_consecutive_skips for each in chosen], self.param_groups)
                 for each in taking_part:
-                    take_step(each, chosen[each.index], finite[each.device], self.trace)
+                    mine, flag = chosen[each.index], finite[each.device]
+                    if each.graphs is None:
+                        take_step(each, mine, flag, self.trace)
+                    else:
+                        replay_step(each, each.graphs, mine, flag, self.trace)
         finally:
             for each in taking_part:
                 each.let_go()

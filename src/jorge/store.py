@@ -24,6 +24,7 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
+from jorge.graphs import RECORDERS, Graphs
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
 from jorge.shards import Segment
@@ -104,6 +105,8 @@ class GroupState:
         self._slots = [slots[place] for place in range(len(self.params))]
         self._rooms = [rooms[place] for place in range(len(self.params))]
         self.compiled = CompiledSteps(self.device, wide) if self.options.compile_step else None
+        has_graphs = self.options.cuda_graphs and self.device.type in RECORDERS
+        self.graphs = Graphs(self.device, wide) if has_graphs else None
 
     # --- the state's tensors ------------------------------------------------------------------------------------------
 
@@ -438,6 +441,12 @@ class Store:
     def is_apart(self) -> bool:
         """Whether parts of the state lie in other processes."""
         return any(each.is_apart for each in self._groups.values())
+
+    def release(self) -> None:
+        """Give back all captured graphs."""
+        for each in self._groups.values():
+            if each.graphs is not None:
+                each.graphs.release()
 
     def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
         """The entries of parameters whose state lies in several processes, in the form of a checkpoint.

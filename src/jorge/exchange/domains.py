@@ -98,11 +98,11 @@ class Distribution:
             ValueError: it is sharded, and an option of its group cannot be had with that.
         """
         if is_sharded(p):
-            if options.compile_step or options.capturable:
-                which = "compile_step" if options.compile_step else "capturable"
+            if options.alone:
+                which = next(name for name in ("compile_step", "capturable", "cuda_graphs") if getattr(options, name))
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
             return Domain("parts" if _in_whole_matrices(p, options) else "shard", self._of_mesh(p))
-        if self.mode is None or self._alike is False or options.compile_step or options.capturable:
+        if self.mode is None or self._alike is False or options.alone:
             return ALONE
         group = self._plain_group()
         if group is None or dist.get_world_size(group) == 1:
@@ -281,7 +281,7 @@ class Distribution:
         if group is None or dist.get_world_size(group) == 1:
             return
         plain = [p for each in groups for p in each["params"] if not is_sharded(p)]
-        if not plain or all(each.compile_step or each.capturable for each in options):
+        if not plain or all(each.alone for each in options):
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
