@@ -87,8 +87,8 @@ ALLOWED = {
         ),
     },
     "diagnostics": {"options", "rehearsal", "routing", "schedule", "store", "validation"},
+    "saving": {"checkpoints", "exchange", "options", "skips", "store", "validation"},
     "optimizer": {
-        "checkpoints",
         "checks",
         "diagnostics",
         "exchange",
@@ -96,6 +96,7 @@ ALLOWED = {
         "plan",
         "replaying",
         "routing",
+        "saving",
         "skips",
         "step",
         "store",
