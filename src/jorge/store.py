@@ -78,7 +78,8 @@ class GroupState:
 
     def __post_init__(self) -> None:
         self.device = self.params[0].device
-        self.exchange, self._unlike = self.distribution.exchange(self.domain, self.device), self.distribution.unlike
+        self.exchange = self.distribution.exchange(self.domain, self.device)
+        self._unlike = self.distribution.alike is False
         self.shapes = [tuple(p.shape) for p in self.params]
         if self.domain.kind == "parts":  # what is here of a parameter is worked on like one that is whole
             self.specs = [ParamSpec(tuple(local(p).shape), p.dtype) for p in self.params]
@@ -198,7 +199,7 @@ class GroupState:
         mine = self.options
         if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
-        return self.distribution is distribution and self._unlike == distribution.unlike
+        return self.distribution is distribution and self._unlike == (distribution.alike is False)
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
