@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "generated"
 FRONT = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES = [*FRONT, *(page for page in [ROOT / "lab" / "README.md"] if page.exists()), *sorted(DOCS.rglob("*.md"))]
+BESIDE = [ROOT / name / "README.md" for name in ("lab", "recipes")]
+PAGES = [*FRONT, *(page for page in BESIDE if page.exists()), *sorted(DOCS.rglob("*.md"))]
 #: Those that people write.
 PROSE = [page for page in PAGES if GENERATED not in page.parents or page.name == "README.md"]
 

@@ -40,6 +40,7 @@ ALLOWED = {
         "options",
         "routing",
         "schatten",
+        "shards",
         "validation",
     },
     "inputs": {"arrange", "compiling", "exchange", "methods", "options", "schedule", "store", "trace"},
@@ -64,7 +65,7 @@ ALLOWED = {
         ),
     },
     "spectrum": set(),
-    "diagnostics": {
+    "rehearsal": {
         *(
             "allocation",
             "arrange",
@@ -73,17 +74,15 @@ ALLOWED = {
             "inputs",
             "methods",
             "options",
-            "parameters",
-            "routing",
             "schedule",
             "spectrum",
             "stacking",
             "step",
             "store",
             "trace",
-            "validation",
         ),
     },
+    "diagnostics": {"options", "rehearsal", "routing", "schedule", "store", "validation"},
     "optimizer": {
         "checkpoints",
         "checks",
@@ -116,8 +115,9 @@ ALLOWED = {
     },
     "groups": {"blocks", "exchange"},
     "errors": set(),
-    "findings": {"diagnostics", "groups", "optimizer", "options", "routing", "skips", "validation"},
-    "checkup": {"diagnostics", "findings", "groups", "optimizer", "validation"},
+    "dryrun": {"exchange"},
+    "findings": {"diagnostics", "exchange", "groups", "optimizer", "options", "routing", "skips", "validation"},
+    "checkup": {"diagnostics", "dryrun", "exchange", "findings", "groups", "optimizer", "validation"},
     "integrations": {"groups", "optimizer"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }

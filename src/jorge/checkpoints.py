@@ -15,6 +15,11 @@ from jorge.options import SHAPING, Group, Options
 from jorge.routing import layout
 from jorge.validation import Wanted, check_step, is_ours, names, some, unusable
 
+#: What counts or measures, by the key without its number: never below 0.
+_NEVER_NEGATIVE = {
+    *("exp_avg_sq", "adam_step", "graft_length", "schatten_scale", "row_var", "col_var"),
+    *("refreshes", "quartics", "left_moment", "right_moment"),
+}
 #: What wrappers put between the parts of a name: `torch.compile`, FSDP1 and activation checkpoints.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -206,13 +211,22 @@ def _check_state(name: str, saved: Mapping[str, Any], wanted: Wanted, *, on_meta
                 f"the saved {key} of {name} is {found}, expected a dense real tensor of shape {shape}: "
                 "it belongs to a parameter of another shape, or was saved with another block_size"
             )
-        # Of a DTensor in all processes; of what is counted without memory there are no values.
-        if not saved[key].is_meta and not bool(whole(saved[key].isfinite().all())):
+        if (found := _bad_values(key, saved[key])) is not None:
             raise ValueError(
-                f"the saved {key} of {name} is not finite, and would make its weights so: load an earlier checkpoint, "
+                f"the saved {key} of {name} is {found}, and would spoil its weights: load an earlier checkpoint, "
                 "or take that parameter's entry out, with which it starts anew"
             )
     try:
         check_step(name, saved["step"])
     except RuntimeError as error:
         raise ValueError(f"the saved state does not fit: {error}") from None
+
+
+def _bad_values(key: str, value: Tensor) -> str | None:
+    """What is wrong with the values of a saved tensor, in words; of a DTensor in all processes."""
+    if value.is_meta:  # of what is counted without memory there are no values
+        return None
+    if not bool(whole(value.isfinite().all())):
+        return "not finite"
+    is_negative = key.partition(".")[0] in _NEVER_NEGATIVE and not bool(whole(value.ge(0).all()))
+    return "negative, which it cannot be" if is_negative else None

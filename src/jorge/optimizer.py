@@ -5,7 +5,8 @@ from __future__ import annotations
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import chain, zip_longest
 from multiprocessing.context import get_spawning_popen
 from operator import is_
@@ -21,6 +22,7 @@ from torch.optim.optimizer import ParamsT
 from jorge import checkpoints, checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
 from jorge.exchange.domains import Distribution, Mode
+from jorge.exchange.joining import Joins
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
@@ -31,7 +33,7 @@ from jorge.trace import Trace
 __all__ = ["Jorge"]
 
 
-class Jorge(torch.optim.Optimizer):
+class Jorge(torch.optim.Optimizer, Joins):
     r"""Second-order optimizer that tracks inverse roots by matrix products, for recipes tuned for SGD or AdamW.
 
     ::
@@ -62,6 +64,13 @@ class Jorge(torch.optim.Optimizer):
 
     Further options:
         {others}
+        distributed: how processes that hold the same parameters share the work. `"replicate"`, which `"auto"` is too
+            where there is a process group, refreshes each preconditioner in one process and gives it to all;
+            `"shard"` keeps it there, and directions are sent; `None` shares nothing. Sharded parameters (DTensors)
+            always have owners.
+        process_group: of those processes (default: torch's default group, where there is one).
+        communication_dtype: in which owners send directions back, `torch.bfloat16` or another of fewer bytes than the
+            arithmetic's; gradients are sent to them as they are (default: that of the arithmetic).
         implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
             build any optimizer pass them; they are kept in the groups and change nothing. A step is not differentiable.
 
@@ -112,7 +121,7 @@ class Jorge(torch.optim.Optimizer):
         method: str = "whitening",
         grafting: Grafting = "adam",
         graft_limit: float | None = 2.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         beta2_decay: float | None = -0.8,
         graft_memory: int | None = 20,
@@ -140,6 +149,7 @@ class Jorge(torch.optim.Optimizer):
         capturable: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
+        communication_dtype: torch.dtype | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -148,7 +158,8 @@ class Jorge(torch.optim.Optimizer):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
-        self.distribution = Distribution(distributed, process_group)
+        defaults = checks.as_kept(defaults)
+        self.distribution = Distribution(distributed, process_group, communication_dtype)
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
@@ -156,7 +167,7 @@ class Jorge(torch.optim.Optimizer):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         self._store, self._skips = Store(), SkipCounter()
         self._read: dict[int, tuple[list[Any], Options]] = {}
-        validation.warn_of_flat(self.param_groups, self.param_groups)
+        self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -246,7 +257,6 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError, ValueError: as :meth:`step`.
-            RuntimeError: parts of the state lie in other processes.
 
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
@@ -257,19 +267,18 @@ class Jorge(torch.optim.Optimizer):
         (True, 0.0)
         """
         chosen = self._options()
-        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
-        try:
-            if any(each.is_apart for each in taking_part):
-                raise RuntimeError(
-                    "diagnostics() looks at whole matrices, and parts of them lie in other processes: load a "
-                    "checkpoint into one process, or look under DDP with distributed='replicate'"
-                )
-            with without_autocast(taking_part):
-                finite = finite_on(taking_part)
-                return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
-        finally:
-            for each in taking_part:
-                each.let_go()
+        agreeing = self.distribution.same_gradients(self.param_groups) if self._store.is_apart else nullcontext()
+        with agreeing:
+            taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
+            try:
+                with without_autocast(taking_part):
+                    finite = finite_on(taking_part)
+                    if any(each.is_apart for each in taking_part):
+                        finite = self.distribution.agreed(finite, taking_part)
+                    return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
+            finally:
+                for each in taking_part:
+                    each.let_go()
 
     @torch.no_grad()
     def check_replicas(self) -> None:
@@ -317,9 +326,9 @@ class Jorge(torch.optim.Optimizer):
             group.setdefault("betas", options.DEFAULTS["betas"])
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
-        super().add_param_group(group)
+        super().add_param_group(checks.as_kept(group))
         if "_store" in self.__dict__:  # not while it is built, group by group
-            validation.warn_of_flat([group], self.param_groups)
+            self._told_of_flat |= validation.warn_of_flat([group], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -352,8 +361,11 @@ class Jorge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if dist.is_available() and dist.is_initialized():
+            self.tell_that_it_goes_on()
             with self.distribution.same_gradients(self.param_groups):
                 self._take_step()
+            if self.distribution.is_debugged:
+                self.check_replicas()
         else:
             self._take_step()
         return loss
@@ -364,6 +376,8 @@ class Jorge(torch.optim.Optimizer):
             self.distribution.check_replicas(self.param_groups, chosen)
         capturing = self._is_captured()
         taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, frozen=capturing)
+        if not taking_part and not self._store.is_used and dist.is_available() and dist.is_initialized():
+            validation.warn_of_no_gradients()
         try:
             with without_autocast(taking_part):
                 finite = finite_on(taking_part)
@@ -384,6 +398,8 @@ class Jorge(torch.optim.Optimizer):
 
     def _options(self) -> list[Options]:
         """Those of each param group, checked where they have changed since they were read."""
+        if not self._read and not self._told_of_flat:  # ZeRO puts flat parameters into the groups of a built optimizer
+            self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         found = []
         for index, group in enumerate(self.param_groups):
             values, chosen = self._read.get(index, ([], None))
@@ -403,8 +419,15 @@ class Jorge(torch.optim.Optimizer):
     # --- the state: views into the stacks in memory, tensors that own theirs outside ---
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked."""
-        packed = super().state_dict()
+        """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked.
+
+        A parameter that is in no param group has no place there: its state stays in the optimizer, with a warning.
+        """
+        left_out = self._of_no_group()
+        try:
+            packed = super().state_dict()
+        finally:
+            self.state.update(left_out)
         apart = self._store.saved(self.state)
         keys = chain.from_iterable(group["params"] for group in packed["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
@@ -412,6 +435,19 @@ class Jorge(torch.optim.Optimizer):
         packed["state"] = {key: saved.get(key) or _owned(value) for key, value in packed["state"].items()}
         packed["param_groups"] = [_owned(group) for group in packed["param_groups"]]
         return packed
+
+    def _of_no_group(self) -> dict[Tensor, Any]:
+        """Take the entries out of the state whose parameters no group has any more; torch's saving stops at these."""
+        here = {p for group in self.param_groups for p in group["params"]}
+        keys = [key for key in self.state if isinstance(key, Tensor) and key not in here]
+        if keys:
+            shapes = validation.some([str(tuple(key.shape)) for key in keys])
+            warnings.warn(
+                f"not in the checkpoint: optimizer.state of {len(keys)} parameter{'s' * (len(keys) > 1)} that no param "
+                f"group has, of shape {shapes}. Put the group back before you save, or delete optimizer.state[p]",
+                stacklevel=validation.levels_to_the_caller(),
+            )
+        return {key: self.state.pop(key) for key in keys}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -444,8 +480,7 @@ class Jorge(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        # A process group is of this process alone: what is not of the default one works alone when it is copied.
-        state = {**state, "_distributed": self.distribution.mode if self.distribution.group is None else None}
+        state = {**state, "_distributed": self.distribution.copied()}
         if get_spawning_popen() is not None:
             # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
             if self._store.is_apart:
@@ -460,7 +495,7 @@ class Jorge(torch.optim.Optimizer):
         seen = self.__dict__.get("_incoming")
         incoming = seen[-1].state if seen else state["state"]
         before = self.__dict__.get("param_groups", [])
-        distributed = state.pop("_distributed", "auto")
+        distributed = state.pop("_distributed", ("auto",))
         super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
         for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
             for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
@@ -470,7 +505,8 @@ class Jorge(torch.optim.Optimizer):
         self._read = {}
         if "_store" not in self.__dict__:
             self._store, self._skips = Store(), SkipCounter()
-            self.distribution = Distribution(distributed)
+            self._told_of_flat = True  # by the one that it is a copy of
+            self.distribution = Distribution(*distributed)
         self._skips.begin_anew()
         self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
 

@@ -10,10 +10,10 @@ import dataclasses
 import math
 import numbers
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
@@ -80,7 +80,12 @@ def _lr(value: Any) -> bool:
 
 
 def _betas(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_fraction, value))
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_fraction, value))
+
+
+def is_series(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a tuple, a list, or of another type of sequence that is no word: a configuration's own."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _flag(value: Any) -> bool:
@@ -100,7 +105,7 @@ _PRECISIONS = get_args(get_args(Precision)[0])
 
 def _precision(value: Any) -> bool:
     one = _one_of(None, *_PRECISIONS)
-    return len(value) == 2 and all(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
+    return len(value) == 2 and all(map(one, value)) if is_series(value) else one(value)
 
 
 def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str, **marks: bool) -> Any:
@@ -388,7 +393,7 @@ class Options:
 
     def __post_init__(self) -> None:
         given = self.matmul_precision
-        pair = (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
+        pair = (given, given) if given is None or isinstance(given, str) else (given[0], given[1])
         adam = self.grafting == "adam"
         object.__setattr__(self, "precisions", pair)  # fields, as the step reads them often
         object.__setattr__(self, "measures_schatten", adam and self.graft_norm == "schatten")

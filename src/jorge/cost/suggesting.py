@@ -83,11 +83,17 @@ def suggest(
     20.
 
     Args:
-        model_or_shapes, sample_input, loss, model_flops, balance, model_speed, options: as for
-            :func:`~jorge.cost.estimate`; the model's FLOPs must be known.
+        model_or_shapes: this and what follows but for `budget` and the candidates is as for
+            :func:`~jorge.cost.estimate`.
         budget: the largest overhead, as a fraction: 0.05 is 5 %. Default 0.05.
         block_sizes: candidates. Default 1024, 512, 256, "auto".
         intervals: candidates. Default 1, 2, 5, 10, 20, 50.
+        sample_input: the model's FLOPs must be known, by this or by `model_flops`.
+        loss: of its output.
+        model_flops: of a forward and backward pass.
+        balance: FLOPs in the time of a byte.
+        model_speed: the model's FLOPs a second over the optimizer's.
+        options: of :class:`jorge.Jorge`, but for `block_size` and `interval`.
 
     Raises:
         TypeError: neither `sample_input` nor `model_flops`; `block_size` or `interval` among the options; others as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import struct
 import sys
 import warnings
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
+from jorge.exchange.rates import Rates, rates
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
 from jorge.naming import names
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 #: How work is shared: by what is found, all of the state in every process, each preconditioner in one, or not at all.
 Mode = Literal["auto", "replicate", "shard"] | None
 MODES = ("auto", "replicate", "shard", None)
+#: In which directions can be sent back from owners.
+SENT_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,25 @@ class Distribution:
     Args:
         mode: how plain tensors are shared, which are the same in all processes; sharded ones always have owners.
         group: of the processes that hold the same plain tensors; `None` is torch's default group, if there is one.
+        dtype: in which directions are sent back from owners, lower than that of the arithmetic; `None` is the latter.
 
     Raises:
-        ValueError: an unknown mode; a group where the mode is `None`.
+        ValueError: an unknown mode; a group where the mode is `None`; a dtype that no direction can be sent in.
     """
 
-    def __init__(self, mode: Mode = "auto", group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, mode: Mode = "auto", group: dist.ProcessGroup | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"distributed must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if dtype not in SENT_DTYPES:
+            raise ValueError(f"communication_dtype must be one of {', '.join(map(str, SENT_DTYPES))}, got {dtype!r}")
         if mode is None and group is not None:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
-        self.mode, self.group = mode, group
+        self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
         self._alike: bool | None = None
+        self._near = False
 
     def domain(self, p: Tensor, name: str, options: Options) -> Domain:
         """Of a parameter.
@@ -91,8 +101,7 @@ class Distribution:
             if options.compile_step or options.capturable:
                 which = "compile_step" if options.compile_step else "capturable"
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
-            parts = route_by(tuple(p.shape), options).parts > 1
-            return Domain("parts" if parts else "shard", self._of_mesh(p))
+            return Domain("parts" if _in_whole_matrices(p, options) else "shard", self._of_mesh(p))
         if self.mode is None or self._alike is False or options.compile_step or options.capturable:
             return ALONE
         group = self._plain_group()
@@ -127,18 +136,44 @@ class Distribution:
             self._transports[ranks] = Transport(group)
         return ranks
 
+    def of_mesh(self, p: Tensor) -> Transport:
+        """To the processes of a DTensor's mesh."""
+        return self._transports[self._of_mesh(p)]
+
+    def shares(self, p: Tensor, options: Options) -> tuple[float, float]:
+        """About which part of what is like a parameter is held here, and which part of its preconditioners."""
+        if not is_sharded(p):
+            domain = self.domain(p, "", options)
+            return 1.0, 1 / len(domain.ranks) if domain.kind == "shard" else 1.0
+        held = local(p).numel() / max(1, p.numel())
+        return held, held if _in_whole_matrices(p, options) else 1 / self.of_mesh(p).size
+
     @property
     def unlike(self) -> bool:
         """Whether plain tensors were found to differ between processes, each of which then works alone."""
         return self._alike is False
 
+    def work_alone(self, alone: bool) -> None:
+        """Let each process work alone while others take no steps, or look for replicas anew at the next step."""
+        self._alike = False if alone else None
+
     def shards(self, p: Tensor, domain: Domain) -> Shards | None:
         """What each process holds of a parameter; `None` where all hold all of it."""
         return shards_of(p, self.transport(domain)) if is_sharded(p) else None
 
+    def speaks(self, p: Tensor, domain: Domain) -> bool:
+        """Whether this process is the first of those that hold what it holds of a parameter."""
+        shards = self.shards(p, domain)
+        return self.transport(domain).rank == 0 if shards is None else shards.speaks
+
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether `TORCH_DISTRIBUTED_DEBUG=DETAIL` asks for the replicas to be compared after each step."""
+        return self.mode is not None and dist.get_debug_level() == dist.DebugLevel.DETAIL  # type: ignore[attr-defined]
 
     def different(self, groups: Sequence[Group]) -> list[str]:
         """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
@@ -171,7 +206,17 @@ class Distribution:
         if domain.kind == "parts":
             return Apart()
         transport = self.transport(domain)
-        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
+        if domain.kind == "shard":
+            return Owned(transport, device, self.dtype)
+
+        def asked() -> Rates:
+            return rates(device.type, near=self._near)
+
+        return Replicated(transport, asked if self.mode == "auto" else None)
+
+    def copied(self) -> tuple[Mode, None, torch.dtype | None]:
+        """What a copy is made of. A process group is of this process alone: with one of its own, a copy works alone."""
+        return self.mode if self.group is None else None, None, self.dtype
 
     @contextmanager
     def same_gradients(self, groups: Sequence[Group]) -> Iterator[None]:
@@ -241,11 +286,12 @@ class Distribution:
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
         seen = transport.gather(_fingerprint(plain, options).to(device)).wait().cpu()
-        self._alike = bool((seen == seen[0]).all())
+        same = (seen == seen[0]).all(0).tolist()
+        self._alike, self._near = all(same[:-1]), same[-1]
         if self._alike:
             return
         what = ("parameters or options", "weights", "gradients")
-        differ = ", ".join(name for name, of in zip(what, seen.T, strict=True) if not bool((of == of[0]).all()))
+        differ = ", ".join(name for name, of in zip(what, seen.T[:-1], strict=True) if not bool((of == of[0]).all()))
         text = (
             f"the {differ} differ between the processes of the group: gradients have to be averaged before a step, as "
             "DistributedDataParallel does"
@@ -290,20 +336,23 @@ def check_placements(p: Any, name: str, options: Options) -> None:
         found = route_by(tuple(p.shape), options)
         held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
         if found.parts > 1:
-            whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held.boxes) and options.batch_dims > 0
-            even = len({box.size[0] for box in held.boxes}) == 1
-            if not (whole and even):
-                raise ValueError(
-                    f"its group reads it as {found.parts} matrices (batch_dims, splits), and not each process holds as "
-                    "many of them as the others, whole"
-                )
+            for number in range(found.parts):
+                held.segment(number, tuple(p.shape), found.part)[0].matrices(found.part)
         elif found.blocking is not None:
             held.matrices(tuple(p.shape))
     except ValueError as error:
         raise TypeError(
             f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
-            "; several matrices in one parameter along dim 0 alone, evenly, or leave batch_dims and splits out"
         ) from None
+
+
+def _in_whole_matrices(p: Any, options: Options) -> bool:
+    """Whether a sharded parameter holds several matrices, and each process as many whole ones as the others."""
+    if route_by(tuple(p.shape), options).parts == 1:
+        return False
+    held = boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)
+    whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held) and options.batch_dims > 0
+    return whole and len({box.size[0] for box in held}) == 1
 
 
 def local(p: Tensor) -> Tensor:
@@ -324,13 +373,13 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
 
 
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
-    """Three whole numbers: of shapes and options, of weights, of gradients, `[3]`."""
+    """Four whole numbers: of shapes and options, of weights, of gradients, and of the machine, `[4]`."""
     values = [[getattr(each, f.name) for f in fields(each)] for each in options]
     numbers = [[float(v) if isinstance(v, Tensor) else v for v in each] for each in values]
     text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(numbers)
-    (first,) = struct.unpack("<q", hashlib.sha256(text.encode()).digest()[:8])
+    first, last = (struct.unpack("<q", hashlib.sha256(t.encode()).digest()[:8]) for t in (text, platform.node()))
     sums = [
         sum((t.detach().double().sum().cpu() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64))
         for tensors in (list(params), [p.grad for p in params])
     ]
-    return torch.cat([torch.tensor([first]), torch.stack(sums).view(torch.int64)])
+    return torch.cat([torch.tensor(first), torch.stack(sums).view(torch.int64), torch.tensor(last)])
