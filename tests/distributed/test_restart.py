@@ -39,7 +39,7 @@ for step in range(start, 8):
     optimizer.zero_grad()
     x = torch.randn(4, 20, generator=torch.Generator().manual_seed(2 * step + rank), dtype=torch.float64)
     net(x).square().mean().backward()
-    if dies and rank == 1 and step == 5 and attempt == 0:
+    if dies and rank == 1 and step == 5 and not done:
         optimizer.distribution.transports()[0].swap = lambda *_: os._exit(9)  # in the middle of the step
     optimizer.step()
     if future is not None:
@@ -56,7 +56,7 @@ dist.destroy_process_group()
 
 
 def run(script: Path, folder: Path, how: str) -> None:
-    """A job of two processes, which torchrun starts again where one dies; one that hangs is ended, as a cluster does."""
+    """A job of two processes, which torchrun starts again where one dies; one that hangs is ended, as clusters do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
         [*command, "--max-restarts", "5", str(script), str(folder), how],

@@ -1,4 +1,4 @@
-"""What else torch's wrappers can do, with Jorge in them: what one process ends with, or an error that says what to do."""
+"""What else torch's wrappers can do, with Jorge in them: as in one process, or an error that says what to do."""
 
 from __future__ import annotations
 
