@@ -35,6 +35,7 @@ from jorge.findings import (
     of_unmade,
 )
 from jorge.groups import param_groups
+from jorge.naming import names
 from jorge.optimizer import Jorge
 from jorge.validation import some
 
@@ -154,6 +155,15 @@ def _kept(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
+def _call_by_name(optimizer: Jorge, model: nn.Module) -> None:
+    """Give parameters of groups without names those that they have in the model; the optimizer is a copy."""
+    called = {p: name for name, p in model.named_parameters()}
+    for index, group in enumerate(optimizer.param_groups):
+        if "param_names" not in group:
+            places = zip(group["params"], names(group, index), strict=True)
+            group["param_names"] = [called.get(p, place) for p, place in places]
+
+
 def _examine(
     model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, optimizer: torch.optim.Optimizer | None
 ) -> tuple[list[Finding], list[float], Diagnostics | None]:
@@ -164,6 +174,7 @@ def _examine(
         optimizer = Jorge(param_groups(model))
     findings = [*of_model(model, trained), *of_membership(model, trained, optimizer)]
     if isinstance(optimizer, Jorge):
+        _call_by_name(optimizer, model)
         findings += [*of_groups(optimizer), *of_shapes(model, optimizer), *of_memory(optimizer)]
     losses: list[float] = []
     dead = set(trained)
