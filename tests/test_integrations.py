@@ -148,7 +148,8 @@ def test_a_state_goes_through_safetensors_to_the_bit(method: str) -> None:
     train(nets[0], first, range(5))
     nets[1].load_state_dict(nets[0].state_dict())
     second = Jorge(nets[1].named_parameters())
-    saved, tensors = first.state_dict(), {}
+    saved = first.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
     rest: dict[str, Any] = {"param_groups": saved["param_groups"], "state": {}}
     for key, entry in saved["state"].items():
         rest["state"][key] = {name: v for name, v in entry.items() if not isinstance(v, torch.Tensor)}
