@@ -1,6 +1,5 @@
 """Glue for frameworks: what it builds is what the framework's own AdamW would be, as Jorge."""
 
-import importlib
 import json
 import os
 import subprocess
