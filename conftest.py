@@ -12,8 +12,6 @@ hypothesis.settings.load_profile(os.environ.get("JORGE_HYPOTHESIS", "jorge"))
 
 # It is a subclass of torchtitan's: without that there is nothing to look for doctests in.
 collect_ignore = [] if find_spec("torchtitan") else ["src/jorge/integrations/torchtitan.py"]
-# These compare with the laboratory, which the source distribution of the optimizer does not have.
-collect_ignore += [] if find_spec("jorge_lab") else ["tests/test_budgets.py", "tests/distributed/test_cost.py"]
 
 
 @pytest.fixture(autouse=True)

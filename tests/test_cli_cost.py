@@ -91,13 +91,13 @@ def test_json_says_what_the_library_says(models: Path, capsys: pytest.CaptureFix
         "--json",
     ]
     status, out, _ = run(
-        capsys, *argv, "--block-size", "16", "--balance", "50", "--model-speed", "2", "--budget", "0.5"
+        capsys, *argv, "--block-size", "16", "--balance", "50", "--model-speed", "2", "--budget", "0.5", "--gpu"
     )
     assert status == 0
     data = json.loads(out)
     model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50))
     sample = torch.zeros(4, 5, dtype=torch.long)
-    scale: dict[str, Any] = {"balance": 50.0, "model_speed": 2.0}
+    scale: dict[str, Any] = {"balance": 50.0, "model_speed": 2.0, "gpu": True}
     options: dict[str, Any] = {"grafting": "adam", "preconditioner_dtype": torch.bfloat16}
     cost = estimate(model, sample_input=sample, block_size=16, **scale, **options)
     advice = suggest(model, 0.5, sample_input=sample, **scale, **options)

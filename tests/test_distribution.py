@@ -15,6 +15,8 @@ import torch
 from jorge import __version__
 
 ROOT = Path(__file__).parents[1]
+#: Of both distributions; the source distribution of the optimizer has its own alone.
+FOLDERS = [folder for folder in (ROOT, ROOT / "lab") if folder.exists()]
 pytestmark = pytest.mark.slow
 
 
@@ -70,16 +72,17 @@ def test_the_source_of_the_optimizer_is_what_is_kept_without_the_laboratory(sour
     assert set(names_in(source)) == wanted | {"PKG-INFO"}
 
 
-def test_the_source_builds_to_the_same_bytes_wherever_and_whenever_it_lies(
-    wheel: Path, source: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: "lab" if folder.name == "lab" else "jorge")
+def test_all_builds_to_the_same_bytes_wherever_and_whenever_it_lies(folder: Path, tmp_path: Path) -> None:
+    source = built(folder, "sdist", tmp_path / "sdist")
     with tarfile.open(source) as archive:
-        archive.extractall(tmp_path, filter="data")
-    (folder,) = tmp_path.iterdir()
-    for path in folder.rglob("*"):
+        archive.extractall(tmp_path / "moved", filter="data")
+    (moved,) = (tmp_path / "moved").iterdir()
+    for path in moved.rglob("*"):
         os.utime(path, (1e9, 1e9))
-    assert built(folder, "wheel", tmp_path / "wheel").read_bytes() == wheel.read_bytes()
-    assert built(folder, "sdist", tmp_path / "source").read_bytes() == source.read_bytes()
+    for kind in ("sdist", "wheel"):
+        first = source if kind == "sdist" else built(folder, kind, tmp_path / kind)
+        assert built(moved, kind, tmp_path / f"moved {kind}").read_bytes() == first.read_bytes(), kind
 
 
 def test_the_wheel_of_the_laboratory_has_what_runs_need_and_no_records(of_the_laboratory: Path) -> None:

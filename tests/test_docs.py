@@ -22,6 +22,9 @@ PAGES = [*FRONT, *(page for page in BESIDE if page.exists()), *sorted(DOCS.rglob
 #: Those that people write.
 PROSE = [page for page in PAGES if GENERATED not in page.parents or page.name == "README.md"]
 
+#: Those that say what is.
+PRESENT = [page for page in PROSE if page.parent.name in ("guide", "understand", "reference", "contributing")]
+
 _FENCED = re.compile(r"^```.*?^```$|^    .*?$|<!--.*?-->", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"!?\[(?:[^\]]|\\\])*?\]\(([^)\s]+)\)")
 
@@ -84,7 +87,7 @@ def test_every_generated_file_says_which_command_made_it() -> None:
                 assert re.search(r"^`jorge ablate [\w-]+ ", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", sorted((DOCS / "guide").glob("*.md")), ids=named)
+@pytest.mark.parametrize("page", PRESENT, ids=named)
 def test_the_guide_is_in_the_present(page: Path) -> None:
     assert re.findall(r"\b20\d\d-\d\d|\buntil 20|\bused to\b|\bno longer\b|\bso far not\b", prose(page)) == []
 

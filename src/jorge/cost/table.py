@@ -56,7 +56,11 @@ def _summary(cost: Estimate) -> list[str]:
         f"{_flops(cost.early_flops_per_step)} in each of the first ten steps",
         f"of these: {_flops(cost.direction_flops)} for the direction, {_flops(cost.refresh_flops)} for a refresh",
         f"launches: {n.plain} a step, {n.refresh} with a refresh, up to {n.early} in the first ten",
-        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
+        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte"
+        + (
+            f"; a launch counts as {si(cost.launch)}B, {cost.launches_per_step:.0f} a step on average"
+            * (cost.launch > 0)
+        ),
     ]
     if cost.eigh_flops:
         lines.append(f"eigh: {si(cost.eigh_flops)} FLOPs a refresh, nominal (9 d³), not in the figures above")
@@ -137,7 +141,7 @@ def as_dict(cost: Estimate) -> dict[str, Any]:
         "early_overhead",
     )
     options = ("interval", "block_size", "method", "grafting", "bytes_per_step", "early_bytes_per_step")
-    model = ("model_flops", "balance", "model_speed")
+    model = ("model_flops", "balance", "model_speed", "launch", "launches_per_step", "early_launches_per_step")
     return {
         **{name: getattr(cost, name) for name in (*options, *computed, *model)},
         "launches": asdict(cost.launches),

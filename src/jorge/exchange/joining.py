@@ -55,9 +55,9 @@ class Joins(Joinable):
     def tell_that_it_goes_on(self) -> None:
         """Within such a context, hear whether all processes still take steps; it waits for them."""
         config = self._join_config
-        if config is not None and config.enable and self.distribution.mode is not None:
-            if not bool(_least(self, 1)):
-                self.distribution.work_alone(True)
+        asks = config is not None and config.enable and self.distribution.mode is not None
+        if asks and not bool(_least(self, 1)):
+            self.distribution.work_alone(True)
 
 
 class Hook(JoinHook):
