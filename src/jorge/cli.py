@@ -288,7 +288,8 @@ def _cost(args: argparse.Namespace) -> int:
         print(f"\n{each}\nproducts and messages, nothing overlapping: {1e3 * time:.3g} ms a step")
     if len(several) == 3:
         chosen = several[seconds.index(min(seconds))].strategy
-        print(f'\nof the three ways of DDP {chosen} takes least time in this model; {auto} is what "auto" takes')
+        print(f"\nof the three ways of DDP {chosen} takes least time in this model;")
+        print(f'{auto} is what "auto" takes')
     return 0
 
 

@@ -56,12 +56,10 @@ def _summary(cost: Estimate) -> list[str]:
         f"{_flops(cost.early_flops_per_step)} in each of the first ten steps",
         f"of these: {_flops(cost.direction_flops)} for the direction, {_flops(cost.refresh_flops)} for a refresh",
         f"launches: {n.plain} a step, {n.refresh} with a refresh, up to {n.early} in the first ten",
-        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte"
-        + (
-            f"; a launch counts as {si(cost.launch)}B, {cost.launches_per_step:.0f} a step on average"
-            * (cost.launch > 0)
-        ),
+        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
     ]
+    if cost.launch:
+        lines.append(f"a launch counts as {si(cost.launch)}B moved, {cost.launches_per_step:.0f} a step on average")
     if cost.eigh_flops:
         lines.append(f"eigh: {si(cost.eigh_flops)} FLOPs a refresh, nominal (9 d³), not in the figures above")
     if cost.model_flops is None:
