@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
+    ParallelStyle,
     PrepareModuleInput,
     RowwiseParallel,
     SequenceParallel,
@@ -48,7 +49,8 @@ class Block(nn.Module):
         h = self.enter_attention(self.attention_norm(x))
         q, k, v = (w(h).unflatten(-1, (-1, self.size)).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
         x = x + self.wo(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        return x + self.w2(F.silu(self.w1(self.enter_ffn(self.ffn_norm(x)))))
+        found: Tensor = x + self.w2(F.silu(self.w1(self.enter_ffn(self.ffn_norm(x)))))
+        return found
 
 
 class Transformer(nn.Module):
@@ -78,7 +80,7 @@ def train(net: nn.Module, optimizer: Jorge, steps: range, part: int = 0, parts: 
     for step in steps:
         tokens = torch.randint(0, 40, (4, 8), generator=torch.Generator().manual_seed(step)).chunk(parts)[part]
         optimizer.zero_grad()
-        F.cross_entropy(net(tokens).flatten(0, 1), tokens.flatten()).backward()
+        F.cross_entropy(net(tokens).flatten(0, 1), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
 
@@ -129,14 +131,14 @@ def parallel(rank: int, world: int) -> dict[str, Tensor]:
         "norm": SequenceParallel(),
         "output": ColwiseParallel(input_layouts=Shard(1), output_layouts=Shard(-1), use_local_output=False),
     }
-    inside = {name: ColwiseParallel() for name in ("wq", "wk", "wv", "w1")}
-    inside |= {name: RowwiseParallel(output_layouts=Shard(1)) for name in ("wo", "w2")}  # type: ignore[misc]
-    inside |= {name: SequenceParallel() for name in ("attention_norm", "ffn_norm")}  # type: ignore[misc]
     gather = PrepareModuleInput(input_layouts=(Shard(1),), desired_input_layouts=(Replicate(),))
-    inside |= {name: gather for name in ("enter_attention", "enter_ffn")}  # type: ignore[misc]
-    parallelize_module(net, mesh["model"], split)  # type: ignore[arg-type]
+    inside: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in ("wq", "wk", "wv", "w1")}
+    inside |= {name: RowwiseParallel(output_layouts=Shard(1)) for name in ("wo", "w2")}
+    inside |= {name: SequenceParallel() for name in ("attention_norm", "ffn_norm")}
+    inside |= {"enter_attention": gather, "enter_ffn": gather}
+    parallelize_module(net, mesh["model"], split)
     for layer in net.layers:
-        parallelize_module(layer, mesh["model"], inside)  # type: ignore[arg-type]
+        parallelize_module(layer, mesh["model"], inside)
     if world > 2:
         fully_shard(net, mesh=mesh["data"])
     optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS)
