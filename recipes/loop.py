@@ -36,14 +36,15 @@ def started(args: argparse.Namespace) -> Iterator[Job]:
         torch.cuda.set_device(device)
     if together:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    rank, size = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-    if args.batch_size % (size * args.accumulate):
-        raise SystemExit(f"--batch-size {args.batch_size} is no multiple of {size} processes × {args.accumulate} parts")
-    if args.strategy == "fsdp" and args.amp == "float16":
-        raise SystemExit("--amp float16 is not for fsdp, whose processes would scale apart: take bfloat16")
-    torch.manual_seed(args.seed)  # the same weights everywhere
     try:
-        yield Job(rank, size, device)
+        job = Job(*(dist.get_rank(), dist.get_world_size()) if together else (0, 1), device)
+        parts = f"{job.size} processes × {args.accumulate} parts"
+        if args.batch_size % (job.size * args.accumulate):
+            raise SystemExit(f"--batch-size {args.batch_size} is no multiple of {parts}")
+        if args.strategy == "fsdp" and args.amp == "float16":
+            raise SystemExit("--amp float16 is not for fsdp, whose processes would scale apart: take bfloat16")
+        torch.manual_seed(args.seed)  # the same weights everywhere
+        yield job
     finally:
         if together:
             dist.destroy_process_group()

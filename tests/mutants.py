@@ -83,7 +83,7 @@ _STEPS = [
         "grafting.py",
         "lengths / norms.add_(torch.finfo(lengths.dtype).tiny ** 0.5)",
         "lengths / norms",
-        ("test_hard_gradients", "so_small"),
+        ("test_rules", "underflowed"),
     ),
     Mutant(
         "step.py",

@@ -11,6 +11,7 @@ from jorge.allocation import Constants
 from jorge.arrange import ParamSpec
 from jorge.blocks import automatic, matrix_shape, split
 from jorge.compiling import CompiledSteps
+from jorge.grafting import ratios
 from jorge.methods import METHODS, Refresh, binomial
 from jorge.methods.products import multiply
 from jorge.methods.whitening import whiten
@@ -341,3 +342,9 @@ def test_how_shapes_are_read_and_cut() -> None:
     assert matrix_shape((4, 4, 12)) == (16, 12)
     assert automatic((300, 1000)) == (100, 125)
     assert automatic((760, 64)) == (127, 64)  # eight equal parts would be a third more than six
+
+
+def test_a_norm_of_squares_that_underflowed_makes_no_long_step() -> None:
+    found = ratios(torch.tensor([1e-30, 0.0, torch.nan, 4.0]), torch.ones(4))
+    assert found[:2].tolist() == pytest.approx([torch.finfo(torch.float32).tiny ** -0.5] * 2)
+    assert found[2:].tolist() == [0, 0.25]

@@ -57,7 +57,8 @@ def _named(entry: Any, group_index: int, index: int) -> tuple[str, Any]:
 def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None:
     """Refuse what cannot be optimized: wrong types and dtypes, sparse or sharded tensors, duplicates."""
     if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f"a param group is a dict with the key 'params', got {type(group).__name__}")
+        got = f"one with {', '.join(map(repr, group))}" if isinstance(group, dict) else f"a {type(group).__name__}"
+        raise TypeError(f"a param group is a dict with the key 'params', got {got}")
     if isinstance(group["params"], set):
         raise TypeError("params is a set, whose order changes between runs: pass a list")
     entries = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])

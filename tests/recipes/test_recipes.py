@@ -134,9 +134,9 @@ def test_two_replicas_and_then_two_shards_are_as_one_process(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", names("imagenet", "deeplab", "mask_rcnn"))
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_it_runs_in_two_processes(name: str, strategy: str, tmp_path: Path) -> None:
-    found = in_two_processes(
-        name, arguments(name, tmp_path, "out", "--strategy", strategy, "--log-every", "2", steps=6)
-    )
+    log, steps = ("10", 30) if name == "imagenet" else ("2", 6)
+    settings = arguments(name, tmp_path, "out", "--strategy", strategy, "--log-every", log, steps=steps)
+    found = in_two_processes(name, settings)
     assert found["sharded"] == (strategy == "fsdp")
     assert found["losses"][-1] < found["losses"][0]
     assert SCORES[name] in found["scores"][0][1]
@@ -164,6 +164,7 @@ def test_curves_are_written(tmp_path: Path) -> None:
     [
         (["--accumulate", "3"], "--batch-size 8 is no multiple of 1 processes × 3 parts"),
         (["--strategy", "fsdp", "--amp", "float16"], "take bfloat16"),
+        (["--optimizer", "adamw", "--options", "interval=2"], "--options are Jorge's"),
         (["--batch-size", "4096"], "examples do not make a batch of 4096"),
     ],
 )

@@ -63,7 +63,7 @@ def test_what_precision_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     errors = {tuple(cell.strip() for cell in row[1:4]): float(row[4]) for row in rows}
     assert len(errors) == 27
     for method in ("whitening", "congruence", "binomial"):
-        exact, middle, rough = (errors[method, "1e+01", name] for name in precision.PRECISIONS)
+        exact, middle, rough = (errors[method, "1e+01", str(name)] for name in precision.PRECISIONS)
         assert 0 < exact < middle < rough < 0.1
 
 
