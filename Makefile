@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint types doctest unit smoke package examples clean
+.PHONY: setup demo test lint types doctest unit smoke package examples docs recipes clean
 
 setup: $(VENV)/.ready
 
@@ -77,5 +77,20 @@ examples:
 	$(EXAMPLES)/bin/python -m pip install --quiet 'spmd_types==0.2.3' tyro
 	JORGE_FRAMEWORKS=all $(EXAMPLES)/bin/pytest tests/test_examples.py tests/test_integrations.py tests/test_algoperf.py
 
+# The site, into build/site, without a network; then a browser looks at it. In an environment of its own.
+DOCS ?= .venv-docs
+docs:
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]' 'pytest>=8' hypothesis 'selenium>=4.20'
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build  # its notice is of Material's own end in 2027
+	$(DOCS)/bin/pytest tests/test_site.py
+
+# The recipes with torchvision and the torch that fits it, in an environment of their own, of 6 gigabytes.
+RECIPES ?= .venv-recipes
+recipes:
+	$(PYTHON) -m venv $(RECIPES)
+	$(RECIPES)/bin/python -m pip install --quiet --editable '.[recipes]' 'pytest>=8' hypothesis
+	$(RECIPES)/bin/pytest tests/recipes
+
 clean:
-	rm -rf $(VENV) $(EXAMPLES) $(PACKAGE) dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXAMPLES) $(DOCS) $(RECIPES) $(PACKAGE) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -192,6 +192,10 @@ ENTRIES += [
     for key in ("left.0", "exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "refreshes.0")
     for value in (float("nan"), float("inf"))
 ]
+ENTRIES += [
+    (f"{key} negative", put(key, poisoned(-1.0)), f"the saved {key} of b is negative")
+    for key in ("exp_avg_sq", "adam_step", "row_var", "refreshes.0", "quartics.0")
+]
 
 
 @pytest.mark.parametrize(
@@ -246,3 +250,31 @@ def test_what_gradients_of_any_size_leave_can_be_loaded(method: Any, grafting: A
         p.grad = torch.randn(6, 4) * 10.0**power
         optimizer.step()
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def test_a_parameter_of_no_group_is_left_out_of_a_checkpoint_with_a_warning_and_keeps_its_state() -> None:
+    optimizer = stepped(make("ab", "c"))
+    group, p = optimizer.param_groups.pop(1), named(optimizer)["a"]
+    kept = optimizer.state[group["params"][0]]
+    optimizer.param_groups[0]["params"][0] = other = nn.Parameter(torch.eye(4))
+    with pytest.warns(UserWarning, match=r"optimizer.state of 2 parameters that no param group has") as seen:
+        saved = optimizer.state_dict()
+    assert [warning.filename for warning in seen] == [__file__]
+    assert list(saved["state"]) == [1]
+    assert optimizer.state[group["params"][0]] is kept
+    assert p in optimizer.state
+    optimizer.param_groups[0]["params"][0] = p
+    optimizer.param_groups.append(group)
+    assert other not in optimizer.state
+    stepped(optimizer, 1)
+    assert [optimizer.state[q]["step"] for q in named(optimizer).values()] == [3, 3, 3]
+
+
+def test_a_replaced_parameter_takes_the_state_that_is_moved_to_it() -> None:
+    optimizer, straight = stepped(make("ab")), stepped(make("ab"), 4)
+    old = named(optimizer)["a"]
+    optimizer.param_groups[0]["params"][0] = new = nn.Parameter(old.detach().clone())
+    optimizer.state[new] = optimizer.state.pop(old)
+    optimizer.load_state_dict(optimizer.state_dict())
+    stepped(optimizer, 2)
+    assert all(torch.equal(named(optimizer)[name], p) for name, p in named(straight).items())

@@ -218,6 +218,15 @@ def test_groups_that_pull_the_loss_apart_are_seen() -> None:
     assert not any("maximize" in finding.what for finding in climbing.findings)
 
 
+def test_parameters_without_names_are_called_as_in_the_model_and_stay_without() -> None:
+    model = net()
+    params = list(model.parameters())
+    optimizer = Jorge([{"params": params[:3]}, {"params": params[3:]}], lr=1e-3)
+    (found,) = doctor(model, mse, batch(), optimizer).findings
+    assert found.what.startswith("first.bias, norm.weight, norm.bias, last.bias decay")
+    assert all("param_names" not in group for group in optimizer.param_groups)
+
+
 @pytest.mark.parametrize(("good", "level"), [(0, "warning"), (1, "note")])
 def test_steps_that_the_optimizer_has_left_out_are_told(good: int, level: str) -> None:
     optimizer = Jorge(param_groups(model := net()))

@@ -1,7 +1,9 @@
-"""The commands that the guide shows are run, in their order, at the smallest size that they can be given.
+"""The commands that the documentation shows are run, in their order, at the smallest size that they can be given.
 
 What they name is made first: the files that a page shows, packages of the reader's, and stand-ins for torchvision and
-transformers, of which a command needs no more than a network.
+transformers, of which a command needs no more than a network. The notebook's take hours on its tasks, and one of them a
+GPU: they are run on one small task, `tiny:task`, and without `--capture`. Studies and benchmarks that pages name by
+`python -m` alone are run by the laboratory's tests.
 """
 
 import importlib.util
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import DOCS, commands
+from tests.test_docs import DOCS, ROOT, commands
 
 pytestmark = pytest.mark.slow
 
@@ -24,9 +26,23 @@ SMALL = {
     "compare": "--size smoke --steps 6 --seeds 1 --workers 1 --device cpu",
     "tune": "--size smoke --trials 1 --workers 1 --device cpu",
     "ablate": "--size smoke --steps 6 --seeds 1 --workers 1",
+    "jorge_lab.studies.hypotheses": "--size smoke --workers 1",
+    "jorge_lab.tuning.recipes": "--quick --threads 1",
 }
 #: By page: the packages that it cannot do without.
-PAGES = {"cost.md": (), "testing.md": (), "own-tasks.md": ("sklearn", "optuna"), "laboratory.md": ("mlxtend", "optuna")}
+PAGES: dict[str, tuple[str, ...]] = {
+    "cost.md": (),
+    "should-i-use-it.md": (),
+    "testing.md": (),
+    "own-tasks.md": ("sklearn", "optuna"),
+    "laboratory.md": ("mlxtend", "optuna"),
+    "comparison.md": ("mlxtend", "optuna", "heavyball"),
+    "defaults.md": ("mlxtend",),
+    "held-out.md": ("optuna", "heavyball"),
+    "hypotheses.md": ("mlxtend",),
+}
+#: Of the laboratory's tasks, what stands for them in the notebook.
+TASKS = ["mnist", "mnist1d-mlp", "python", "vit", "autoencoder", "shakespeare", "fashion", "all"]
 NETWORK = "from torch import nn\ndef {}:\n    return nn.Sequential({})\n"
 FILES = {
     "torchvision/models.py": NETWORK.format("resnet50()", "nn.Conv2d(3, 4, 3, 32), nn.Flatten(), nn.Linear(196, 10)"),
@@ -50,8 +66,19 @@ class AutoModel:
     def from_config(config):
         return nn.Sequential(nn.Embedding(9, config.n_embd), nn.Linear(config.n_embd, 9))
 """,
+    "tiny.py": """
+import torch
+from torch import nn
+x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+def task():
+    data = (x[:150], x[:150, :2]), (x[150:], x[150:, :2])
+    return {"model": lambda: nn.Linear(6, 2), "data": data, "loss": nn.MSELoss(), "steps": 8}
+""",
     "path/to/model/config.json": json.dumps({"model_type": "gpt2", "n_layer": 1, "n_embd": 8}),
 }
+
+
+NOTEBOOK = {path.name for path in (DOCS / "notebook").glob("*.md")}
 
 
 def prepare(folder: Path) -> None:
@@ -66,33 +93,45 @@ def prepare(folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def small(line: str) -> list[str]:
+def small(page: str, line: str) -> list[str]:
     """A command at its smallest: on one task of the laboratory, and with what :data:`SMALL` says."""
+    line = line.replace("jorge ", "python -m jorge ", 1) if line.startswith("jorge ") else line
+    line = re.sub(r"\$TASKS|\$\(.*?\)", "tiny:task", line)
     words = shlex.split(line, comments=True)
-    if words[0] == "python":
-        return words[1:]
-    tasks = {"all": ["mnist"], "shakespeare": [], "fashion": []}
-    if words[1] in SMALL:
-        words = [each for word in words for each in tasks.get(word, [word])]
-    if words[1] == "tune" and "--tuned" not in words:
+    command = words[3] if words[2] == "jorge" else words[2]
+    if command in SMALL:
+        mine = {"all": ["mnist"], "shakespeare": [], "fashion": []}
+        if page in NOTEBOOK:
+            mine = {name: ["tiny:task"] for name in TASKS} | {"--capture": []}
+            if command == "ablate":  # the question; all of them are hours, and each has a test of its own
+                words[4] = "interval"
+            if command.startswith("jorge_lab.studies"):  # of the laboratory's own, and the records are of other tasks
+                words = [*words[:3], "mnist1d-mlp", "--hypotheses", "as it is", "--seeds", "1"]
+                mine = {}
+        start = words.index(command) + 1 + (command == "ablate")
+        mapped = [word for each in words[start:] for word in mine.get(each, [each])]
+        words = words[:start] + [each for i, each in enumerate(mapped) if each != "tiny:task" or each not in mapped[:i]]
+    if (command == "tune" or "tuned" in words) and "--tuned" not in words:
         words += ["--tuned", "tuned.json"]  # not into the file that comes with the laboratory
-    return ["-m", *words, *SMALL.get(words[1], "").split()]
+    return [*words[1:], *SMALL.get(command, "").split()]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
     for package in PAGES[page]:
         pytest.importorskip(package)
-    if page in ("own-tasks.md", "laboratory.md") and importlib.util.find_spec("jorge_lab") is None:
+    if page not in ("cost.md", "testing.md") and importlib.util.find_spec("jorge_lab") is None:
         pytest.skip("the laboratory is a distribution of its own")
     prepare(tmp_path)
+    if (ROOT / "lab" / "records").exists():
+        (tmp_path / "lab").symlink_to(ROOT / "lab")
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(paths)}
     lines = [line for name, line in commands() if name == page]
     assert lines, "the page has no command"
     for line in lines:
         result = subprocess.run(
-            [sys.executable, *small(line)],
+            [sys.executable, *small(page, line)],
             capture_output=True,
             text=True,
             env=environment,
@@ -105,6 +144,15 @@ def test_the_commands_of_a_page_run(page: str, tmp_path: Path) -> None:
         assert result.stdout.strip(), line
 
 
-def test_every_page_of_the_guide_with_commands_is_run() -> None:
-    guide = {path.name for path in (DOCS / "guide").glob("*.md")}
-    assert {page for page, _ in commands() if page in guide} == set(PAGES)
+def test_every_page_with_commands_is_run() -> None:
+    assert {page for page, _ in commands()} == set(PAGES)
+
+
+def test_every_study_and_benchmark_that_a_page_names_has_a_test_that_runs_it() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
+    named = {name.rpartition(".") for name in re.findall(r"`python -m (jorge_lab[\w.]+)", pages)}
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "lab" / "tests").rglob("test_*.py"))
+    assert len(named) > 10
+    for package, _, module in named:
+        assert re.search(rf"from {package} import [^\n]*\b{module}\b", tests), f"{package}.{module}"
+        assert re.search(rf"\b{module}\.\w", tests), f"{package}.{module}"

@@ -155,6 +155,10 @@ def test_nothing_to_optimize_and_duplicates() -> None:
         optimizer.add_param_group({"params": [p]})
     with pytest.raises(TypeError, match="set"):
         Jorge([{"params": {p}}], lr=0.1)
+    with pytest.raises(TypeError, match="the key 'params', got one with 'param', 'lr'"):
+        Jorge([{"param": [p], "lr": 0.1}])
+    with pytest.raises(TypeError, match="the key 'params', got a list"):
+        optimizer.add_param_group([p])  # type: ignore[arg-type]
 
 
 def snapshot(optimizer: Jorge) -> Any:

@@ -1,5 +1,6 @@
 """Glue for frameworks: what it builds is what the framework's own AdamW would be, as Jorge."""
 
+import json
 import os
 import subprocess
 import sys
@@ -162,3 +163,39 @@ def test_deepspeeds_zero_is_warned_of_or_with_names_refused() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning no parameter is a matrix, and parameter 0 of group 0 has 20102 elements") == 3
     assert done.stdout.count("error param group 0 has 1 parameters and 4 names") == 3
+
+
+@pytest.mark.parametrize("method", ["whitening", "congruence", "binomial", "exact"])
+def test_a_state_goes_through_safetensors_to_the_bit(method: str) -> None:
+    """As the guide to the state writes it; `make examples` has the package."""
+    safetensors = pytest.importorskip("safetensors.torch")
+    torch.manual_seed(0)
+    nets = [model(), model()]
+    first = Jorge(nets[0].named_parameters(), method=method)
+
+    def train(net: nn.Module, optimizer: Jorge, steps: range) -> None:
+        for step in steps:
+            optimizer.zero_grad()
+            net(torch.randn(6, 8, generator=torch.Generator().manual_seed(step))).square().mean().backward()
+            optimizer.step()
+
+    train(nets[0], first, range(5))
+    nets[1].load_state_dict(nets[0].state_dict())
+    second = Jorge(nets[1].named_parameters())
+    saved = first.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    rest: dict[str, Any] = {"param_groups": saved["param_groups"], "state": {}}
+    for key, entry in saved["state"].items():
+        rest["state"][key] = {name: v for name, v in entry.items() if not isinstance(v, torch.Tensor)}
+        tensors |= {f"{key}/{name}": v for name, v in entry.items() if isinstance(v, torch.Tensor)}
+    data = safetensors.save(tensors, metadata={"rest": json.dumps(rest)})
+    loaded = json.loads(json.dumps(rest))
+    loaded["state"] = {int(key): entry for key, entry in loaded["state"].items()}
+    for place, value in safetensors.load(data).items():
+        key, name = place.split("/")
+        loaded["state"][int(key)][name] = value
+    second.load_state_dict(loaded)
+    train(nets[0], first, range(5, 9))
+    train(nets[1], second, range(5, 9))
+    for p, q in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(p, q)

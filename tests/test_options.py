@@ -51,6 +51,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "max_consecutive_skips": (None, 0),
     "maximize": (True, 1),
     "capturable": (True, 0),
+    "cuda_graphs": (True, 1),
 }
 
 

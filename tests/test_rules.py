@@ -11,6 +11,7 @@ from jorge.allocation import Constants
 from jorge.arrange import ParamSpec
 from jorge.blocks import automatic, matrix_shape, split
 from jorge.compiling import CompiledSteps
+from jorge.grafting import ratios
 from jorge.methods import METHODS, Refresh, binomial
 from jorge.methods.products import multiply
 from jorge.methods.whitening import whiten
@@ -200,6 +201,7 @@ def test_a_compiled_step_is_one_work_set_whatever_the_workspace(monkeypatch: pyt
 
 def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
     compiled = CompiledSteps(torch.device("cpu"), torch.float64)
+    scalars = compiled.scalars
     lr = torch.tensor([0.3])
     for options in (
         Options(lr=0.1, momentum=0.8, weight_decay=0.2, betas=(0.7, 0.95)),
@@ -207,7 +209,7 @@ def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
         Options(lr=lr, momentum=0.6, betas=(0.5, 0.9)),
         Options(lr=0.2, momentum=0.6, weight_decay=0.1, betas=(0.5, 0.9)),
     ):
-        found = compiled.options(options)
+        found = scalars.options(options)
         for value, wanted in (
             *((found.lr, options.lr), (found.momentum, options.momentum), (found.weight_decay, options.weight_decay)),
             *zip(found.betas, options.betas, strict=True),
@@ -216,7 +218,7 @@ def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
         assert all(isinstance(v, torch.Tensor) and v.dtype == torch.float64 for v in (found.lr, *found.betas))
         assert isinstance(found.weight_decay, torch.Tensor) == (options.weight_decay != 0)
     lr.fill_(0.4)
-    assert float(compiled.options(Options(lr=lr)).lr) == pytest.approx(0.4, rel=1e-7)
+    assert float(scalars.options(Options(lr=lr)).lr) == pytest.approx(0.4, rel=1e-7)
     for weight in (1.0, 3.0, 1.0):
         refresh = compiled.refresh(Refresh(1, weight, 7))
         assert isinstance(refresh.weight, torch.Tensor)
@@ -340,3 +342,9 @@ def test_how_shapes_are_read_and_cut() -> None:
     assert matrix_shape((4, 4, 12)) == (16, 12)
     assert automatic((300, 1000)) == (100, 125)
     assert automatic((760, 64)) == (127, 64)  # eight equal parts would be a third more than six
+
+
+def test_a_norm_of_squares_that_underflowed_makes_no_long_step() -> None:
+    found = ratios(torch.tensor([1e-30, 0.0, torch.nan, 4.0]), torch.ones(4))
+    assert found[:2].tolist() == pytest.approx([torch.finfo(torch.float32).tiny ** -0.5] * 2)
+    assert found[2:].tolist() == [0, 0.25]

@@ -104,18 +104,35 @@ def _other_side(name: str) -> str:
 class Constants:
     """Small constant tensors on a device by what is in them, the last few that were asked for.
 
-    They are copied there without waiting for the device.
+    They are copied there without waiting for the device. What a CUDA graph was captured with is never forgotten: every
+    replay reads it.
     """
 
     def __init__(self, device: torch.device, most: int = 32) -> None:
         self.device, self.most = device, most
         self._kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
+        self._captured: dict[tuple[Any, ...], Tensor] = {}
 
     def get(self, values: tuple[Any, ...]) -> Tensor:
-        """`[len(values)]` on the device."""
-        if values in self._kept:
+        """`[len(values)]` on the device.
+
+        Raises:
+            RuntimeError: it is not there yet, and a CUDA graph is being captured, in which no memory may be pinned.
+        """
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        found = self._captured.get(values)
+        if found is None and values in self._kept:
             self._kept.move_to_end(values)
-            return self._kept[values]
+            found = self._kept[values]
+        if found is not None:
+            if capturing:
+                self._captured[values] = found
+            return found
+        if capturing:
+            raise RuntimeError(
+                "step() is being captured in a CUDA graph with another set of gradients than any step before: take a "
+                "step with these before the capture"
+            )
         made = torch.tensor(values, device="cpu")  # whatever torch's default device is
         if self.device.type == "cuda":
             made = made.pin_memory()

@@ -11,10 +11,15 @@ from torch import Tensor
 
 from jorge.checks import check
 from jorge.exchange.checkpoints import whole
-from jorge.options import SHAPING, Group, Options
+from jorge.options import CUDA_BLOCK_SIZE, SHAPING, Group, Options
 from jorge.routing import layout
 from jorge.validation import Wanted, check_step, is_ours, names, some, unusable
 
+#: What counts or measures, by the key without its number: never below 0.
+_NEVER_NEGATIVE = {
+    *("exp_avg_sq", "adam_step", "graft_length", "schatten_scale", "row_var", "col_var"),
+    *("refreshes", "quartics", "left_moment", "right_moment"),
+}
 #: What wrappers put between the parts of a name: `torch.compile`, FSDP1 and activation checkpoints.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -149,7 +154,7 @@ def _reshaped(saved: Sequence[Group], groups: Sequence[Group], defaults: Mapping
         own = Options.of({**defaults, **mine})
         new = Options.of({**defaults, **mine, **theirs})
         for name in SHAPING:
-            if getattr(own, name) != getattr(new, name):
+            if getattr(own, name) != getattr(new, name) and not _by_device(name, own, new, defaults):
                 found[f"{name}={getattr(new, name)!r} (was {getattr(own, name)!r})"] = None
     if not found:
         return None
@@ -157,6 +162,12 @@ def _reshaped(saved: Sequence[Group], groups: Sequence[Group], defaults: Mapping
         f"the checkpoint was saved with other options, which this optimizer has from now on: {', '.join(found)}. They "
         "shape the state, so that the checkpoint's go first; build the optimizer with the same"
     )
+
+
+def _by_device(name: str, own: Options, new: Options, defaults: Mapping[str, Any]) -> bool:
+    """Whether an option differs only as its default does between devices."""
+    pair = {getattr(own, name), getattr(new, name)}
+    return name == "block_size" and defaults[name] == "auto" and pair == {"auto", CUDA_BLOCK_SIZE}
 
 
 def _states(
@@ -206,13 +217,22 @@ def _check_state(name: str, saved: Mapping[str, Any], wanted: Wanted, *, on_meta
                 f"the saved {key} of {name} is {found}, expected a dense real tensor of shape {shape}: "
                 "it belongs to a parameter of another shape, or was saved with another block_size"
             )
-        # Of a DTensor in all processes; of what is counted without memory there are no values.
-        if not saved[key].is_meta and not bool(whole(saved[key].isfinite().all())):
+        if (found := _bad_values(key, saved[key])) is not None:
             raise ValueError(
-                f"the saved {key} of {name} is not finite, and would make its weights so: load an earlier checkpoint, "
+                f"the saved {key} of {name} is {found}, and would spoil its weights: load an earlier checkpoint, "
                 "or take that parameter's entry out, with which it starts anew"
             )
     try:
         check_step(name, saved["step"])
     except RuntimeError as error:
         raise ValueError(f"the saved state does not fit: {error}") from None
+
+
+def _bad_values(key: str, value: Tensor) -> str | None:
+    """What is wrong with the values of a saved tensor, in words; of a DTensor in all processes."""
+    if value.is_meta:  # of what is counted without memory there are no values
+        return None
+    if not bool(whole(value.isfinite().all())):
+        return "not finite"
+    is_negative = key.partition(".")[0] in _NEVER_NEGATIVE and not bool(whole(value.ge(0).all()))
+    return "negative, which it cannot be" if is_negative else None

@@ -56,10 +56,14 @@ def check(values: Mapping[str, Any], where: str) -> None:
     if values.get("compile_step") and values.get("stagger"):
         raise ValueError(f"{where}: compile_step=True and stagger=True exclude each other: every part would be a graph")
     method = values.get("method", DEFAULTS["method"])
-    if values.get("capturable") and METHODS[method].waits:
-        raise ValueError(
-            f"{where}: capturable=True and method={method!r} exclude each other: its decompositions make the host wait"
-        )
+    for name in ("capturable", "cuda_graphs"):
+        if values.get(name) and METHODS[method].waits:
+            raise ValueError(
+                f"{where}: {name}=True and method={method!r} exclude each other: its decompositions make the host wait"
+            )
+    for name in ("capturable", "compile_step"):
+        if values.get("cuda_graphs") and values.get(name):
+            raise ValueError(f"{where}: cuda_graphs=True and {name}=True exclude each other: the step has one form")
     if values.get("capturable") and values.get("nonfinite") == "raise":
         raise ValueError(f"{where}: capturable=True and nonfinite='raise' exclude each other: it waits for the device")
     precisions = values.get("matmul_precision")

@@ -35,6 +35,7 @@ from jorge.findings import (
     of_unmade,
 )
 from jorge.groups import param_groups
+from jorge.naming import names
 from jorge.optimizer import Jorge
 from jorge.validation import some
 
@@ -137,6 +138,15 @@ def _first(transport: Transport | None, mine: Finding | None) -> Finding | None:
     return next((found for found in _every(transport, mine) if found is not None), None)
 
 
+def _call_by_name(optimizer: Jorge, model: nn.Module) -> None:
+    """Give parameters of groups without names those that they have in the model; the optimizer is a copy."""
+    called = {p: name for name, p in model.named_parameters()}
+    for index, group in enumerate(optimizer.param_groups):
+        if "param_names" not in group:
+            places = zip(group["params"], names(group, index), strict=True)
+            group["param_names"] = [called.get(p, place) for p, place in places]
+
+
 def _examine(
     model: nn.Module,
     loss: Callable[[nn.Module, Any], Tensor],
@@ -151,6 +161,7 @@ def _examine(
         optimizer = Jorge(param_groups(model))
     findings = [*of_model(model, trained), *of_membership(model, trained, optimizer)]
     if isinstance(optimizer, Jorge):
+        _call_by_name(optimizer, model)
         findings += [*of_groups(optimizer), *of_shapes(model, optimizer)]
         findings += of_memory(_every(transport, memory(optimizer)))
     losses: list[float] = []

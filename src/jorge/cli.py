@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -157,8 +158,9 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="other options of Jorge, such as max_dim=4096 degree=1",
     )
     cost.add_argument(
-        "--balance", type=above_zero, default=20.0, metavar="X", help="FLOPs in the time of a byte (default: 20)"
+        "--balance", type=above_zero, metavar="X", help="FLOPs in the time of a byte (default: 20; with --gpu 120)"
     )
+    cost.add_argument("--gpu", action="store_true", help="count the step on CUDA, and what its launches take")
     cost.add_argument(
         "--model-speed",
         type=above_zero,
@@ -242,7 +244,7 @@ def _cost(args: argparse.Namespace) -> int:
     from jorge.exchange.rates import FAR, Rates
 
     given = {name: getattr(args, name) for name in _FLAGS} | dict(args.options)
-    scale = {"balance": args.balance, "model_speed": args.model_speed}
+    scale = {"balance": args.balance, "model_speed": args.model_speed, "gpu": args.gpu}
     size = args.input or (args.tokens and (args.tokens,))
     try:
         if args.strategy is not None and args.world_size is None:
@@ -280,7 +282,7 @@ def _cost(args: argparse.Namespace) -> int:
         print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")
     print(cost.text(None if args.all else args.rows))
     if suggestion is not None:
-        print(f"\n{suggestion}")
+        print("\n" + textwrap.fill(str(suggestion), 80, break_on_hyphens=False))
     seconds = [each.seconds(flops=args.flops_rate, bandwidth=args.bandwidth) for each in several]
     for each, time in zip(several, seconds, strict=True):
         print(f"\n{each}\nproducts and messages, nothing overlapping: {1e3 * time:.3g} ms a step")

@@ -24,6 +24,7 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
+from jorge.graphs import RECORDERS, Graphs
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
 from jorge.shards import Segment
@@ -78,6 +79,7 @@ class GroupState:
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.exchange = self.distribution.exchange(self.domain, self.device)
+        self._unlike = self.distribution.alike is False
         self.shapes = [tuple(p.shape) for p in self.params]
         if self.domain.kind == "parts":  # what is here of a parameter is worked on like one that is whole
             self.specs = [ParamSpec(tuple(local(p).shape), p.dtype) for p in self.params]
@@ -104,6 +106,8 @@ class GroupState:
         self._slots = [slots[place] for place in range(len(self.params))]
         self._rooms = [rooms[place] for place in range(len(self.params))]
         self.compiled = CompiledSteps(self.device, wide) if self.options.compile_step else None
+        has_graphs = self.options.cuda_graphs and self.device.type in RECORDERS
+        self.graphs = Graphs(self.device, wide) if has_graphs else None
 
     # --- the state's tensors ------------------------------------------------------------------------------------------
 
@@ -195,7 +199,7 @@ class GroupState:
         mine = self.options
         if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
-        return self.distribution is distribution and not (self.domain.kind == "replicate" and distribution.unlike)
+        return self.distribution is distribution and self._unlike == (distribution.alike is False)
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
@@ -430,9 +434,20 @@ class Store:
         return home is not None and isinstance(entry, dict) and home[0].is_apart and home[0].holds(home[1], entry)
 
     @property
+    def is_used(self) -> bool:
+        """Whether it holds the state of any parameter."""
+        return bool(self._homes)
+
+    @property
     def is_apart(self) -> bool:
         """Whether parts of the state lie in other processes."""
         return any(each.is_apart for each in self._groups.values())
+
+    def release(self) -> None:
+        """Give back all captured graphs."""
+        for each in self._groups.values():
+            if each.graphs is not None:
+                each.graphs.release()
 
     def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
         """The entries of parameters whose state lies in several processes, in the form of a checkpoint.

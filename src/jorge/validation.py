@@ -57,7 +57,8 @@ def _named(entry: Any, group_index: int, index: int) -> tuple[str, Any]:
 def check_params(group: Any, others: Sequence[Tensor], group_index: int) -> None:
     """Refuse what cannot be optimized: wrong types and dtypes, sparse or sharded tensors, duplicates."""
     if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f"a param group is a dict with the key 'params', got {type(group).__name__}")
+        got = f"one with {', '.join(map(repr, group))}" if isinstance(group, dict) else f"a {type(group).__name__}"
+        raise TypeError(f"a param group is a dict with the key 'params', got {got}")
     if isinstance(group["params"], set):
         raise TypeError("params is a set, whose order changes between runs: pass a list")
     entries = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
@@ -120,8 +121,17 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> bool:
 
     Returns:
         whether it did.
+
+    Raises:
+        TypeError: they are FSDP1's, which marks what it has flattened.
     """
     params = [p for group in some_groups for p in group["params"]]
+    flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
+    if flattened and not any(matrix_shape(tuple(p.shape)) for p in flattened):
+        raise TypeError(
+            f"FSDP1 has flattened {name_of(flattened[0], groups)}, with use_orig_params too, and no matrix is left to "
+            "precondition: shard the model with fully_shard (FSDP2) instead, or use DDP"
+        )
     if not params or any(matrix_shape(tuple(p.shape)) for p in params):
         return False
     longest = max(params, key=Tensor.numel)
@@ -135,6 +145,15 @@ def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> bool:
         stacklevel=levels_to_the_caller(),
     )
     return True
+
+
+def warn_of_no_gradients() -> None:
+    """Warn of a first step without any gradient where there are other processes: the model may have new parameters."""
+    warnings.warn(
+        "no parameter of the optimizer has a gradient, and nothing moves. fully_shard and other wrappers that shard a "
+        "model give it new parameters: build the optimizer after them, or call step() after backward()",
+        stacklevel=levels_to_the_caller(),
+    )
 
 
 def check_sharded_alike(p: Tensor, name: str) -> None:

@@ -18,11 +18,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from jorge import Jorge, param_groups
+from jorge import Jorge, graphs, param_groups
 from jorge.cost.distributed import automatic
 from jorge.exchange.rates import CPU, rates
 from tests.distributed import jobs
 from tests.distributed.pool import Pool
+from tests.recorded import Recorder
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +176,7 @@ def placements(rank: int, world: int) -> list[str]:
         except TypeError as error:
             found.append(str(error))
     good = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)]))
-    refused: list[dict[str, Any]] = [{"compile_step": True}, {"capturable": True}]
+    refused: list[dict[str, Any]] = [{"compile_step": True}, {"capturable": True}, {"cuda_graphs": True}]
     for options in refused:
         try:
             optimizer = Jorge([("layer", good)], **options)
@@ -187,11 +188,34 @@ def placements(rank: int, world: int) -> list[str]:
 
 
 def test_what_is_not_supported_says_so_by_name(pool: Pool) -> None:
-    partial, inner, compiled, captured = pool.run(2, placements)[0]
+    partial, inner, compiled, captured, replayed = pool.run(2, placements)[0]
     assert all(word in partial for word in ("'layer'", "Partial", "DeviceMesh", "replicate it"))
     assert all(word in inner for word in ("'layer'", "cut along dim 2", "DeviceMesh"))
     assert "compile_step" in compiled
     assert "capturable" in captured
+    assert "cuda_graphs" in replayed
+
+
+def with_graphs(rank: int, world: int, compiled: bool) -> tuple[dict[str, Tensor], int]:
+    net = jobs.built("ddp", world)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS, cuda_graphs=True)
+    run = torch.compile(net, backend="eager") if compiled else net
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(graphs.RECORDERS, "cpu", Recorder)
+        Recorder.forget()
+        jobs.train(run, optimizer, range(30), rank, world)  # type: ignore[arg-type]
+    assert not optimizer.distribution.transports()
+    return jobs.weights(net), Recorder.replayed
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_under_ddp_each_process_replays_its_own_graphs(pool: Pool, compiled: bool) -> None:
+    found = pool.run(2, with_graphs, compiled)
+    wanted = jobs.alone({}, 30)
+    for weights, replayed in found:
+        assert replayed > 10
+        assert all(torch.equal(found[0][0][name], value) for name, value in weights.items())
+        assert all(torch.allclose(wanted[name], value, rtol=1e-6, atol=1e-8) for name, value in weights.items())
 
 
 def experts(rank: int, world: int) -> list[Any]:
@@ -407,6 +431,29 @@ def test_replicas_are_the_same_to_the_bit_and_those_that_are_not_are_named(
         named = [] if strategy == "fsdp+tp" else ["norm.bias"]  # of which each process of a mesh holds its own part
         assert len(found) == len(seen + named)
         assert all(text in each for text, each in zip(seen + named, found, strict=True))
+
+
+def sharded_too_late(rank: int, world: int) -> list[list[str]]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    optimizer = Jorge(net.named_parameters())
+    fully_shard(net)
+    net(torch.ones(2, 8)).sum().backward()
+    found = []
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            optimizer.step()
+        found.append([str(each.message) for each in seen])
+        optimizer = Jorge(net.named_parameters())
+    return found
+
+
+def test_a_model_that_was_sharded_after_its_optimizer_was_built_is_told_of_at_the_first_step(pool: Pool) -> None:
+    for late, in_time in pool.run(2, sharded_too_late):
+        assert len(late) == 1
+        assert "build the optimizer after them" in late[0]
+        assert in_time == []
 
 
 DIES = """

@@ -34,4 +34,4 @@ def test_a_snippet_runs_under_torchrun(title: str, code: str, tmp_path: Path) ->
 
 
 def test_the_pages_have_a_snippet_for_each_way() -> None:
-    assert len(SNIPPETS) == 5
+    assert len(SNIPPETS) == 6

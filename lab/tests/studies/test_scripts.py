@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from jorge_lab.studies import kl_shampoo, sgd_lengths
+from jorge_lab.studies import kl_shampoo, precision, sgd_lengths, sparse_refreshes
 from jorge_lab.tasks import TASKS
+from lab.tests.tiny import tiny
 
 
 def test_whitening_comes_to_kl_shampoo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,3 +53,28 @@ def test_who_diverges_at_sgds_lengths(monkeypatch: pytest.MonkeyPatch, capsys: p
     wild, tame = (line.split("|")[2].strip() for line in capsys.readouterr().out.splitlines()[-2:])
     assert wild.startswith("diverged at step ")
     assert 0 < float(tame) < 2.4
+
+
+def test_what_precision_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(precision, "SHAPE", (8, 6))
+    monkeypatch.setattr(precision, "REFRESHES", 6)
+    precision.main()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "e+0" in line]
+    errors = {tuple(cell.strip() for cell in row[1:4]): float(row[4]) for row in rows}
+    assert len(errors) == 27
+    for method in ("whitening", "congruence", "binomial"):
+        exact, middle, rough = (errors[method, "1e+01", str(name)] for name in precision.PRECISIONS)
+        assert 0 < exact < middle < rough < 0.1
+
+
+def test_refreshes_that_make_up_for_steps_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sparse_refreshes, "TASKS", {"mine": lambda size: tiny()})
+    monkeypatch.setattr("sys.argv", ["sparse_refreshes", "mine", "--seeds", "1", "--steps", "30"])
+    sparse_refreshes.main()
+    row = capsys.readouterr().out.splitlines()[-1].strip("| ").split("|")
+    assert row[0].strip() == "0"
+    losses = [float(cell.split(",")[1]) for cell in row[1:]]
+    assert len(losses) == len(sparse_refreshes.VARIANTS)
+    assert len(set(losses)) > 1

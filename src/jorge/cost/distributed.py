@@ -44,7 +44,8 @@ class Distributed:
         direction_flops: of the directions in each step.
         step_bytes: sent to others in a step without a refresh.
         refresh_bytes: sent besides where one refreshes.
-        step_messages, refresh_messages: collectives, likewise.
+        step_messages: collectives in a step without a refresh.
+        refresh_messages: collectives besides where one refreshes.
     """
 
     strategy: Strategy

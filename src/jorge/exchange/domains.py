@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -51,6 +52,8 @@ class Domain:
 
 
 ALONE = Domain("alone")
+#: Of meshes of several dims, by ranks; gone with torch's default group.
+_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], dist.ProcessGroup]] = WeakKeyDictionary()
 #: Whole numbers of the size of a dtype, by that in bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -85,7 +88,8 @@ class Distribution:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
         self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
-        self._alike: bool | None = None
+        #: Whether plain tensors are the same in all processes, each of which else works alone; `None` before the look.
+        self.alike: bool | None = None
         self._near = False
 
     def domain(self, p: Tensor, name: str, options: Options) -> Domain:
@@ -95,11 +99,11 @@ class Distribution:
             ValueError: it is sharded, and an option of its group cannot be had with that.
         """
         if is_sharded(p):
-            if options.compile_step or options.capturable:
-                which = "compile_step" if options.compile_step else "capturable"
+            if options.alone:
+                which = next(name for name in ("compile_step", "capturable", "cuda_graphs") if getattr(options, name))
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
             return Domain("parts" if _in_whole_matrices(p, options) else "shard", self._of_mesh(p))
-        if self.mode is None or self._alike is False or options.compile_step or options.capturable:
+        if self.mode is None or self.alike is False or options.alone:
             return ALONE
         group = self._plain_group()
         if group is None or dist.get_world_size(group) == 1:
@@ -124,7 +128,12 @@ class Distribution:
             elif len(ranks) == dist.get_world_size():
                 group = dist.group.WORLD
             else:
-                group = mesh._flatten().get_group()
+                # Not torch's `_flatten`, in which all processes of the job have to take part: that stage of a pipeline
+                # may never step.
+                made = _GROUPS.setdefault(_world(), {})
+                if ranks not in made:
+                    made[ranks] = dist.new_group(sorted(ranks), use_local_synchronization=True)
+                group = made[ranks]
             self._transports[ranks] = Transport(group)
         return ranks
 
@@ -140,10 +149,9 @@ class Distribution:
         held = local(p).numel() / max(1, p.numel())
         return held, held if _in_whole_matrices(p, options) else 1 / self.of_mesh(p).size
 
-    @property
-    def unlike(self) -> bool:
-        """Whether plain tensors were found to differ between processes, each of which then works alone."""
-        return self._alike is False
+    def work_alone(self, alone: bool) -> None:
+        """Let each process work alone while others take no steps, or look for replicas anew at the next step."""
+        self.alike = False if alone else None
 
     def shards(self, p: Tensor, domain: Domain) -> Shards | None:
         """What each process holds of a parameter; `None` where all hold all of it."""
@@ -157,6 +165,11 @@ class Distribution:
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether `TORCH_DISTRIBUTED_DEBUG=DETAIL` asks for the replicas to be compared after each step."""
+        return self.mode is not None and dist.get_debug_level() == dist.DebugLevel.DETAIL  # type: ignore[attr-defined]
 
     def different(self, groups: Sequence[Group]) -> list[str]:
         """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
@@ -211,7 +224,7 @@ class Distribution:
             RuntimeError: of a parameter that all processes hold, some have a gradient and some have none.
         """
         lent: list[Tensor] = []
-        plain = self._plain_group() if self._alike else None
+        plain = self._plain_group() if self.alike else None
         replicas = tuple(dist.get_process_group_ranks(plain)) if plain is not None else ()
         alike: dict[tuple[int, ...], list[tuple[Tensor, int, int]]] = {}
         for index, group in enumerate(groups):
@@ -258,20 +271,20 @@ class Distribution:
         Raises:
             ValueError: they are not, and sharing was asked for.
         """
-        if self._alike is not None or self.mode is None:
+        if self.alike is not None or self.mode is None:
             return
         group = self._plain_group()
         if group is None or dist.get_world_size(group) == 1:
             return
         plain = [p for each in groups for p in each["params"] if not is_sharded(p)]
-        if not plain or all(each.compile_step or each.capturable for each in options):
+        if not plain or all(each.alone for each in options):
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
         seen = transport.gather(_fingerprint(plain, options).to(device)).wait().cpu()
         same = (seen == seen[0]).all(0).tolist()
-        self._alike, self._near = all(same[:-1]), same[-1]
-        if self._alike:
+        self.alike, self._near = all(same[:-1]), same[-1]
+        if self.alike:
             return
         what = ("parameters or options", "weights", "gradients")
         differ = ", ".join(name for name, of in zip(what, seen.T[:-1], strict=True) if not bool((of == of[0]).all()))
@@ -280,7 +293,7 @@ class Distribution:
             "DistributedDataParallel does"
         )
         if self.mode != "auto" or self.group is not None:
-            self._alike = None  # so that the next step is refused too
+            self.alike = None  # so that the next step is refused too
             raise ValueError(text + ". distributed=None lets each process work alone")
         warnings.warn(text + ". Each process works alone; distributed=None says so without a warning", stacklevel=6)
 
