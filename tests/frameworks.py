@@ -2,13 +2,15 @@
 
 import importlib
 import os
+from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
 import torch
 
 #: Operators that importing torchvision wants to be declared. The compiled ones load with the torch that they were
-#: built with alone, and not, say, with a build for CPUs where they are of one for GPUs; nothing here calls them.
+#: built with alone, and not, say, with a build for CPUs where they are of one for GPUs; nothing here calls them. In a
+#: process that has not declared them, timm and transformers cannot be imported then.
 OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -19,9 +21,9 @@ declared: list[torch.library.Library] = []
 
 def framework(name: str) -> ModuleType:
     """The module of that name."""
+    if find_spec("torchvision"):  # timm brings it, and whatever finds it imports it
+        _have_torchvision()
     try:
-        if name.partition(".")[0] == "timm":
-            _have_torchvision()
         return importlib.import_module(name)
     except ImportError as error:
         if os.environ.get("JORGE_FRAMEWORKS") == "all":

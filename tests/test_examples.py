@@ -88,8 +88,8 @@ def test_it_learns_and_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch
 def test_it_is_a_script(name: str) -> None:
     example(name)
     script = [f"examples/{name}.py"]
-    if "timm" in NEEDS[name] and declared:  # its torchvision does not load by itself
-        code = "import runpy, tests.frameworks as f; f.framework('timm'); runpy.run_path({!r}, run_name='__main__')"
+    if NEEDS[name] and declared:  # torchvision does not load by itself
+        code = "import runpy, tests.frameworks as f; f.framework('torchvision'); runpy.run_path({!r}, None, '__main__')"
         script = ["-c", code.format(*script)]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *script],
