@@ -91,7 +91,7 @@ _STEPS = [
         "flag = longest.isnan().logical_not()",
         ("test_skips", "counted_and_change"),
     ),
-    Mutant("step.py", "flags[device] & flag if", "flag if", ("test_rules", "every_group")),
+    Mutant("step.py", "flags[device] & flag if", "flag if", ("test_skips", "every_dtype")),
     Mutant(
         "step.py",
         "torch.where(usable.view(",
