@@ -12,13 +12,11 @@ from torch import nn
 from jorge import param_groups
 
 STEPS = 20
-# `_partial_` leaves the parameters to the program. `_convert_` makes the pair of `betas` a list, which Jorge takes and
-# saves; OmegaConf's own lists are neither lists nor tuples.
+# `_partial_` leaves the parameters to the program. Jorge makes a tuple of OmegaConf's list, which is what it saves.
 CONFIG = """
 optimizer:
   _target_: jorge.Jorge
   _partial_: true
-  _convert_: all
   lr: 0.02
   betas: [0.9, 0.99]
   weight_decay: ${decay}

@@ -290,6 +290,26 @@ def test_the_formula_of_the_overhead() -> None:
     assert all(r.overhead is None for r in estimate({"w": (64, 48)}).rivals)
 
 
+def test_on_a_gpu_launches_count_too() -> None:
+    shapes = {"w": (640, 480), "v": (300, 20)}
+    here, there = (estimate(shapes, model_flops=1e12, gpu=gpu, grafting="sgd") for gpu in (False, True))
+    assert (here.block_size, here.launch, here.balance) == ("auto", 0, 20)
+    assert (there.block_size, there.launch, there.balance) == (256, 3e6, 120)
+    assert estimate(shapes, gpu=True, block_size=64, balance=7.0).to_dict()["block_size"] == 64
+    n = there.launches
+    assert there.launches_per_step == pytest.approx((4 * n.plain + n.refresh) / 5)
+    sgd = 120 * 8 * 4 * (640 * 480 + 300 * 20)
+    moved = there.bytes_per_step + 3e6 * there.launches_per_step
+    assert there.overhead == pytest.approx((there.flops_per_step + 120 * moved - sgd) / (1e12 + sgd))
+    assert there.early_launches_per_step > n.refresh
+    assert "a launch counts as 3.00 MB" in str(there)
+    assert "a launch counts" not in str(here)
+    found = suggest(shapes, 1e-9, model_flops=1e12, gpu=True, grafting="sgd", intervals=[5])
+    sizes = {candidate.block_size: candidate.overhead for candidate in found.candidates}
+    assert sizes["auto"] == sizes[256] == pytest.approx(there.overhead)
+    assert estimate(shapes, cuda_graphs=True, grafting="sgd").state_bytes == here.state_bytes
+
+
 @pytest.mark.parametrize(("budget", "work"), [(0.001, 1e9), (0.02, 1e10), (0.1, 1e10), (0.1, 1e12)])
 def test_a_suggestion_keeps_the_budget_with_the_smallest_interval(budget: float, work: float) -> None:
     shapes = {"w": (300, 500), "v": (200, 64)}

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from jorge import Jorge, arrange
+from jorge.allocation import Constants
 from jorge.arrange import ParamSpec
 from jorge.methods import METHODS
+from jorge.methods.products import precision_scope
 from jorge.options import Options
 from jorge.parameters import alike, widened
 
@@ -89,6 +92,25 @@ def test_what_would_make_the_state_in_a_capture_is_refused(capturing: pytest.Mon
         optimizer.step()
 
 
+@pytest.mark.parametrize("apart", [None, "tf32"])
+def test_after_a_step_the_switch_follows_more_general_settings_as_before(apart: str | None) -> None:
+    """Those of CUDA can be turned without a device; what a program has set apart stays so."""
+    general: Any = torch.backends
+    matmul: Any = torch.backends.cuda.matmul
+    before = general.fp32_precision, matmul.fp32_precision
+    try:
+        general.fp32_precision = "ieee"
+        matmul.fp32_precision = apart or "none"
+        for precision, seen in (("tf32", "tf32"), ("float32", "ieee"), (None, "tf32")):
+            with precision_scope(torch.device("cuda"), precision):  # type: ignore[arg-type]
+                assert matmul.fp32_precision == seen
+            assert matmul.fp32_precision == (apart or "ieee")
+        general.fp32_precision = "tf32"
+        assert matmul.fp32_precision == (apart or "tf32")
+    finally:
+        general.fp32_precision, matmul.fp32_precision = before
+
+
 def test_what_a_graph_reads_stays_where_it_is() -> None:
     """The learning rate, too: torch puts another tensor into the group at a load."""
     params, lr = parameters(), torch.tensor(0.1)
@@ -147,6 +169,42 @@ def test_a_shape_of_lower_precision_of_which_none_has_a_gradient(dtype: torch.dt
         assert [torch.equal(p, b) for p, b in zip(params, before, strict=True)] == [i == missing for i in range(3)]
 
 
+def test_what_a_graph_was_captured_with_is_kept_and_nothing_is_pinned_in_a_capture(
+    capturing: pytest.MonkeyPatch,
+) -> None:
+    """A cache forgets, and every replay reads."""
+    constants = Constants(torch.device("cpu"), most=2)
+    with pytest.raises(RuntimeError, match="take a step with these before the capture"):
+        constants.get((1,))
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        made = constants.get((1,))
+        constants.get((2,))
+    assert constants.get((1,)) is made
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        for value in range(3, 9):
+            constants.get((value,))
+        assert constants.get((1,)) is made
+    with pytest.raises(RuntimeError, match="before the capture"):
+        constants.get((2,))
+
+
+def test_a_capture_with_other_gradients_than_any_step_before_is_refused(capturing: pytest.MonkeyPatch) -> None:
+    params = parameters()
+    optimizer = Jorge(params, lr=torch.tensor(0.1), capturable=True)
+    with capturing.context() as outside:
+        outside.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        give(params, 0)
+        optimizer.step()
+    before = [p.detach().clone() for p in params]
+    give(params, 1)
+    params[0].grad = None
+    with pytest.raises(RuntimeError, match="take a step with these before the capture"):
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
 def test_what_waits_cannot_be_captured() -> None:
     with pytest.raises(ValueError, match="capturable=True and method='exact'"):
         Jorge(parameters(), method="exact", capturable=True)
@@ -199,3 +257,42 @@ def test_a_spike_in_the_gradient_does_not_turn_roots_that_tf32_refreshes(method:
         roots.append([optimizer.state[weight][name].double() for name in ("left.0", "right.0")])
     for exact, near in zip(*roots, strict=True):
         assert (near - exact).norm() < 4e-3 * exact.norm()
+
+
+def on_cuda(*shapes: tuple[int, ...]) -> list[nn.Parameter]:
+    """Parameters that say that they are on a CUDA device, without memory."""
+    with FakeTensorMode():
+        return [nn.Parameter(torch.empty(shape, device="cuda")) for shape in shapes]
+
+
+def test_blocks_by_device_are_said_in_the_group() -> None:
+    there, here = on_cuda((1024, 768), (12,)), nn.Parameter(torch.zeros(1024, 768))
+    groups: list[dict[str, Any]] = [{"params": there}, {"params": [here]}]
+    optimizer = Jorge([*groups, {"params": on_cuda((600, 4)), "block_size": 64}])
+    assert [group["block_size"] for group in optimizer.param_groups] == [256, "auto", 64]
+    assert [row.blocks for row in optimizer.plan().rows[:3]] == [((12, 256, 256),), (), ((48, 128, 128),)]
+    optimizer.add_param_group({"params": on_cuda((300, 300))})
+    optimizer.add_param_group({"params": on_cuda((300, 300)), "block_size": None})
+    assert [group["block_size"] for group in optimizer.param_groups[3:]] == [256, None]
+    assert optimizer.defaults["block_size"] == "auto"
+    mixed = Jorge([*there, here])
+    assert mixed.param_groups[0]["block_size"] == "auto"
+
+
+@pytest.mark.parametrize(("saved", "own", "remarks"), [(256, "auto", 0), ("auto", "auto", 0), (128, "auto", 1)])
+def test_a_checkpoint_goes_on_with_the_blocks_of_its_device(
+    saved: Any, own: Any, remarks: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As it was saved on CUDA, where `"auto"` has become 256."""
+    params = [nn.Parameter(torch.randn(300, 40)) for _ in range(2)]
+    theirs, mine = (Jorge([p], block_size=size) for p, size in zip(params, (saved, own), strict=True))
+    params[0].grad = params[1].grad = torch.randn(300, 40)
+    theirs.step()
+    with torch.no_grad():
+        params[1].copy_(params[0])
+    mine.load_state_dict(theirs.state_dict())
+    assert len([w for w in recwarn if "other options" in str(w.message)]) == remarks
+    assert mine.param_groups[0]["block_size"] == saved
+    theirs.step()
+    mine.step()
+    assert torch.equal(*params)

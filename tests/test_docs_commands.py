@@ -32,6 +32,7 @@ SMALL = {
 #: By page: the packages that it cannot do without.
 PAGES: dict[str, tuple[str, ...]] = {
     "cost.md": (),
+    "should-i-use-it.md": (),
     "testing.md": (),
     "own-tasks.md": ("sklearn", "optuna"),
     "laboratory.md": ("mlxtend", "optuna"),

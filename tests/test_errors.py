@@ -281,6 +281,21 @@ def test_flat_shards_of_a_model_are_warned_of_once() -> None:
     assert [Path(warning.filename).name for warning in caught] == ["test_errors.py"]
 
 
+def test_flat_shards_that_take_the_place_of_matrices_are_warned_of_once() -> None:
+    """DeepSpeed's ZeRO, stages 1 to 3, puts one into each group of the optimizer that it is given, nameless."""
+    optimizer = Jorge([{"params": [weight()]}, {"params": [nn.Parameter(torch.ones(4))]}])
+    for group, size in zip(optimizer.param_groups, (20_000, 3), strict=True):
+        group["params"] = [nn.Parameter(torch.zeros(size))]
+        group["params"][0].grad = torch.ones(size)
+    with pytest.warns(UserWarning, match=r"parameter 0 of group 0 has 20000 elements.*DeepSpeed's ZeRO") as caught:
+        optimizer.step()
+    assert [Path(warning.filename).name for warning in caught] == ["test_errors.py"]
+    optimizer.step()  # a warning is an error here
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.step()
+    copy.deepcopy(optimizer).step()
+
+
 @pytest.mark.parametrize("sizes", [(1500,), (9000,), (9000, 2000)])
 def test_short_flat_shards_are_warned_of_where_there_is_nothing_else(sizes: tuple[int, ...]) -> None:
     with pytest.warns(UserWarning, match=rf"parameter 0 of group 0 has {sizes[0]} elements"):

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from jorge import Jorge
+from tests.frameworks import declared, framework
 
 ROOT = Path(__file__).parents[1]
 #: What each example needs beside torch.
@@ -57,10 +58,7 @@ def _each_starts_afresh() -> Iterator[None]:
 
 def example(name: str) -> ModuleType:
     for package in NEEDS[name]:
-        try:
-            importlib.import_module(package)
-        except (ImportError, RuntimeError) as error:  # the second where torchvision is of another torch
-            pytest.skip(f"{package}: {error}")
+        framework(package)
     return importlib.import_module(f"examples.{name}")
 
 
@@ -89,8 +87,12 @@ def test_it_learns_and_resumes_to_the_bit(name: str, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("name", NEEDS)
 def test_it_is_a_script(name: str) -> None:
     example(name)
+    script = [f"examples/{name}.py"]
+    if "timm" in NEEDS[name] and declared:  # its torchvision does not load by itself
+        code = "import runpy, tests.frameworks as f; f.framework('timm'); runpy.run_path({!r}, run_name='__main__')"
+        script = ["-c", code.format(*script)]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", f"examples/{name}.py"],
+        [sys.executable, "-W", "ignore", *script],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
         capture_output=True,

@@ -1,7 +1,7 @@
 """Glue for frameworks: what it builds is what the framework's own AdamW would be, as Jorge."""
 
-import importlib
 import json
+import os
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -14,6 +14,7 @@ from torch import nn
 from jorge import Jorge, param_groups
 from jorge.integrations.timm import register
 from jorge.integrations.transformers import from_arguments
+from tests.frameworks import framework
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -60,10 +61,7 @@ def test_the_package_of_glue_loads_no_framework() -> None:
 
 def registered() -> ModuleType:
     """timm's optimizers, Jorge among them."""
-    try:
-        found = importlib.import_module("timm.optim")
-    except (ImportError, RuntimeError) as error:  # the second where torchvision is of another torch
-        pytest.skip(str(error))
+    found = framework("timm.optim")
     register()
     return found
 
@@ -108,7 +106,7 @@ def test_timms_lookahead_of_it_resumes_to_the_bit() -> None:
 
 
 def test_torchtitans_recipe_is_that_of_its_adamw() -> None:
-    titan = pytest.importorskip("torchtitan.components.optimizer", exc_type=ImportError)
+    titan = framework("torchtitan.components.optimizer")
     from jorge.integrations.torchtitan import default_jorge
 
     (mine,) = default_jorge(lr=2e-3).build(model_parts=[model()])
@@ -123,12 +121,48 @@ def test_torchtitans_recipe_is_that_of_its_adamw() -> None:
 
 
 def test_torchtitans_container_knows_torchtitans_own_too() -> None:
-    titan = pytest.importorskip("torchtitan.components.optimizer", exc_type=ImportError)
+    titan = framework("torchtitan.components.optimizer")
     from jorge.integrations.torchtitan import JorgeContainer
 
     config = JorgeContainer.Config(param_groups=titan.default_adamw().param_groups, implementation="for-loop")
     (optimizer,) = config.build(model_parts=[model()])
     assert type(optimizer) is torch.optim.AdamW
+
+
+#: A step with each stage of ZeRO, which puts one flat parameter into the group of the optimizer that it is given. In a
+#: process of its own, as DeepSpeed keeps its process groups for good.
+ZERO = """
+import warnings, deepspeed, torch
+from torch import nn
+from jorge import Jorge
+
+for stage in (1, 2, 3):
+    for named in (False, True):
+        net = nn.Sequential(nn.Linear(64, 300), nn.GELU(), nn.Linear(300, 2))
+        optimizer = Jorge(net.named_parameters() if named else net.parameters(), lr=0.02)
+        zero = {"zero_allow_untested_optimizer": True, "zero_optimization": {"stage": stage}}
+        engine, *_ = deepspeed.initialize(model=net, optimizer=optimizer, config={"train_batch_size": 4, **zero})
+        engine.backward(engine(torch.ones(4, 64)).square().mean())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                engine.step()
+            except RuntimeError as error:
+                print("error", error)
+        print(*(f"warning {each.message}" for each in caught if "flat" in str(each.message)))
+"""
+
+
+@pytest.mark.slow
+def test_deepspeeds_zero_is_warned_of_or_with_names_refused() -> None:
+    framework("deepspeed")
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", ZERO], capture_output=True, text=True, env={**os.environ, **alone}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("warning no parameter is a matrix, and parameter 0 of group 0 has 20102 elements") == 3
+    assert done.stdout.count("error param group 0 has 1 parameters and 4 names") == 3
 
 
 @pytest.mark.parametrize("method", ["whitening", "congruence", "binomial", "exact"])

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import UserList
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "max_consecutive_skips": (None, 0),
     "maximize": (True, 1),
     "capturable": (True, 0),
+    "cuda_graphs": (True, 1),
 }
 
 
@@ -88,18 +90,35 @@ def weight() -> nn.Parameter:
 def test_the_constructor_has_just_these_options_and_defaults() -> None:
     *parameters, words = list(inspect.signature(Jorge.__init__).parameters.values())[2:]
     assert words.kind is words.VAR_KEYWORD  # torch's for how a step is computed
-    *parameters, distributed, group = parameters  # of the optimizer, not of its groups
-    assert (distributed.name, distributed.default, group.name, group.default) == (
-        "distributed",
-        "auto",
-        "process_group",
-        None,
-    )
+    *parameters, distributed, group, dtype = parameters  # of the optimizer, not of its groups
+    assert {p.name: p.default for p in (distributed, group, dtype)} == {
+        "distributed": "auto",
+        "process_group": None,
+        "communication_dtype": None,
+    }
     assert [p.name for p in parameters] == list(FIELDS) == list(OTHERS)
     assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == ["lr"]
     for p in parameters:
         assert p.default == DEFAULTS[p.name]
         assert type(p.default) is type(DEFAULTS[p.name])
+
+
+@pytest.mark.parametrize(("name", "pair"), [("betas", [0.8, 0.95]), ("matmul_precision", ["float32", "bfloat16"])])
+def test_a_pair_of_a_configurations_own_type_is_taken_and_saved_as_a_tuple(name: str, pair: list[Any]) -> None:
+    """OmegaConf's `ListConfig`, neither a list nor a tuple: a checkpoint with one would not load with weights alone."""
+    own: Any = UserList(pair)
+    optimizer = Jorge([weight()], **{name: own})
+    optimizer.add_param_group({"params": [weight()], name: own})
+    for group in optimizer.param_groups:
+        assert group[name] == tuple(pair)
+        assert type(group[name]) is tuple
+        group["params"][0].grad = torch.ones(4, 4)
+    optimizer.step()
+    optimizer.param_groups[0][name] = own
+    optimizer.step()
+    short: Any = UserList(pair[:1])
+    with pytest.raises(ValueError, match=rf"{name} must be"):
+        Jorge([weight()], **{name: short})
 
 
 def test_what_follows_the_step_length_follows_it() -> None:

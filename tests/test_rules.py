@@ -201,6 +201,7 @@ def test_a_compiled_step_is_one_work_set_whatever_the_workspace(monkeypatch: pyt
 
 def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
     compiled = CompiledSteps(torch.device("cpu"), torch.float64)
+    scalars = compiled.scalars
     lr = torch.tensor([0.3])
     for options in (
         Options(lr=0.1, momentum=0.8, weight_decay=0.2, betas=(0.7, 0.95)),
@@ -208,7 +209,7 @@ def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
         Options(lr=lr, momentum=0.6, betas=(0.5, 0.9)),
         Options(lr=0.2, momentum=0.6, weight_decay=0.1, betas=(0.5, 0.9)),
     ):
-        found = compiled.options(options)
+        found = scalars.options(options)
         for value, wanted in (
             *((found.lr, options.lr), (found.momentum, options.momentum), (found.weight_decay, options.weight_decay)),
             *zip(found.betas, options.betas, strict=True),
@@ -217,7 +218,7 @@ def test_the_numbers_of_a_compiled_step_are_those_of_the_group() -> None:
         assert all(isinstance(v, torch.Tensor) and v.dtype == torch.float64 for v in (found.lr, *found.betas))
         assert isinstance(found.weight_decay, torch.Tensor) == (options.weight_decay != 0)
     lr.fill_(0.4)
-    assert float(compiled.options(Options(lr=lr)).lr) == pytest.approx(0.4, rel=1e-7)
+    assert float(scalars.options(Options(lr=lr)).lr) == pytest.approx(0.4, rel=1e-7)
     for weight in (1.0, 3.0, 1.0):
         refresh = compiled.refresh(Refresh(1, weight, 7))
         assert isinstance(refresh.weight, torch.Tensor)

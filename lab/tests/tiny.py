@@ -91,3 +91,8 @@ def tiny(model: type[nn.Module] = Images, steps: int = 40) -> Task:
         loss=_loss,
         score=_summed,
     )
+
+
+def tokens() -> Task:
+    """As a command names it."""
+    return tiny(Tokens)

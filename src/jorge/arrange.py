@@ -24,7 +24,7 @@ from jorge.blocks import BlockGrid, Blocking, Side
 from jorge.methods import DAMPING_PERIOD, METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
-from jorge.shards import Shards
+from jorge.shards import Segment, Shards
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there about five times
 #: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
@@ -70,6 +70,7 @@ class ShapeGroup:
         part: the shape of each.
         count: of parts, over all parameters.
         local: the shape of what is held here of each part.
+        segment: which matrix it is, where it is one of several in a sharded parameter; `spec` is then of that matrix.
     """
 
     places: tuple[int, ...]
@@ -79,6 +80,12 @@ class ShapeGroup:
     part: tuple[int, ...]
     count: int
     local: tuple[int, ...]
+    segment: Segment | None = None
+
+    @property
+    def is_segmented(self) -> bool:
+        """Whether each of its matrices is worked on as a shape group of its own (:mod:`jorge.exchange.segments`)."""
+        return self.spec.shards is not None and self.parts > 1
 
     @property
     def nbytes(self) -> int:
@@ -92,7 +99,7 @@ class StackPart:
 
     Args:
         group: the shape group's number in the work set's `cut`.
-        source: that of the parameters' shape group in its `matrices`.
+        source: that of the parameters' shape group in its `sources`.
         number: the grid's number in the blocking.
         grid: of the blocks.
         transposed: whether they lie in the stack transposed.
@@ -145,6 +152,8 @@ class WorkSet:
     Args:
         groups: those of vectors and scalars first, then those of matrices.
         matrices: the latter alone.
+        sources: whose matrices the blocks are; other than `matrices` where sharded parameters hold several matrices,
+            each of which is then a shape group there (:mod:`jorge.exchange.segments`).
         cut: what the blocks are cut from: the matrices, or the parts of them that this process works on.
         stacks: of their blocks.
         compute: the dtype of the arithmetic.
@@ -153,6 +162,7 @@ class WorkSet:
 
     groups: tuple[ShapeGroup, ...]
     matrices: tuple[ShapeGroup, ...]
+    sources: tuple[ShapeGroup, ...]
     cut: tuple[ShapeGroup, ...]
     stacks: tuple[Stack, ...]
     compute: torch.dtype
@@ -247,7 +257,7 @@ def _work_set(groups: Sequence[ShapeGroup], options: Options) -> WorkSet:
             found[twin] += [replace(part, transposed=True, whole=False) for part in parts]
             del found[shape, sides]
     stacks = tuple(_stack(*key, parts, matrices, options) for key, parts in found.items())
-    return WorkSet(vectors + matrices, matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
+    return WorkSet(vectors + matrices, matrices, matrices, matrices, stacks, COMPUTE_DTYPES[groups[0].spec.dtype])
 
 
 def _stack(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jorge.checks import check
 from jorge.exchange.checkpoints import whole
-from jorge.options import SHAPING, Group, Options
+from jorge.options import CUDA_BLOCK_SIZE, SHAPING, Group, Options
 from jorge.routing import layout
 from jorge.validation import Wanted, check_step, is_ours, names, some, unusable
 
@@ -154,7 +154,7 @@ def _reshaped(saved: Sequence[Group], groups: Sequence[Group], defaults: Mapping
         own = Options.of({**defaults, **mine})
         new = Options.of({**defaults, **mine, **theirs})
         for name in SHAPING:
-            if getattr(own, name) != getattr(new, name):
+            if getattr(own, name) != getattr(new, name) and not _by_device(name, own, new, defaults):
                 found[f"{name}={getattr(new, name)!r} (was {getattr(own, name)!r})"] = None
     if not found:
         return None
@@ -162,6 +162,12 @@ def _reshaped(saved: Sequence[Group], groups: Sequence[Group], defaults: Mapping
         f"the checkpoint was saved with other options, which this optimizer has from now on: {', '.join(found)}. They "
         "shape the state, so that the checkpoint's go first; build the optimizer with the same"
     )
+
+
+def _by_device(name: str, own: Options, new: Options, defaults: Mapping[str, Any]) -> bool:
+    """Whether an option differs only as its default does between devices."""
+    pair = {getattr(own, name), getattr(new, name)}
+    return name == "block_size" and defaults[name] == "auto" and pair == {"auto", CUDA_BLOCK_SIZE}
 
 
 def _states(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jorge.methods import METHODS
-from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule
+from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule, is_series
 
 #: Words that others have for options; in a group they would be kept and do nothing.
 _ALIASES = {
@@ -56,19 +56,34 @@ def check(values: Mapping[str, Any], where: str) -> None:
     if values.get("compile_step") and values.get("stagger"):
         raise ValueError(f"{where}: compile_step=True and stagger=True exclude each other: every part would be a graph")
     method = values.get("method", DEFAULTS["method"])
-    if values.get("capturable") and METHODS[method].waits:
-        raise ValueError(
-            f"{where}: capturable=True and method={method!r} exclude each other: its decompositions make the host wait"
-        )
+    for name in ("capturable", "cuda_graphs"):
+        if values.get(name) and METHODS[method].waits:
+            raise ValueError(
+                f"{where}: {name}=True and method={method!r} exclude each other: its decompositions make the host wait"
+            )
+    for name in ("capturable", "compile_step"):
+        if values.get("cuda_graphs") and values.get(name):
+            raise ValueError(f"{where}: cuda_graphs=True and {name}=True exclude each other: the step has one form")
     if values.get("capturable") and values.get("nonfinite") == "raise":
         raise ValueError(f"{where}: capturable=True and nonfinite='raise' exclude each other: it waits for the device")
     precisions = values.get("matmul_precision")
-    switched = {"float32", "tf32"} & set(precisions if isinstance(precisions, (tuple, list)) else (precisions,))
+    switched = {"float32", "tf32"} & set(precisions if is_series(precisions) else (precisions,))
     if values.get("compile_step") and switched:
         raise ValueError(
             f"{where}: compile_step=True cannot switch TF32 inside its graph: give matmul_precision=None and set "
             "torch.set_float32_matmul_precision() for the whole program"
         )
+
+
+def as_kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as groups and checkpoints keep them: a pair of a configuration's own type is a tuple.
+
+    >>> from collections import UserList
+    >>> as_kept({"betas": UserList([0.9, 0.99]), "lr": 0.1})
+    {'betas': (0.9, 0.99), 'lr': 0.1}
+    """
+    pairs = {k: v for k, v in values.items() if k in RULES and is_series(v) and not isinstance(v, (tuple, list))}
+    return {**values, **{name: tuple(value) for name, value in pairs.items()}}
 
 
 def check_known(keys: Iterable[str], where: str) -> None:

@@ -1,26 +1,26 @@
-"""Look a training over before it runs: three dry steps on a copy, and what is wrong with model, loss and optimizer.
+"""Look a training over before it runs: three dry steps, and what is wrong with model, loss and optimizer.
 
-Nothing that is handed over changes: not a weight, a buffer, a state or a gradient; nor do random numbers.
+All that is handed over is afterwards as it was: weights, buffers, state and gradients; so are random numbers.
 """
 
 from __future__ import annotations
 
-import copy
-import random
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from jorge.diagnostics import Diagnostics
+from jorge.dryrun import kept, random_numbers_kept, transport_of, treated
+from jorge.exchange.checkpoints import whole
+from jorge.exchange.transport import Transport
 from jorge.findings import (
     LEVELS,
     Finding,
+    memory,
     of_gradients,
     of_groups,
     of_loss,
@@ -40,6 +40,7 @@ from jorge.optimizer import Jorge
 from jorge.validation import some
 
 _STEPS = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Checkup:
 
     Args:
         findings: what was found.
-        losses: of the dry steps, on the same batch.
+        losses: of the dry steps, on the same batch; of several processes the means.
         diagnostics: after them; `None` where no step could be taken.
     """
 
@@ -81,9 +82,14 @@ def doctor(
 ) -> Checkup:
     """Take three dry steps on a copy of a model and of its optimizer, and say what looks wrong.
 
+    Under `DistributedDataParallel` and with sharded parameters all processes have to ask, each with its part of a
+    batch, and all are told the same. A model with sharded parameters is not copied: the steps are taken on itself, and
+    it gets its weights, buffers and gradients back, to the bit; what modules keep elsewhere stays as steps leave it.
+
     Args:
         model: the module, in training mode as it is trained.
         loss: of a model and a batch, a scalar tensor. It is handed the copy: use what it is given, not the original.
+            In several processes it is that of the part that is here.
         batch: whatever `loss` takes.
         optimizer: built on the model's parameters; by default `Jorge(param_groups(model))`. Hooks of parameters are
             not copied, as torch does not copy them.
@@ -110,49 +116,26 @@ def doctor(
     unmade = of_unmade(model)
     if unmade is not None:
         return Checkup((unmade,), (), None)
-    with _random_numbers_kept(model), _kept(model), torch.inference_mode(False), torch.enable_grad():
+    with random_numbers_kept(model), kept(model), torch.inference_mode(False), torch.enable_grad():
         try:
-            patient, treated = copy.deepcopy((model, optimizer))
+            patient, its_optimizer = treated(model, optimizer)
         except Exception as error:  # whatever a module may raise
             raise TypeError(f"the model or its optimizer cannot be copied: {type(error).__name__}: {error}") from error
-        findings, losses, seen = _examine(patient, loss, batch, treated)
+        findings, losses, seen = _examine(patient, loss, batch, its_optimizer, transport_of(model))
     if isinstance(optimizer, Jorge):
         findings += of_skips(optimizer.skipped_steps())
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     return Checkup(tuple(findings), tuple(losses), seen)
 
 
-@contextmanager
-def _random_numbers_kept(model: nn.Module) -> Iterator[None]:
-    """Give generators of random numbers their state back: torch's, the model's devices', Python's and numpy's."""
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    numpy = sys.modules.get("numpy")
-    python, arrays = random.getstate(), numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(devices=sorted(d.index for d in devices if d.index is not None)):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            if numpy:
-                numpy.random.set_state(arrays)
+def _every(transport: Transport | None, mine: _T) -> list[_T]:
+    """What each process has."""
+    return [mine] if transport is None else transport.objects(mine)
 
 
-@contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Give a model its gradients and buffers back, should the loss be computed with it and not with the copy."""
-    grads = {p: (p.grad, None if p.grad is None else p.grad.clone()) for p in model.parameters()}
-    buffers = {b: b.clone() for b in model.buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, (grad, value) in grads.items():
-                p.grad = grad
-                if grad is not None and value is not None and (grad.is_sparse or not torch.equal(grad, value)):
-                    grad.copy_(value)
-            for buffer, value in buffers.items():
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+def _first(transport: Transport | None, mine: Finding | None) -> Finding | None:
+    """The finding of the first process that has one, so that all go on or none."""
+    return next((found for found in _every(transport, mine) if found is not None), None)
 
 
 def _call_by_name(optimizer: Jorge, model: nn.Module) -> None:
@@ -165,7 +148,11 @@ def _call_by_name(optimizer: Jorge, model: nn.Module) -> None:
 
 
 def _examine(
-    model: nn.Module, loss: Callable[[nn.Module, Any], Tensor], batch: Any, optimizer: torch.optim.Optimizer | None
+    model: nn.Module,
+    loss: Callable[[nn.Module, Any], Tensor],
+    batch: Any,
+    optimizer: torch.optim.Optimizer | None,
+    transport: Transport | None,
 ) -> tuple[list[Finding], list[float], Diagnostics | None]:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trained:
@@ -175,7 +162,8 @@ def _examine(
     findings = [*of_model(model, trained), *of_membership(model, trained, optimizer)]
     if isinstance(optimizer, Jorge):
         _call_by_name(optimizer, model)
-        findings += [*of_groups(optimizer), *of_shapes(model, optimizer), *of_memory(optimizer)]
+        findings += [*of_groups(optimizer), *of_shapes(model, optimizer)]
+        findings += of_memory(_every(transport, memory(optimizer)))
     losses: list[float] = []
     dead = set(trained)
     start = {name: p.detach().clone() for name, p in trained.items()}
@@ -183,21 +171,25 @@ def _examine(
     for _ in range(_STEPS):
         optimizer.zero_grad()
         value = loss(model, batch)
-        problem = of_loss(value)
+        problem = _first(transport, of_loss(value))
         if problem is not None:
             return [*findings, problem], losses, seen
-        losses.append(float(value.detach()))
+        each = _every(transport, float(whole(value.detach())))
+        losses.append(sum(each) / len(each))
         value.backward()  # type: ignore[no-untyped-call]
         if not losses[1:]:
             findings += of_gradients(trained)
-        dead -= {name for name, p in trained.items() if p.grad is None or p.grad.is_sparse or bool(p.grad.any())}
+        dead -= {name for name, p in trained.items() if p.grad is None or p.grad.is_sparse or bool(whole(p.grad).any())}
         try:
             if len(losses) == _STEPS and isinstance(optimizer, Jorge):
                 seen = optimizer.diagnostics()
             optimizer.step()
         except Exception as error:  # whatever an optimizer may raise
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return [*findings, Finding("error", f"a step cannot be taken: {line}", "See above.")], losses, seen
+            problem = Finding("error", f"a step cannot be taken: {line}", "See above.")
+        problem = _first(transport, problem)
+        if problem is not None:
+            return [*findings, problem], losses, seen
     if dead:
         findings.append(
             Finding(

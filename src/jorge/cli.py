@@ -7,11 +7,13 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 import jorge
 from jorge import checks, options
@@ -156,8 +158,9 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="other options of Jorge, such as max_dim=4096 degree=1",
     )
     cost.add_argument(
-        "--balance", type=above_zero, default=20.0, metavar="X", help="FLOPs in the time of a byte (default: 20)"
+        "--balance", type=above_zero, metavar="X", help="FLOPs in the time of a byte (default: 20; with --gpu 120)"
     )
+    cost.add_argument("--gpu", action="store_true", help="count the step on CUDA, and what its launches take")
     cost.add_argument(
         "--model-speed",
         type=above_zero,
@@ -171,8 +174,11 @@ def _add_cost(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     cost.add_argument(
         "--strategy",
-        choices=("ddp", "ddp-shard", "fsdp", "hsdp"),
-        help="how parameters and state lie in them (default: ddp, beside ddp-shard)",
+        choices=("ddp", "ddp-shard", "ddp-alone", "fsdp", "hsdp"),
+        help="how parameters and state lie in them (default: the three of DDP)",
+    )
+    cost.add_argument(
+        "--communication-dtype", choices=("float32", "bfloat16", "float16"), help="in which directions are sent back"
     )
     cost.add_argument(
         "--bandwidth", type=above_zero, default=5e10, metavar="X", help="bytes a second between processes"
@@ -190,7 +196,8 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "doctor",
         help="is anything wrong with model, loss and optimizer, before they train?",
         description="Take three dry steps on a copy and say what looks wrong, and what to do. Exit status: 0 where "
-        "there is nothing but notes, 1 where there are warnings or errors, 2 where it cannot be asked.",
+        "there is nothing but notes, 1 where there are warnings or errors, 2 where it cannot be asked. Under torchrun "
+        "the first process prints.",
     )
     doctor.add_argument(
         "target",
@@ -223,22 +230,27 @@ def _doctor(args: argparse.Namespace) -> int:
     except Exception as error:  # whatever the user's code may raise
         print(f"jorge doctor: {args.target} raised {said(error)}", file=sys.stderr)
         return 2
-    if args.full and found.diagnostics is not None:
-        print(f"{found.diagnostics}\n")
-    print(found)
+    if not (dist.is_available() and dist.is_initialized() and dist.get_rank()):  # the first of several processes
+        if args.full and found.diagnostics is not None:
+            print(f"{found.diagnostics}\n")
+        print(found)
     return 0 if found.healthy else 1
 
 
 def _cost(args: argparse.Namespace) -> int:
     from jorge.cost import ModelFlopsError, distributed, estimate, suggest
+    from jorge.cost.distributed import automatic
     from jorge.cost.targets import load_target, token_input
+    from jorge.exchange.rates import FAR, Rates
 
     given = {name: getattr(args, name) for name in _FLAGS} | dict(args.options)
-    scale = {"balance": args.balance, "model_speed": args.model_speed}
+    scale = {"balance": args.balance, "model_speed": args.model_speed, "gpu": args.gpu}
     size = args.input or (args.tokens and (args.tokens,))
     try:
         if args.strategy is not None and args.world_size is None:
             raise ValueError("--strategy needs --world-size")
+        if args.communication_dtype is not None and args.world_size is None:
+            raise ValueError("--communication-dtype needs --world-size")
         if args.budget is not None and not size and args.model_flops is None:
             raise ValueError("--budget needs the model's work: give --input, --tokens or --model-flops")
         model = load_target(args.target, args.args)
@@ -250,8 +262,13 @@ def _cost(args: argparse.Namespace) -> int:
         if args.budget is not None:
             free = {name: value for name, value in given.items() if name not in ("interval", "block_size")}
             suggestion = suggest(model, args.budget, model_flops=cost.model_flops, **scale, **free)
-        ways: list[Any] = [args.strategy] if args.strategy else ["ddp", "ddp-shard"]
-        several = [distributed(model, world_size=args.world_size, strategy=way, **given) for way in ways[: _many(args)]]
+        ways: list[Any] = [args.strategy] if args.strategy else ["ddp", "ddp-shard", "ddp-alone"]
+        sent = {"communication_dtype": getattr(torch, args.communication_dtype)} if args.communication_dtype else {}
+        several = [
+            distributed(model, world_size=args.world_size, strategy=way, **sent, **given) for way in ways[: _many(args)]
+        ]
+        rates = Rates(args.flops_rate, args.bandwidth, FAR.latency)
+        auto = automatic(model, world_size=args.world_size, rates=rates, **given) if len(several) == 3 else None
     except (ValueError, TypeError, ModelFlopsError) as error:
         print(f"jorge cost: {error}", file=sys.stderr)
         return 2
@@ -265,13 +282,13 @@ def _cost(args: argparse.Namespace) -> int:
         print(f"{args.target}, input {'×'.join(map(str, (args.batch, *size)))}\n")
     print(cost.text(None if args.all else args.rows))
     if suggestion is not None:
-        print(f"\n{suggestion}")
+        print("\n" + textwrap.fill(str(suggestion), 80, break_on_hyphens=False))
     seconds = [each.seconds(flops=args.flops_rate, bandwidth=args.bandwidth) for each in several]
     for each, time in zip(several, seconds, strict=True):
         print(f"\n{each}\nproducts and messages, nothing overlapping: {1e3 * time:.3g} ms a step")
-    if len(several) == 2:
+    if len(several) == 3:
         chosen = several[seconds.index(min(seconds))].strategy
-        print(f"\nof the two ways of DDP {chosen} takes less time in this model")
+        print(f'\nof the three ways of DDP {chosen} takes least time in this model; {auto} is what "auto" takes')
     return 0
 
 

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from jorge.methods import Refresh
-from jorge.options import Options
+from jorge.scalars import DeviceScalars
 
 #: On CUDA torch 2.11 cannot reorder the loops of what it has made of foreach operators, and fails.
 _OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"loop_ordering_after_fusion": False}
-#: What schedules change.
-_NUMBERS = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 
 
 class CompiledSteps:
@@ -28,37 +26,17 @@ class CompiledSteps:
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._tensors = {name: torch.zeros((), dtype=dtype, device=device) for name in _NUMBERS}
-        self._values: dict[str, float] = {}
+        self.scalars = DeviceScalars(device, dtype)
+        self._device, self._dtype = device, dtype
         self._weights: dict[float, Tensor] = {}
         self._steps: dict[int, Callable[..., None]] = {}
-
-    def options(self, options: Options) -> Options:
-        """The options with tensors for the numbers that schedules change: no graph then holds their values.
-
-        A weight decay of 0 stays a number, as a step without decay has fewer operators.
-        """
-        given = {"lr": options.lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
-        given |= {f"beta{i}": beta for i, beta in enumerate(options.betas, start=1)}
-        for name, value in given.items():
-            if isinstance(value, Tensor):
-                self._tensors[name].copy_(value.reshape(()))
-                self._values.pop(name, None)
-            elif self._values.get(name) != value:
-                self._tensors[name].fill_(value)
-                self._values[name] = value
-        decay = self._tensors["weight_decay"] if options.weight_decay != 0 else options.weight_decay
-        betas = (self._tensors["beta1"], self._tensors["beta2"])
-        return options.replace(
-            lr=self._tensors["lr"], momentum=self._tensors["momentum"], weight_decay=decay, betas=betas
-        )
 
     def refresh(self, refresh: Refresh) -> Refresh:
         """The same with a tensor for the weight, which grows with the gap between refreshes."""
         weight = refresh.weight
         assert not isinstance(weight, Tensor)
         if weight not in self._weights:
-            self._weights[weight] = torch.full_like(self._tensors["lr"], weight)
+            self._weights[weight] = torch.full((), weight, dtype=self._dtype, device=self._device)
         return replace(refresh, weight=self._weights[weight])
 
     def step(self, number: int, plain: Callable[..., None]) -> Callable[..., None]:

@@ -1,35 +1,25 @@
 """What an optimizer is doing, in numbers: asked for now and then, and never paid for otherwise.
 
 The next step is rehearsed on copies of the state and of the weights, a work set at a time, with a trace that looks on
-(:mod:`jorge.trace`), and so is a refresh. Nothing that is there changes. All numbers come to the host at once.
+(:mod:`jorge.rehearsal`), and so is a refresh. Nothing that is there changes. All numbers come to the host at once, and
+where state lies in several processes each tells the others its part of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from jorge import grafting
-from jorge.allocation import SetState
-from jorge.arrange import Stack, WorkSet
-from jorge.exchange import Alone
-from jorge.inputs import StepInputs, inputs_of
-from jorge.methods import METHODS, State
-from jorge.methods.products import largest_entry
-from jorge.options import Group, Options, Scalar
-from jorge.parameters import BITS, gather_gradients
+from jorge.options import Group, Options
+from jorge.rehearsal import SUMS, Column, measured
 from jorge.routing import COMPUTE_DTYPES, route_by
-from jorge.schedule import Schedule, Scheduled
-from jorge.spectrum import extreme_eigenvalues, residual
-from jorge.stacking import stacked
-from jorge.step import step_work_set
+from jorge.schedule import Schedule
 from jorge.store import GroupState
-from jorge.trace import Trace
 from jorge.validation import names
 
 #: What is told of a parameter, in the order of the table; how the numbers of its blocks become one, and those of all
@@ -51,7 +41,9 @@ MEASURES: dict[str, tuple[str, str]] = {
     "staleness": ("mean", "by how much a refresh now would change the preconditioners, over their norm"),
     "steps_since_refresh": ("max", "steps since they were refreshed"),
 }
-#: Those of every parameter.
+#: What is known of a parameter, by measure: values, each with how many blocks it stands for.
+_Values = dict[str, list[tuple[float, float]]]
+#: Measures of every parameter.
 _OF_STEPS = ("grad_norm", "weight_norm", "update_norm", "update_to_weight", "cosine")
 #: Those of the printed table, and its headings.
 _COLUMNS = {
@@ -120,25 +112,6 @@ def least_gradient(shape: Sequence[int], dtype: torch.dtype, options: Options) -
     return least * math.sqrt(math.prod(shape))
 
 
-class _Column:
-    """Numbers on a device, one for each of some parameters, and how many blocks each stands for."""
-
-    def __init__(self, key: str, params: Sequence[Tensor], values: Tensor, weight: int) -> None:
-        self.key, self.params, self.values, self.weight = key, list(params), values.to(torch.float64), weight
-
-
-class _Watcher(Trace):
-    """Takes in what a rehearsed step sees, of a work set."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.updates: list[Tensor] = []
-
-    def moving(self, updates: Sequence[Tensor]) -> None:
-        """Keep the updates: what follows may scale them in place."""
-        self.updates = [update.clone() for update in updates]
-
-
 def diagnose(
     taking_part: Sequence[GroupState],
     options: Sequence[Options],
@@ -151,205 +124,63 @@ def diagnose(
     Args:
         taking_part: their state, as a step has it when it begins.
         options: of each param group.
-        finite: for each device whether the gradients are.
+        finite: for each device whether the gradients are, in all processes that work together.
         groups: the optimizer's.
         skipped: on each device the steps that were left out there, in all and in a row, `[2]`.
     """
-    columns: list[_Column] = []
+    columns: list[Column] = []
     for state in taking_part:
-        chosen = options[state.index]
-        for number, work in enumerate(state.work_sets):
-            columns += _of_work_set(state, number, work, chosen, finite[state.device])
-    return _collected(columns, taking_part, options, groups, skipped)
+        for number in range(len(state.work_sets)):
+            columns += measured(state, number, options[state.index], finite[state.device])
+    values, skips = _read(columns, taking_part, skipped)
+    _exchange(values, taking_part)
+    return _collected(values, skips, taking_part, options, groups)
 
 
-# --- on the devices ---------------------------------------------------------------------------------------------------
-
-
-def _of_work_set(state: GroupState, number: int, work: WorkSet, options: Options, finite: Tensor) -> Iterator[_Column]:
-    schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
-    watcher = _Watcher()
-    inputs = inputs_of(state, number, schedule, options, watcher, None, Alone())  # what others refresh is rehearsed too
-    if not any(inputs.grads):
-        return
-    tensors = state.tensors[number]
-    grads = gather_gradients(
-        work, inputs.grads, inputs.present, finite.to(BITS[work.compute]), maximize=options.maximize
-    )
-    _rehearse(work, tensors, inputs, finite, options, watcher)
-    having: list[list[int]] = []
-    for group, mine in zip(work.groups, inputs.present, strict=True):
-        having.append([i for i in range(len(group.places)) if mine is None or mine[i]])
-    for i, (group, rows) in enumerate(zip(work.groups, having, strict=True)):
-        if rows:
-            both = [t.view(len(group.places), -1) for t in (grads[i], watcher.updates[i])]
-            grad, update = (_some_rows(t, rows, state) for t in both)
-            owners = [state.params[group.places[row]] for row in rows]
-            given = torch.stack(torch._foreach_norm(inputs.grads[i], 2, dtype=torch.float64))
-            yield _Column("gg", owners, given.square(), 1)  # of the gradients as they are, finite or not
-            yield from _of_steps(owners, grad, update, inputs.params[i], options.lr)
-    vectors = len(work.groups) - len(work.matrices)
-    if watcher.steps:
-        yield from _of_lengths(state, work, watcher, having[vectors:], options)
-    for stack, kept in zip(work.stacks, tensors.stacks, strict=True):
-        blocks = stacked(stack, work, grads[vectors:])
-        yield from _of_stack(state, stack, work, kept, blocks, having[vectors:], options, schedule)
-
-
-def _rehearse(
-    work: WorkSet, tensors: SetState[Tensor], inputs: StepInputs, finite: Tensor, options: Options, trace: Trace
-) -> None:
-    """Take the step on copies."""
-
-    def copied(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in named.items()}
-
-    copies = SetState(
-        [copied(each) for each in tensors.buffers], copied(tensors.scalars), [copied(each) for each in tensors.stacks]
-    )
-    weights = [[p.detach().clone() for p in mine] for mine in inputs.params]
-    step_work_set(work, copies, replace(inputs, params=weights), finite, options, Alone(), trace)
-
-
-def _of_steps(
-    owners: Sequence[Tensor], grad: Tensor, update: Tensor, params: Sequence[Tensor], rate: Scalar
-) -> Iterator[_Column]:
-    """Squared norms of weights and steps, and products of gradients and steps, of each parameter."""
-    update = update * grafting.scalar(rate, update)
-    weight = torch.stack([p.detach().reshape(-1).to(grad.dtype) for p in params])
-    for key, first, second in (
-        ("ww", weight, weight),
-        ("uu", update, update),
-        ("gu", grad, update),
-    ):
-        yield _Column(key, owners, (first.double() * second.double()).sum(1), 1)
-
-
-def _of_lengths(
-    state: GroupState, work: WorkSet, watcher: _Watcher, having: Sequence[Sequence[int]], options: Options
-) -> Iterator[_Column]:
-    (seen,) = watcher.steps
-    sizes = [group.count for group in work.matrices]
-    measures = [("graft_ratio", seen.ratios)]
-    if options.grafting == "sgd" and options.graft_limit is not None:
-        measures.append(("limited", seen.limited))
-    for key, values in measures:
-        for group, mine, rows in zip(work.matrices, torch.split(values, sizes), having, strict=True):
-            yield from _by_parameter(key, state, group.places, mine.view(len(group.places), -1), rows)
-
-
-def _of_stack(
-    state: GroupState,
-    stack: Stack,
-    work: WorkSet,
-    mine: State,
-    blocks: Tensor,
-    having: Sequence[Sequence[int]],
-    options: Options,
-    schedule: Schedule,
-) -> Iterator[_Column]:
-    """What is known of each block of a stack."""
-    found = _of_blocks(stack, mine, blocks, options, _next(schedule, state))
-    for key, values in found:
-        parts = torch.split(values, [part.count for part in stack.parts])
-        for part, some in zip(stack.parts, parts, strict=True):
-            group = work.matrices[part.group]
-            yield from _by_parameter(key, state, group.places, some.view(len(group.places), -1), having[part.group])
-
-
-def _of_blocks(
-    stack: Stack, mine: State, blocks: Tensor, options: Options, scheduled: Scheduled
-) -> list[tuple[str, Tensor]]:
-    method = METHODS[options.method]
-    whole: defaultdict[str, list[Tensor]] = defaultdict(list)
-    for start in range(0, stack.count, stack.chunk):
-        some = slice(start, start + stack.chunk)
-        grad = blocks[some]
-        wide = {name: value[some].to(grad.dtype) for name, value in mine.items()}
-        whole["gradient_residual"].append(residual(grad))
-        whole["whitening_residual"].append(residual(method.direction(wide, grad, options.precisions[1])))
-        for side, kind in zip(("left", "right"), stack.sides, strict=True):
-            if kind == "full":
-                root = wide[side] if method.symmetric else (wide[side] + wide[side].mT) / 2
-                smallest, largest = extreme_eigenvalues(root)
-                whole["smallest_eigenvalue"].append(smallest)
-                whole["largest_eigenvalue"].append(largest)
-        trace = Trace()
-        new = method.refreshed(
-            wide, grad, largest_entry(grad), options, method.refresh_at(scheduled.number, scheduled.gap), trace
-        )
-        kept = [name for name in ("left", "right") if name in new]
-        change = torch.stack([_norm(new[name] - wide[name]) for name in kept]).square().sum(0)
-        size = torch.stack([_norm(wide[name]) for name in kept]).square().sum(0)
-        whole["staleness"].append((change / size).sqrt())
-        for seen in trace.refreshes:
-            if seen.shares:
-                shares = torch.stack([share.expand(len(grad)) for share in seen.shares.values()])
-                whole["memory"].append(scheduled.gap / shares.mean(0))
-            if seen.capped:
-                whole["capped"].append(torch.stack(list(seen.capped.values())).double().mean(0))
-    sides = stack.sides.count("full")
-    joined = []
-    for key, values in whole.items():
-        if key.endswith("eigenvalue"):  # of one side, or of both by turns
-            both = [torch.cat(values[side::sides]) for side in range(sides)]
-            reduced = torch.stack(both)
-            joined.append((key, reduced.amin(0) if key.startswith("smallest") else reduced.amax(0)))
-        else:
-            joined.append((key, torch.cat(values)))
-    return joined
-
-
-def _norm(tensors: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(tensors.flatten(1), dim=1)
-    return found
-
-
-def _some_rows(tensor: Tensor, rows: Sequence[int], state: GroupState) -> Tensor:
-    """Some of a tensor's rows, without waiting for the device."""
-    return tensor if len(rows) == len(tensor) else tensor.index_select(0, state.constants.get(tuple(rows)))
-
-
-def _by_parameter(
-    key: str, state: GroupState, places: Sequence[int], values: Tensor, rows: Sequence[int]
-) -> Iterator[_Column]:
-    """Values of each parameter's blocks, `[parameters, blocks]`, as one each, for those that have a gradient."""
-    how = MEASURES[key][0]
-    values = values.to(torch.float64)
-    reduced = {"min": values.amin, "max": values.amax, "mean": values.nanmean}[how](1)
-    if rows:
-        owners = [state.params[places[row]] for row in rows]
-        yield _Column(key, owners, _some_rows(reduced, rows, state), values.shape[1])
-
-
-def _next(schedule: Schedule, state: GroupState) -> Scheduled:
-    """The next refresh of those parameters that have taken most steps."""
-    step = max(step for step in state.steps if step is not None)
-    return next(found for found in map(schedule.at, range(step, step + schedule.interval + 1)) if found)
-
-
-# --- on the host ------------------------------------------------------------------------------------------------------
-
-
-def _collected(
-    columns: Sequence[_Column],
-    taking_part: Sequence[GroupState],
-    options: Sequence[Options],
-    groups: Sequence[Group],
-    skipped: Mapping[torch.device, Tensor],
-) -> Diagnostics:
-    """All columns brought to the host, once for each device."""
-    values: defaultdict[Tensor, defaultdict[str, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
+def _read(
+    columns: Sequence[Column], taking_part: Sequence[GroupState], skipped: Mapping[torch.device, Tensor]
+) -> tuple[dict[Tensor, _Values], list[float]]:
+    """All columns, and the counts of skipped steps, brought to the host, once for each device."""
+    values: dict[Tensor, _Values] = {}
     skips = [0.0, 0.0]
     for device in {state.device for state in taking_part} | set(skipped):
         mine = [column for column in columns if column.values.device == device]
         told = [skipped[device].double()] if device in skipped else []
-        numbers = iter(torch.cat([*told, *(column.values for column in mine)]).tolist())
+        flat = [tensor for column in mine for tensor in (column.values, column.known) if tensor is not None]
+        numbers = iter(torch.cat([*told, *flat]).tolist())
         for i in range(2 * len(told)):
             skips[i] = max(skips[i], next(numbers))
         for column in mine:
-            for p in column.params:
-                values[p][column.key].append((next(numbers), column.weight))
+            found = [next(numbers) for _ in column.params]
+            known = [1.0 if column.known is None else next(numbers) for _ in column.params]
+            for p, value, weight in zip(column.params, found, known, strict=True):
+                values.setdefault(p, {}).setdefault(column.key, []).append((value, weight))
+    return values, skips
+
+
+def _exchange(values: dict[Tensor, _Values], taking_part: Sequence[GroupState]) -> None:
+    """Bring in what other processes know of parameters whose state is in several, in the same order everywhere."""
+    for domain in dict.fromkeys(state.domain for state in taking_part if state.is_apart):
+        states = [state for state in taking_part if state.domain == domain]
+        for state in states:
+            for p in state.params:
+                if p in values and not state.distribution.speaks(p, domain):
+                    values[p] = {key: each for key, each in values[p].items() if key not in SUMS}
+        params = [p for state in states for p in state.params]
+        transport = states[0].distribution.transport(domain)
+        for p, *told in zip(params, *transport.objects([values.get(p, {}) for p in params]), strict=True):
+            keys = dict.fromkeys(key for each in told for key in each)
+            if keys:
+                values[p] = {key: [pair for each in told for pair in each.get(key, ())] for key in keys}
+
+
+def _collected(
+    values: Mapping[Tensor, _Values],
+    skips: Sequence[float],
+    taking_part: Sequence[GroupState],
+    options: Sequence[Options],
+    groups: Sequence[Group],
+) -> Diagnostics:
     found: dict[str, dict[str, float]] = {}
     sums: defaultdict[str, float] = defaultdict(float)
     ages, tiny = _ages(taking_part, options), 0
@@ -359,7 +190,7 @@ def _collected(
             measures = dict.fromkeys(keys, math.nan)
             if p in values:
                 own = {key: _reduced(key, each) for key, each in values[p].items()}
-                for key in ("gg", "ww", "uu", "gu"):
+                for key in SUMS:
                     sums[key] += own[key]
                 measures |= _of_sums(own) | {key: value for key, value in own.items() if key in keys}
                 tiny += 0 < measures["grad_norm"] < least_gradient(p.shape, p.dtype, options[index])
@@ -387,21 +218,26 @@ def _keys(p: Tensor, options: Options) -> tuple[str, ...]:
     return tuple(key for key in MEASURES if key != "limited" or limits)
 
 
-def _mean(each: Sequence[tuple[float, int]]) -> float:
+def _mean(each: Sequence[tuple[float, float]]) -> float:
     known = [(value, weight) for value, weight in each if not math.isnan(value)]
     total = sum(weight for _, weight in known)
     return sum(value * weight for value, weight in known) / total if total else math.nan
 
 
-_HOW: dict[str, Callable[[Sequence[tuple[float, int]]], float]] = {
+def _extreme(each: Sequence[tuple[float, float]], choose: Callable[[list[float]], float]) -> float:
+    values = [value for value, _ in each]
+    return math.nan if any(map(math.isnan, values)) else choose(values)
+
+
+_HOW: dict[str, Callable[[Sequence[tuple[float, float]]], float]] = {
     "mean": _mean,
-    "min": lambda each: min(value for value, _ in each),
-    "max": lambda each: max(value for value, _ in each),
+    "min": lambda each: _extreme(each, min),
+    "max": lambda each: _extreme(each, max),
     "sum": lambda each: sum(value for value, _ in each),
 }
 
 
-def _reduced(key: str, each: Sequence[tuple[float, int]]) -> float:
+def _reduced(key: str, each: Sequence[tuple[float, float]]) -> float:
     return _HOW[MEASURES[key][0] if key in MEASURES else "sum"](each)
 
 

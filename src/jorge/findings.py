@@ -1,11 +1,14 @@
-"""What may be wrong with a training: one function for each thing that the doctor looks at (:mod:`jorge.checkup`)."""
+"""What may be wrong with a training: one function for each thing that the doctor looks at (:mod:`jorge.checkup`).
+
+Of sharded parameters it looks at whole gradients and weights, one at a time, for which all processes have to ask.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from jorge.diagnostics import Diagnostics, least_gradient
+from jorge.exchange.checkpoints import whole
 from jorge.groups import param_groups
 from jorge.optimizer import Jorge
 from jorge.options import DEFAULTS, Options
-from jorge.routing import COMPUTE_DTYPES
+from jorge.routing import COMPUTE_DTYPES, layout
 from jorge.skips import Skips
 from jorge.validation import some
 
@@ -145,14 +149,14 @@ def of_gradients(trained: dict[str, nn.Parameter]) -> Iterator[Finding]:
     if sparse:
         yield Finding("error", f"the gradient of {some(sparse)} is sparse", "Build embeddings with sparse=False.")
     dense = {name: p.grad for name, p in trained.items() if p.grad is not None and name not in sparse}
-    bad = [name for name, grad in dense.items() if not bool(grad.isfinite().all())]
+    bad = [name for name, grad in dense.items() if not bool(whole(grad).isfinite().all())]
     if bad:
         yield Finding(
             "error",
             f"the gradient of {some(bad)} is not finite",
             "Every step is skipped. Under a gradient scaler, unscale before you clip; else look for overflow.",
         )
-    norms = {name: float(torch.linalg.vector_norm(grad.detach().double())) for name, grad in dense.items()}
+    norms = {name: float(torch.linalg.vector_norm(whole(grad.detach()).double())) for name, grad in dense.items()}
     long = [name for name, norm in norms.items() if name not in bad and norm > _LONGEST[dense[name].dtype]]
     if long:
         yield Finding(
@@ -266,12 +270,29 @@ def of_shapes(model: nn.Module, optimizer: Jorge) -> Iterator[Finding]:
         )
 
 
-def of_memory(optimizer: Jorge) -> Iterator[Finding]:
-    """A state that does not fit into the memory that is free."""
-    needed = optimizer.plan().state_bytes
-    devices = {p.device for group in optimizer.param_groups for p in group["params"]}
-    free = _free(next(iter(devices))) if len(devices) == 1 else None
-    if free is not None and needed > free:
+def memory(optimizer: Jorge) -> tuple[int, int | None]:
+    """Bytes that the optimizer's state takes in this process, and that are free; `None` where that is not known.
+
+    Where each preconditioner is kept by one of several processes, that is an even share of them.
+    """
+    needed, devices = 0.0, set()
+    for group in optimizer.param_groups:
+        options = Options.of(group)
+        for p in group["params"]:
+            devices.add(p.device)
+            held, kept = optimizer.distribution.shares(p, options)
+            shape = tuple(p.shape)
+            for key, (size, dtype) in layout(shape, p.dtype, options).tensors(shape).items():
+                nbytes = math.prod(size) * dtype.itemsize
+                needed += nbytes * (kept if "." in key else held if size == shape else 1)
+    return round(needed), _free(next(iter(devices))) if len(devices) == 1 else None
+
+
+def of_memory(each: Sequence[tuple[int, int | None]]) -> Iterator[Finding]:
+    """A state that does not fit into the memory that is free, from what each process needs and has."""
+    known = [(needed, free) for needed, free in each if free is not None]
+    needed, free = max(known, key=lambda pair: pair[0] - pair[1], default=(0, 0))
+    if needed > free:
         yield Finding(
             "error",
             f"the optimizer's state takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free",
@@ -314,8 +335,8 @@ def of_rounding(trained: dict[str, nn.Parameter], start: dict[str, Tensor]) -> I
     still = [
         name
         for name, p in trained.items()
-        if p.dtype in (torch.bfloat16, torch.float16) and p.grad is not None and bool(p.grad.any())
-        if float((p.detach() != start[name]).double().mean()) < _CHANGED
+        if p.dtype in (torch.bfloat16, torch.float16) and p.grad is not None and bool(whole(p.grad).any())
+        if float((whole(p.detach()) != whole(start[name])).double().mean()) < _CHANGED
     ]
     if still:
         yield Finding(
@@ -342,7 +363,7 @@ def of_steps(losses: list[float], seen: Diagnostics | None, start: dict[str, Ten
             "See the finding on gradients.",
         )
     long = [name for name, each in seen.parameters.items() if each["update_to_weight"] > _LONG]
-    at_zero = {name for name, p in start.items() if float(p.double().square().mean().sqrt()) < _AT_ZERO}
+    at_zero = {name for name, p in start.items() if float(whole(p).double().square().mean().sqrt()) < _AT_ZERO}
     matrices = [name for name in long if "graft_ratio" in seen.parameters[name] and name not in at_zero]
     if matrices:
         yield Finding(

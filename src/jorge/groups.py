@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from jorge.blocks import matrix_shape
-from jorge.exchange.domains import is_sharded
 
 #: Linear layers whose output is queries, keys and values, or gate and up projection, one after the other, by the names
 #: that timm, nanoGPT, transformers and flash-attention give them; and how many matrices that makes.
@@ -43,7 +42,7 @@ def param_groups(model: nn.Module, *, weight_decay: float | None = None, **optio
       parameters that `no_weight_decay()` of the model, or of a module in it, names, as timm's models do.
     - Weights of experts, `[experts, in, out]`, get `batch_dims=1`. Such are parameters of three dims of any module but
       convolutions and `nn.Bilinear`, where the first is above 1. Their biases are vectors each.
-    - Fused weights get `splits`, unless they are sharded: `in_proj_weight` of `nn.MultiheadAttention`, linear layers
+    - Fused weights get `splits`: `in_proj_weight` of `nn.MultiheadAttention`, linear layers
       `qkv`, `c_attn`, `qkv_proj`, `Wqkv` and `in_proj_qkv` of three times as many outputs as inputs, `to_qkv`,
       `gate_up_proj` and `w12`, and the gates of LSTMs and GRUs. Weights that are `[in, out]`, as in transformers'
       `Conv1D`, and those that mix heads, as `query_key_value`, are left whole.
@@ -130,7 +129,7 @@ def _matrices(name: str, owner: nn.Module, p: Tensor) -> dict[str, Any]:
         return {"batch_dims": p.dim() - 1}
     if p.dim() == 3 and p.shape[0] > 1 and not isinstance(owner, (_ConvNd, nn.Bilinear)):
         return {"batch_dims": 1}
-    parts = 1 if is_sharded(p) else _splits(name, owner, p)  # shards cut across the parts
+    parts = _splits(name, owner, p)
     return {"splits": parts} if parts > 1 else {}
 
 

@@ -79,7 +79,7 @@ def inputs_of(
     measures = False
     for stack in work.stacks:
         whole = stack.of or stack
-        found = pieces(whole, work.matrices, state.steps, schedule, METHODS[options.method], same)
+        found = pieces(whole, work.sources, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
         measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
         kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
@@ -89,7 +89,7 @@ def inputs_of(
         if trace is not None:
             owners = []
             for part in whole.parts:
-                group = work.matrices[part.source]
+                group = work.sources[part.source]
                 numbers = range(group.parts * part.grid.blocks)
                 owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
             owners = [owners[number] for number in stack.numbers] if stack.of is not None else owners

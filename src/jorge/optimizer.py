@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
-from collections import defaultdict
-from collections.abc import Callable
-from itertools import chain, zip_longest
-from multiprocessing.context import get_spawning_popen
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from operator import is_
 from typing import Any, overload
 
@@ -18,11 +15,14 @@ from torch._compile import _disable_dynamo
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import ParamsT
 
-from jorge import checkpoints, checks, options, transfer, validation
+from jorge import checks, options, transfer, validation
 from jorge.diagnostics import Diagnostics, diagnose
-from jorge.exchange.domains import Distribution, Mode
+from jorge.exchange.domains import Distribution, Mode, is_sharded
+from jorge.exchange.joining import Joins
 from jorge.options import BlockSize, Grafting, GraftNorm, Init, NonFinite, Options, Precision
 from jorge.plan import Plan, plan_row
+from jorge.replaying import replay_step
+from jorge.saving import Saves
 from jorge.skips import SkipCounter, Skips, refuse_not_finite
 from jorge.step import finite_on, take_step, without_autocast
 from jorge.store import Store, unmade_in_a_capture
@@ -31,7 +31,7 @@ from jorge.trace import Trace
 __all__ = ["Jorge"]
 
 
-class Jorge(torch.optim.Optimizer):
+class Jorge(Saves, Joins):
     r"""Second-order optimizer that tracks inverse roots by matrix products, for recipes tuned for SGD or AdamW.
 
     ::
@@ -62,6 +62,13 @@ class Jorge(torch.optim.Optimizer):
 
     Further options:
         {others}
+        distributed: how processes that hold the same parameters share the work. `"replicate"`, which `"auto"` is too
+            where there is a process group, refreshes each preconditioner in one process and gives it to all;
+            `"shard"` keeps it there, and directions are sent; `None` shares nothing. Sharded parameters (DTensors)
+            always have owners.
+        process_group: of those processes (default: torch's default group, where there is one).
+        communication_dtype: in which owners send directions back, `torch.bfloat16` or another of fewer bytes than the
+            arithmetic's; gradients are sent to them as they are (default: that of the arithmetic).
         implementation: `foreach`, `fused` and `differentiable`, torch's words for how a step is computed. Programs that
             build any optimizer pass them; they are kept in the groups and change nothing. A step is not differentiable.
 
@@ -112,7 +119,7 @@ class Jorge(torch.optim.Optimizer):
         method: str = "whitening",
         grafting: Grafting = "adam",
         graft_limit: float | None = 2.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: Sequence[float] = (0.9, 0.999),
         eps: float = 1e-8,
         beta2_decay: float | None = -0.8,
         graft_memory: int | None = 20,
@@ -138,8 +145,10 @@ class Jorge(torch.optim.Optimizer):
         max_consecutive_skips: int | None = 100,
         maximize: bool = False,
         capturable: bool = False,
+        cuda_graphs: bool = False,
         distributed: Mode = "auto",
         process_group: dist.ProcessGroup | None = None,
+        communication_dtype: torch.dtype | None = None,
         **implementation: bool | None,
     ) -> None:
         given = locals()
@@ -148,7 +157,8 @@ class Jorge(torch.optim.Optimizer):
         if implementation.get("differentiable"):
             raise ValueError("differentiable must be False: no gradient flows through a step")
         checks.check(defaults, "the constructor's arguments")
-        self.distribution = Distribution(distributed, process_group)
+        defaults = checks.as_kept(defaults)
+        self.distribution = Distribution(distributed, process_group, communication_dtype)
         super().__init__(
             validation.listed(params), {**defaults, **implementation, "state_version": options.STATE_VERSION}
         )
@@ -156,7 +166,7 @@ class Jorge(torch.optim.Optimizer):
             raise ValueError("every param group is empty: nothing to optimize. Is every layer frozen?")
         self._store, self._skips = Store(), SkipCounter()
         self._read: dict[int, tuple[list[Any], Options]] = {}
-        validation.warn_of_flat(self.param_groups, self.param_groups)
+        self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         if grafting == "sgd":
             # Schedulers that cycle momentum take betas for Adam's where the defaults have both.
             del self.defaults["betas"]
@@ -230,6 +240,10 @@ class Jorge(torch.optim.Optimizer):
         """
         return self._skips.read()
 
+    def release(self) -> None:
+        """Give back the captured graphs of `cuda_graphs=True` and their memory; later steps are captured anew."""
+        self._store.release()
+
     @_disable_dynamo
     @torch.no_grad()
     def diagnostics(self) -> Diagnostics:
@@ -246,7 +260,6 @@ class Jorge(torch.optim.Optimizer):
 
         Raises:
             RuntimeError, ValueError: as :meth:`step`.
-            RuntimeError: parts of the state lie in other processes.
 
         >>> model = torch.nn.Linear(4, 3)
         >>> optimizer = Jorge(model.named_parameters(), lr=0.1)
@@ -257,19 +270,18 @@ class Jorge(torch.optim.Optimizer):
         (True, 0.0)
         """
         chosen = self._options()
-        taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
-        try:
-            if any(each.is_apart for each in taking_part):
-                raise RuntimeError(
-                    "diagnostics() looks at whole matrices, and parts of them lie in other processes: load a "
-                    "checkpoint into one process, or look under DDP with distributed='replicate'"
-                )
-            with without_autocast(taking_part):
-                finite = finite_on(taking_part)
-                return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
-        finally:
-            for each in taking_part:
-                each.let_go()
+        agreeing = self.distribution.same_gradients(self.param_groups) if self._store.is_apart else nullcontext()
+        with agreeing:
+            taking_part = self._store.begin(self.param_groups, chosen, self.distribution, self.state, fresh=False)
+            try:
+                with without_autocast(taking_part):
+                    finite = finite_on(taking_part)
+                    if any(each.is_apart for each in taking_part):
+                        finite = self.distribution.agreed(finite, taking_part)
+                    return diagnose(taking_part, chosen, finite, self.param_groups, self._skips.counts())
+            finally:
+                for each in taking_part:
+                    each.let_go()
 
     @torch.no_grad()
     def check_replicas(self) -> None:
@@ -317,9 +329,13 @@ class Jorge(torch.optim.Optimizer):
             group.setdefault("betas", options.DEFAULTS["betas"])
         checks.check({**self.defaults, **group}, where)
         validation.check_divisible(group, len(self.param_groups), Options.of({**self.defaults, **group}))
-        super().add_param_group(group)
+        super().add_param_group(checks.as_kept(group))
+        added = self.param_groups[-1]
+        on_cuda = bool(added["params"]) and all(p.is_cuda and not is_sharded(p) for p in added["params"])
+        if added["block_size"] == "auto" and on_cuda:
+            added["block_size"] = options.CUDA_BLOCK_SIZE  # said, so that a checkpoint of it fits on every device
         if "_store" in self.__dict__:  # not while it is built, group by group
-            validation.warn_of_flat([group], self.param_groups)
+            self._told_of_flat |= validation.warn_of_flat([group], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -352,8 +368,11 @@ class Jorge(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if dist.is_available() and dist.is_initialized():
+            self.tell_that_it_goes_on()
             with self.distribution.same_gradients(self.param_groups):
                 self._take_step()
+            if self.distribution.is_debugged:
+                self.check_replicas()
         else:
             self._take_step()
         return loss
@@ -379,13 +398,19 @@ class Jorge(torch.optim.Optimizer):
                 self._skips.count(finite, frozen=capturing)
                 self._skips.check([each.max_consecutive_skips for each in chosen], self.param_groups)
                 for each in taking_part:
-                    take_step(each, chosen[each.index], finite[each.device], self.trace)
+                    mine, flag = chosen[each.index], finite[each.device]
+                    if each.graphs is None:
+                        take_step(each, mine, flag, self.trace)
+                    else:
+                        replay_step(each, each.graphs, mine, flag, self.trace)
         finally:
             for each in taking_part:
                 each.let_go()
 
     def _options(self) -> list[Options]:
         """Those of each param group, checked where they have changed since they were read."""
+        if not self._read and not self._told_of_flat:  # ZeRO puts flat parameters into the groups of a built optimizer
+            self._told_of_flat = validation.warn_of_flat(self.param_groups, self.param_groups)
         found = []
         for index, group in enumerate(self.param_groups):
             values, chosen = self._read.get(index, ([], None))
@@ -401,122 +426,6 @@ class Jorge(torch.optim.Optimizer):
         if capturing and not all(group["capturable"] for group in self.param_groups):
             raise RuntimeError("step() is being captured in a CUDA graph: build the optimizer with capturable=True")
         return capturing
-
-    # --- the state: views into the stacks in memory, tensors that own theirs outside ---
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's, with tensors that own their memory: per parameter, without a trace of how they were stacked.
-
-        A parameter that is in no param group has no place there: its state stays in the optimizer, with a warning.
-        """
-        left_out = self._of_no_group()
-        try:
-            packed = super().state_dict()
-        finally:
-            self.state.update(left_out)
-        apart = self._store.saved(self.state)
-        keys = chain.from_iterable(group["params"] for group in packed["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        saved = {key: apart[p] for key, p in zip(keys, params, strict=True) if p in apart}
-        packed["state"] = {key: saved.get(key) or _owned(value) for key, value in packed["state"].items()}
-        packed["param_groups"] = [_owned(group) for group in packed["param_groups"]]
-        return packed
-
-    def _of_no_group(self) -> dict[Tensor, Any]:
-        """Take the entries out of the state whose parameters no group has any more; torch's saving stops at these."""
-        here = {p for group in self.param_groups for p in group["params"]}
-        keys = [key for key in self.state if isinstance(key, Tensor) and key not in here]
-        if keys:
-            shapes = validation.some([str(tuple(key.shape)) for key in keys])
-            warnings.warn(
-                f"not in the checkpoint: optimizer.state of {len(keys)} parameter{'s' * (len(keys) > 1)} that no param "
-                f"group has, of shape {shapes}. Put the group back before you save, or delete optimizer.state[p]",
-                stacklevel=validation.levels_to_the_caller(),
-            )
-        return {key: self.state.pop(key) for key in keys}
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's; dtypes and devices of the state are kept right, and a failed call changes nothing.
-
-        Tensors that are there, of the state and of a learning rate, take the values over and stay where they are. Where
-        both sides have the same names, these say which state is whose, over all groups; else the order does, as in
-        torch. Options are the checkpoint's. Names that differ, and options that shape the state and do, are a warning.
-
-        Raises:
-            ValueError: groups that do not match, a state of another layout or version or that is not finite.
-        """
-        seen: list[checkpoints.Checkpoint] = []
-
-        def look(_: torch.optim.Optimizer, final: dict[str, Any]) -> dict[str, Any]:
-            seen.append(checkpoints.read(final, self.param_groups, self.defaults))
-            return seen[-1].packed
-
-        if not isinstance(state_dict, dict):
-            raise ValueError(f"load_state_dict() takes what state_dict() returned, got a {type(state_dict).__name__}")
-        handle = self.register_load_state_dict_pre_hook(look)  # the last hook sees what the others made
-        try:
-            self._incoming = seen
-            super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-            del self._incoming
-        for remark in seen[-1].remarks:
-            warnings.warn(remark, stacklevel=validation.levels_to_the_caller())
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        # A process group is of this process alone: what is not of the default one works alone when it is copied.
-        state = {**state, "_distributed": self.distribution.mode if self.distribution.group is None else None}
-        if get_spawning_popen() is not None:
-            # A process that is being started gets file descriptors of the memory, which has to outlive the pickling.
-            if self._store.is_apart:
-                raise RuntimeError("parts of the state lie in other processes: give what is started a checkpoint")
-            return state
-        apart = self._store.saved(self.state)
-        return {**state, "state": {key: apart.get(key) or _owned(value) for key, value in self.state.items()}}
-
-    @torch.no_grad()
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Torch casts a state that it loads to the parameters' dtypes; what `load_state_dict` has seen is as saved.
-        seen = self.__dict__.get("_incoming")
-        incoming = seen[-1].state if seen else state["state"]
-        before = self.__dict__.get("param_groups", [])
-        distributed = state.pop("_distributed", "auto")
-        super().__setstate__({**state, "state": self.__dict__.get("state", defaultdict(dict))})
-        for group, mine in zip_longest(self.param_groups, before, fillvalue=self.defaults):
-            for name in self.defaults:  # a checkpoint of an earlier version lacks the options that came later
-                if name != "differentiable":  # torch adds it to the defaults of what it unpickles or loads
-                    group.setdefault(name, mine.get(name, self.defaults[name]))
-        _keep_places(self.param_groups, before)
-        self._read = {}
-        if "_store" not in self.__dict__:
-            self._store, self._skips = Store(), SkipCounter()
-            self.distribution = Distribution(distributed)
-        self._skips.begin_anew()
-        self._store.load(incoming, self.param_groups, self._options(), self.distribution, self.state)
-
-
-def _keep_places(groups: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
-    """Write what was loaded into the learning rates that were tensors, and leave these where they are.
-
-    A captured graph reads them at their addresses, and who made them changes them there. Groups that shared one and
-    are to have different ones get their own.
-    """
-    held = [mine["lr"] for mine in before]
-    loaded = [float(group["lr"]) for group in groups[: len(held)]]
-    for group, tensor, value in zip(groups, held, loaded, strict=False):
-        if isinstance(tensor, Tensor):
-            sharing = {other for other, mine in zip(loaded, held, strict=False) if mine is tensor}
-            if len(sharing) == 1:
-                group["lr"] = tensor.fill_(value)
-
-
-def _owned(entry: Any) -> Any:
-    """A copy of an entry of the state, or of a saved group, whose tensors own their memory."""
-    if not isinstance(entry, dict):
-        return entry
-    return {name: v.detach().clone() if isinstance(v, Tensor) else v for name, v in entry.items()}
 
 
 def _documented(main: bool) -> str:

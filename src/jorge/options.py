@@ -10,10 +10,10 @@ import dataclasses
 import math
 import numbers
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ STATE_VERSION = 4
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
+#: What `"auto"` is for a group of parameters on CUDA, where blocks of 256 cost about what those of 128 do
+#: (`docs/notebook/gpu.md`).
+CUDA_BLOCK_SIZE = 256
 #: Of matrix products; what `None` is, the option `matmul_precision` says.
 Precision = Literal["float32", "tf32", "bfloat16"] | None
 Grafting = Literal["sgd", "adam"]
@@ -80,7 +83,12 @@ def _lr(value: Any) -> bool:
 
 
 def _betas(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_fraction, value))
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_fraction, value))
+
+
+def is_series(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value is a tuple, a list, or of another type of sequence that is no word: a configuration's own."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _flag(value: Any) -> bool:
@@ -100,7 +108,7 @@ _PRECISIONS = get_args(get_args(Precision)[0])
 
 def _precision(value: Any) -> bool:
     one = _one_of(None, *_PRECISIONS)
-    return len(value) == 2 and all(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
+    return len(value) == 2 and all(map(one, value)) if is_series(value) else one(value)
 
 
 def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str, **marks: bool) -> Any:
@@ -246,7 +254,8 @@ class Options:
         "a whole number of at least 1, 'auto' or None",
         "largest side of a block; sides above 256 are cut shorter than that where it makes blocks near-square, as the "
         'work is least there. `None` cuts nothing. `"auto"` leaves a side of up to 256 whole and cuts a longer one to '
-        "equal parts of about 128. `jorge cost --budget` says what larger ones would cost a model.",
+        f"equal parts of about 128; for a new group whose parameters are all on CUDA, and not sharded, it is "
+        f"{CUDA_BLOCK_SIZE}, and the group then says so. `jorge cost --budget` says what larger ones would cost.",
         main=True,
         shapes_state=True,
     )
@@ -373,6 +382,16 @@ class Options:
         "capture. What a step does is decided on the host, so that each kind of step is a graph of its own; it reads "
         "the gradients at their addresses, and a replay does not advance `step`.",
     )
+    cuda_graphs: bool = _option(
+        False,
+        _flag,
+        "True or False",
+        "on CUDA the optimizer captures its step in CUDA graphs, one for each kind of step, once the gap between "
+        "refreshes has reached `interval`, and replays them: the host then starts a dozen operators a step. Gradients "
+        "may lie anywhere, or be missing. It takes the memory of a copy of the gradients, and keeps the temporary "
+        "memory of a step (`optimizer.release()` gives both back). On other devices it changes nothing.",
+        arranges=True,
+    )
 
     @classmethod
     def of(cls, group: Mapping[str, Any]) -> Options:
@@ -388,7 +407,7 @@ class Options:
 
     def __post_init__(self) -> None:
         given = self.matmul_precision
-        pair = (given[0], given[1]) if isinstance(given, (tuple, list)) else (given, given)
+        pair = (given, given) if given is None or isinstance(given, str) else (given[0], given[1])
         adam = self.grafting == "adam"
         object.__setattr__(self, "precisions", pair)  # fields, as the step reads them often
         object.__setattr__(self, "measures_schatten", adam and self.graft_norm == "schatten")
@@ -397,6 +416,11 @@ class Options:
         for name, value in follows.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+
+    @property
+    def alone(self) -> bool:
+        """Whether each process takes its steps by itself, as what is compiled or captured waits for no other."""
+        return self.compile_step or self.capturable or self.cuda_graphs
 
     @property
     def longest_side(self) -> int:

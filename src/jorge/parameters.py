@@ -23,7 +23,13 @@ BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def gather_gradients(
-    work: WorkSet, given: Sequence[list[Tensor]], present: Sequence[Present], kept: Tensor, *, maximize: bool
+    work: WorkSet,
+    given: Sequence[list[Tensor]],
+    present: Sequence[Present],
+    kept: Tensor,
+    *,
+    maximize: bool,
+    into: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """G of each shape group, `[count, *local]`, a copy; zero where there is none or not all are finite.
 
@@ -33,12 +39,16 @@ def gather_gradients(
         present: of each shape group, who has one; `None` where all have.
         kept: as for :func:`clear`.
         maximize: whether their sign is changed.
+        into: tensors for them; new ones by default.
     """
     grads: list[Tensor] = []
     rooms: list[Tensor] = []
-    for group, mine in zip(work.groups, present, strict=True):
-        make = torch.empty if mine is None else torch.zeros
-        grads.append(make((group.count, *group.local), dtype=work.compute, device=kept.device))
+    for i, (group, mine) in enumerate(zip(work.groups, present, strict=True)):
+        if into is None:
+            make = torch.empty if mine is None else torch.zeros
+            grads.append(make((group.count, *group.local), dtype=work.compute, device=kept.device))
+        else:
+            grads.append(into[i] if mine is None else into[i].zero_())
         rooms += _given(grads[-1], group, mine)
     for targets, sources in alike(rooms, list(chain.from_iterable(given))):
         torch._foreach_copy_(targets, sources)

@@ -50,6 +50,14 @@ class Schedule:
             return Scheduled(number, gap, before % gap, gap)
         return Scheduled(number, gap) if before % gap == gap - 1 else None
 
+    def is_settled(self, step: int) -> bool:
+        """Whether the gap has reached the interval.
+
+        >>> [step for step in range(1, 100) if Schedule(3, 2).is_settled(step)][0], Schedule(3, 0).is_settled(1)
+        (7, True)
+        """
+        return step > self.warmup_refreshes * (self.interval * (self.interval - 1) // 2)
+
 
 @dataclass(frozen=True)
 class Scheduled:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from torch import Tensor
+
 from jorge.blocks import row_dims
 
 
@@ -37,6 +39,28 @@ class Box:
     def within(self, other: Box) -> Box:
         """The same, as seen from the beginning of a box that it lies in."""
         return Box(tuple(a - b for a, b in zip(self.offset, other.offset, strict=True)), self.size)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is held here of one of the matrices that a sharded parameter holds.
+
+    Args:
+        number: of the matrix in the parameter.
+        where: for each dim of what is held of the parameter, where it begins and how long it is.
+        shape: of it, as a part of the matrix' own tensor.
+    """
+
+    number: int
+    where: tuple[tuple[int, int], ...]
+    shape: tuple[int, ...]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The view of what is held of parameters, `[*count, *local]`, that has its elements, `[*count, *shape]`."""
+        several = tensor.dim() - len(self.where)
+        for dim, (begin, length) in enumerate(self.where, several):
+            tensor = tensor.narrow(dim, begin, length)
+        return tensor.reshape(*tensor.shape[:several], *self.shape)
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,32 @@ class Shards:
             ValueError: a box of the tensor is none of the matrix: what is cut is no first dim of its rows or columns.
         """
         return tuple(_in_matrix(box, shape) for box in self.boxes)
+
+    def segment(self, number: int, shape: tuple[int, ...], part: tuple[int, ...]) -> tuple[Shards, Segment]:
+        """What each process holds of one of the matrices of a parameter, and what is held of it here.
+
+        Args:
+            number: of the matrix.
+            shape: of the parameter.
+            part: of each of its matrices (:func:`jorge.routing.divided`).
+        """
+        batch = len(shape) - len(part)
+        index, split = divmod(number, shape[batch] // part[0])
+        place = []
+        for size in reversed(shape[:batch]):
+            index, at = divmod(index, size)
+            place.append(at)
+        whole = Box((*reversed(place), split * part[0], *(0,) * (len(part) - 1)), (*(1,) * batch, *part))
+        common = [box.meeting(whole) for box in self.boxes]
+        boxes = []
+        for each in common:
+            inside = each.within(whole)
+            held = inside.size[batch:] if all(inside.size[:batch]) else (0, *inside.size[batch + 1 :])
+            boxes.append(Box(inside.offset[batch:], held))
+        mine, here = self.boxes[self.rank], common[self.rank]
+        begins = (min(b, n) for b, n in zip(here.within(mine).offset, mine.size, strict=True))
+        where = tuple(zip(begins, here.size, strict=True))
+        return Shards(tuple(boxes), self.rank), Segment(number, where, boxes[self.rank].size)
 
 
 def _in_matrix(box: Box, shape: tuple[int, ...]) -> Box:

@@ -70,7 +70,7 @@ def take_step(state: GroupState, options: Options, finite: Tensor, trace: Trace 
     have decayed. The work sets before it have taken their step.
     """
     schedule = Schedule(options.interval, options.warmup_refreshes, options.stagger)
-    numbers = options if state.compiled is None else state.compiled.options(options)
+    numbers = options if state.compiled is None else state.compiled.scalars.options(options)
     if not state.exchange.alone:
         _take_steps_with_others(state, options, schedule, finite, trace)
         return

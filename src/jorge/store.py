@@ -24,8 +24,10 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
+from jorge.graphs import RECORDERS, Graphs
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
+from jorge.shards import Segment
 from jorge.validation import bad_gradient, check_own, check_sharded_alike, check_state, check_step, name_of, names
 
 Entry = dict[str, Any]
@@ -70,12 +72,14 @@ class GroupState:
     _sizes: list[int] = field(default_factory=list)
     _slots: list[tuple[list[Tensor | None], int]] = field(default_factory=list)
     _rooms: list[tuple[list[Tensor], int]] = field(default_factory=list)
+    _segments: dict[int, list[tuple[list[Tensor | None], list[Tensor], int, Segment]]] = field(default_factory=dict)
     _seen: int = 0
     _given: int = 0
 
     def __post_init__(self) -> None:
         self.device = self.params[0].device
         self.exchange = self.distribution.exchange(self.domain, self.device)
+        self._unlike = self.distribution.alike is False
         self.shapes = [tuple(p.shape) for p in self.params]
         if self.domain.kind == "parts":  # what is here of a parameter is worked on like one that is whole
             self.specs = [ParamSpec(tuple(local(p).shape), p.dtype) for p in self.params]
@@ -96,9 +100,14 @@ class GroupState:
             for group, mine, some in zip(work.groups, self.grads[-1], self.grouped[-1], strict=True):
                 slots.update((place, (mine, i)) for i, place in enumerate(group.places))
                 rooms.update((place, (some, i)) for i, place in enumerate(group.places))
+                if group.segment is not None:
+                    for i, place in enumerate(group.places):
+                        self._segments.setdefault(place, []).append((mine, some, i, group.segment))
         self._slots = [slots[place] for place in range(len(self.params))]
         self._rooms = [rooms[place] for place in range(len(self.params))]
         self.compiled = CompiledSteps(self.device, wide) if self.options.compile_step else None
+        has_graphs = self.options.cuda_graphs and self.device.type in RECORDERS
+        self.graphs = Graphs(self.device, wide) if has_graphs else None
 
     # --- the state's tensors ------------------------------------------------------------------------------------------
 
@@ -171,6 +180,10 @@ class GroupState:
             SetState([whole(each) for each in a.buffers], whole(a.scalars), [whole(each) for each in a.stacks])
             for a in self._addresses
         ]
+        for work, tensors in zip(self.work_sets, self.tensors, strict=True) if self._segments else ():
+            for i, group in enumerate(work.groups):
+                if group.segment is not None:
+                    tensors.buffers[i] = {k: _of_segment(group, k, base) for k, base in tensors.buffers[i].items()}
 
     def let_go(self) -> None:
         """Hold no tensor of the state and no gradient any more: they are the entries' and the parameters'."""
@@ -186,7 +199,7 @@ class GroupState:
         mine = self.options
         if mine is not options and any(getattr(mine, n) != getattr(options, n) for n in SHAPING + ARRANGING):
             return False
-        return self.distribution is distribution and not (self.domain.kind == "replicate" and distribution.unlike)
+        return self.distribution is distribution and self._unlike == (distribution.alike is False)
 
     def begin(self) -> None:
         """Forget the last step's gradients."""
@@ -220,7 +233,9 @@ class GroupState:
             slot[i] = grad
             if self.domain.kind in ("shard", "parts"):  # what a wrapper has moved or gathered meanwhile lies elsewhere
                 room, i = self._rooms[place]
-                room[i] = local(p)
+                room[i] = held = local(p)
+                for grads, params, i, segment in self._segments.get(place, ()):
+                    grads[i], params[i] = segment.of(grad), segment.of(held)
             if grad.dtype in self.alike:
                 self.alike[grad.dtype].append(grad)
             else:
@@ -249,6 +264,14 @@ class GroupState:
                 step = self.steps[place]
                 if step is not None:
                     self.entries[place]["step"] = step
+
+
+def _of_segment(group: ShapeGroup, name: str, tensor: Tensor) -> Tensor:
+    """Of a tensor of the state of parameters that hold several matrices what is of a group's matrix."""
+    assert group.segment is not None
+    if name in ("row_var", "col_var"):
+        return tensor.view(len(group.places), -1, tensor.shape[-1])[:, group.segment.number]
+    return group.segment.of(tensor)
 
 
 def unmade_in_a_capture() -> RuntimeError:
@@ -419,6 +442,12 @@ class Store:
     def is_apart(self) -> bool:
         """Whether parts of the state lie in other processes."""
         return any(each.is_apart for each in self._groups.values())
+
+    def release(self) -> None:
+        """Give back all captured graphs."""
+        for each in self._groups.values():
+            if each.graphs is not None:
+                each.graphs.release()
 
     def saved(self, state: Mapping[Any, Any]) -> dict[Tensor, Entry]:
         """The entries of parameters whose state lies in several processes, in the form of a checkpoint.

@@ -112,25 +112,39 @@ def levels_to_the_caller() -> int:
     return level
 
 
-def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> None:
+def warn_of_flat(some_groups: Sequence[Group], groups: Sequence[Group]) -> bool:
     """Warn where no parameter is a matrix and one is very long: wrappers that shard a model flatten its weights.
 
     Args:
         some_groups: those to look at.
         groups: all of the optimizer's, by which parameters are called.
+
+    Returns:
+        whether it did.
+
+    Raises:
+        TypeError: they are FSDP1's, which marks what it has flattened.
     """
     params = [p for group in some_groups for p in group["params"]]
+    flattened = [p for p in params if getattr(p, "_fsdp_flattened", False)]
+    if flattened and not any(matrix_shape(tuple(p.shape)) for p in flattened):
+        raise TypeError(
+            f"FSDP1 has flattened {name_of(flattened[0], groups)}, with use_orig_params too, and no matrix is left to "
+            "precondition: shard the model with fully_shard (FSDP2) instead, or use DDP"
+        )
     if not params or any(matrix_shape(tuple(p.shape)) for p in params):
-        return
+        return False
     longest = max(params, key=Tensor.numel)
     sizes = [p.numel() for group in groups for p in group["params"]]
-    if longest.numel() >= _FLAT or (len(sizes) <= _FEW and min(sizes) >= _FLAT_ALONE):
-        warnings.warn(
-            f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the "
-            "plain step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Shard the model with "
-            "fully_shard (FSDP2) instead, or use DDP",
-            stacklevel=levels_to_the_caller(),
-        )
+    if longest.numel() < _FLAT and (len(sizes) > _FEW or min(sizes) < _FLAT_ALONE):
+        return False
+    warnings.warn(
+        f"no parameter is a matrix, and {name_of(longest, groups)} has {longest.numel()} elements: all take the plain "
+        "step of Adam or SGD. FSDP1 and DeepSpeed's ZeRO flatten weights so. Shard the model with fully_shard (FSDP2) "
+        "instead, or use DDP",
+        stacklevel=levels_to_the_caller(),
+    )
+    return True
 
 
 def warn_of_no_gradients() -> None:

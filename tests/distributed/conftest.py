@@ -7,6 +7,6 @@ from tests.distributed.pool import Pool
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[Pool]:
-    found = Pool(4)
+    found = Pool(5)
     yield found
     found.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -53,11 +54,20 @@ class Pool:
         with tempfile.TemporaryDirectory() as folder:
             for jobs in self._jobs[:world]:
                 jobs.put((function, world, str(Path(folder) / "rendezvous"), args))
-            answers = [self._results.get() for _ in range(world)]
+            answers = [self._next() for _ in range(world)]
         failed = [text for _, well, text in answers if not well]
         if failed:
             raise AssertionError("\n".join(failed))
         return [found for _, _, found in sorted(answers, key=lambda answer: int(answer[0]))]
+
+    def _next(self) -> Any:
+        """The next answer; none comes of a process that has died."""
+        while self._results.empty():
+            dead = [rank for rank, process in enumerate(self._processes) if not process.is_alive()]
+            if dead:
+                raise AssertionError(f"processes {dead} have died, with {self._processes[dead[0]].exitcode}")
+            time.sleep(0.002)
+        return self._results.get()
 
     def close(self) -> None:
         """Let all of them end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 import subprocess
 import sys
 import warnings
@@ -17,9 +18,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from jorge import Jorge, param_groups
+from jorge import Jorge, graphs, param_groups
+from jorge.cost.distributed import automatic
+from jorge.exchange.rates import CPU, rates
 from tests.distributed import jobs
 from tests.distributed.pool import Pool
+from tests.recorded import Recorder
 
 pytestmark = pytest.mark.slow
 
@@ -172,7 +176,8 @@ def placements(rank: int, world: int) -> list[str]:
         except TypeError as error:
             found.append(str(error))
     good = nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)]))
-    for options in ({"splits": 2}, {"compile_step": True}):
+    refused: list[dict[str, Any]] = [{"compile_step": True}, {"capturable": True}, {"cuda_graphs": True}]
+    for options in refused:
         try:
             optimizer = Jorge([("layer", good)], **options)
             good.grad = torch.ones_like(good)
@@ -183,11 +188,34 @@ def placements(rank: int, world: int) -> list[str]:
 
 
 def test_what_is_not_supported_says_so_by_name(pool: Pool) -> None:
-    partial, inner, several, compiled = pool.run(2, placements)[0]
+    partial, inner, compiled, captured, replayed = pool.run(2, placements)[0]
     assert all(word in partial for word in ("'layer'", "Partial", "DeviceMesh", "replicate it"))
     assert all(word in inner for word in ("'layer'", "cut along dim 2", "DeviceMesh"))
-    assert "2 matrices" in several
     assert "compile_step" in compiled
+    assert "capturable" in captured
+    assert "cuda_graphs" in replayed
+
+
+def with_graphs(rank: int, world: int, compiled: bool) -> tuple[dict[str, Tensor], int]:
+    net = jobs.built("ddp", world)
+    optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS, cuda_graphs=True)
+    run = torch.compile(net, backend="eager") if compiled else net
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(graphs.RECORDERS, "cpu", Recorder)
+        Recorder.forget()
+        jobs.train(run, optimizer, range(30), rank, world)  # type: ignore[arg-type]
+    assert not optimizer.distribution.transports()
+    return jobs.weights(net), Recorder.replayed
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_under_ddp_each_process_replays_its_own_graphs(pool: Pool, compiled: bool) -> None:
+    found = pool.run(2, with_graphs, compiled)
+    wanted = jobs.alone({}, 30)
+    for weights, replayed in found:
+        assert replayed > 10
+        assert all(torch.equal(found[0][0][name], value) for name, value in weights.items())
+        assert all(torch.allclose(wanted[name], value, rtol=1e-6, atol=1e-8) for name, value in weights.items())
 
 
 def experts(rank: int, world: int) -> list[Any]:
@@ -387,7 +415,12 @@ def replicas(rank: int, world: int, strategy: str, how: dict[str, Any]) -> list[
 
 @pytest.mark.parametrize(
     ("strategy", "world", "how"),
-    [("ddp", 2, {}), ("ddp", 3, {"distributed": "shard"}), ("hsdp", 4, {}), ("fsdp+tp", 4, {})],
+    [
+        ("ddp", 2, {"distributed": "replicate"}),
+        ("ddp", 3, {"distributed": "shard"}),
+        ("hsdp", 4, {}),
+        ("fsdp+tp", 4, {}),
+    ],
     ids=str,
 )
 def test_replicas_are_the_same_to_the_bit_and_those_that_are_not_are_named(
@@ -427,6 +460,8 @@ DIES = """
 import datetime, os, sys, torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from jorge import Jorge, param_groups
+from jorge.cost.distributed import automatic
+from jorge.exchange.rates import CPU, rates
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2,
                         timeout=datetime.timedelta(seconds=8))
@@ -456,3 +491,45 @@ def test_when_a_process_dies_the_others_end_with_an_error(tmp_path: Any) -> None
     assert processes[0].returncode not in (0, 9)
     assert "RuntimeError" in error or "DistBackendError" in error
     assert dist.is_available()
+
+
+def calls_of(rank: int, world: int, width: int, near: bool) -> tuple[int, list[bool]]:
+    """Collectives of four steps with `"auto"` after the first look, and what its exchanges do."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(width, width, bias=False))
+    optimizer = Jorge(net.named_parameters(), interval=2)
+    for _ in range(4):
+        net[0].weight.grad = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+    states = optimizer._store._groups.values()
+    assert optimizer.distribution._near is near
+    return sum(each.calls for each in optimizer.distribution.transports()), [s.exchange.shares for s in states]  # type: ignore[attr-defined]
+
+
+def test_auto_shares_where_the_model_of_time_says_that_it_pays(pool: Pool) -> None:
+    small, large = pool.run(2, calls_of, 8, True), pool.run(2, calls_of, 512, True)
+    assert automatic({"weight": (8, 8)}, world_size=2, rates=CPU) == "ddp-alone"
+    assert automatic({"weight": (512, 512)}, world_size=2, rates=CPU) == "ddp"
+    assert small[0] == small[1]
+    assert large[0] == large[1]
+    assert [small[0][1], large[0][1]] == [[False], [True]]
+    assert large[0][0] > small[0][0]
+    assert automatic({"weight": (4096, 4096)}, world_size=8, rates=rates("cuda", near=True)) == "ddp"
+    assert automatic({"weight": (4096, 4096)}, world_size=8, rates=rates("cuda", near=False)) == "ddp-alone"
+
+
+def elsewhere(rank: int, world: int) -> bool:
+    """Whether processes whose machines have other names are taken to be near each other."""
+    platform.node, before = (lambda: f"machine {rank}"), platform.node
+    try:
+        p = nn.Parameter(torch.ones(4, 4))
+        optimizer = Jorge([p])
+        p.grad = torch.ones(4, 4)
+        optimizer.step()
+        return optimizer.distribution._near
+    finally:
+        platform.node = before
+
+
+def test_machines_are_told_apart_and_are_no_difference_between_replicas(pool: Pool) -> None:
+    assert pool.run(2, elsewhere) == [False, False]

@@ -34,32 +34,39 @@ def sent(rank: int, world: int, strategy: str, how: dict[str, Any]) -> tuple[int
 @pytest.mark.parametrize(
     ("strategy", "world", "how"),
     [
-        ("ddp", 2, {}),
-        ("ddp", 4, {}),
+        ("ddp", 2, {"distributed": "replicate"}),
+        ("ddp", 4, {"distributed": "replicate"}),
+        ("ddp-alone", 2, {}),
         ("ddp-shard", 2, {"distributed": "shard"}),
         ("fsdp", 2, {}),
         ("fsdp", 4, {}),
         ("hsdp", 4, {}),
+        ("ddp-shard", 2, {"distributed": "shard", "communication_dtype": torch.bfloat16}),
+        ("fsdp", 3, {"communication_dtype": torch.float16}),
     ],
     ids=str,
 )
 def test_what_is_counted_is_what_is_held_and_sent(
     pool: Pool, strategy: Strategy, world: int, how: dict[str, Any]
 ) -> None:
-    found = pool.run(world, sent, strategy.removesuffix("-shard"), how)
+    found = pool.run(world, sent, strategy.removesuffix("-shard").removesuffix("-alone"), how)
     net = jobs.built("alone", 1, torch.float32)
     given = {name: tuple(p.shape) for name, p in net.named_parameters() if p.requires_grad}
     count = len(list(net.parameters()))
-    cost = distributed(given, world_size=world, strategy=strategy, **jobs.OPTIONS)
+    dtype = how.get("communication_dtype")
+    cost = distributed(given, world_size=world, strategy=strategy, communication_dtype=dtype, **jobs.OPTIONS)
+    if dtype is not None:
+        wide = distributed(given, world_size=world, strategy=strategy, **jobs.OPTIONS)
+        assert max(cost.step_bytes) < 0.9 * max(wide.step_bytes)
     schedule = Schedule(jobs.OPTIONS["interval"], jobs.OPTIONS["warmup_refreshes"])
     refreshes = sum(schedule.at(step) is not None for step in range(1, STEPS + 1))
-    plain = strategy.startswith("ddp")  # whose processes look once whether they are alike, by three numbers
+    plain = strategy.startswith("ddp")  # whose processes look once whether they are alike, by four numbers
     said = 2 * 2 * 4 * count * (world - 1) // world  # of who has a gradient, as all are on CPUs
     heard = STEPS - plain
     for rank, (nbytes, calls, state) in enumerate(found):
         assert state == cost.state_bytes[rank]
         expected = STEPS * cost.step_bytes[rank] + refreshes * cost.refresh_bytes[rank]
-        assert nbytes == expected + heard * said + plain * 24 * (world - 1)
+        assert nbytes == expected + heard * said + plain * 32 * (world - 1)
         assert calls == STEPS * cost.step_messages + refreshes * cost.refresh_messages + heard + plain
 
 

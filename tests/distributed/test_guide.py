@@ -1,4 +1,4 @@
-"""The snippets of the guide's page on several GPUs, under torchrun."""
+"""The snippets of the guide that are for several GPUs, under torchrun."""
 
 import os
 import re
@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "several-gpus.md"
-SNIPPETS = re.findall(r"## ([^\n]+)\n(?:(?!\n## ).)*?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+SNIPPETS = [
+    snippet
+    for page in ("several-gpus.md", "diagnostics.md")
+    for snippet in re.findall(
+        r"## ([^\n]+)\n(?:(?!\n## ).)*?```python\n(import.*?)```", (GUIDE / page).read_text(), re.DOTALL
+    )
+]
 
 
 @pytest.mark.slow
@@ -27,5 +33,5 @@ def test_a_snippet_runs_under_torchrun(title: str, code: str, tmp_path: Path) ->
     assert result.returncode == 0, result.stderr
 
 
-def test_the_page_has_a_snippet_for_each_way() -> None:
-    assert len(SNIPPETS) == 4
+def test_the_pages_have_a_snippet_for_each_way() -> None:
+    assert len(SNIPPETS) == 6

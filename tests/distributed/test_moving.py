@@ -18,7 +18,7 @@ WALK: list[tuple[str, int, dict[str, Any]]] = [
     ("ddp", 2, {"distributed": "shard"}),
     ("alone", 1, {}),
     ("fsdp+tp", 4, {}),
-    ("ddp", 2, {}),
+    ("ddp", 2, {"distributed": "replicate"}),
     ("hsdp", 4, {}),
     ("fsdp", 2, {"distributed": None}),
 ]

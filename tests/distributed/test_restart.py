@@ -11,14 +11,15 @@ import pytest
 import torch
 
 SCRIPT = """
-import os, sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
+import datetime, os, sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from pathlib import Path
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict, get_optimizer_state_dict, set_model_state_dict, set_optimizer_state_dict)
 from torch.distributed.fsdp import fully_shard
 from jorge import Jorge
 folder, dies = Path(sys.argv[1]), sys.argv[2] == "dies"
-dist.init_process_group("gloo")
+attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))  # gloo does not always connect
 rank = dist.get_rank()
 aside = dist.new_group()  # what is saved in the background must not mix with the training on one group
 torch.manual_seed(0)
@@ -44,29 +45,30 @@ for step in range(start, 8):
     if future is not None:
         future.result()
     future = dcp.async_save(state(), checkpoint_id=folder / str(step), process_group=aside)
-future.result()
+if future is not None:
+    future.result()
 whole = [p.full_tensor() for p in net.parameters()]
-if rank == 0:
-    torch.save([start, whole], folder / "end.new")
+if rank == 0 and start < 8:  # or it was written, and gloo has aborted at the end of a process
+    torch.save([attempt, start, whole], folder / "end.new")
     (folder / "end.new").rename(folder / "end")
 dist.destroy_process_group()
 """
 
 
-def run(script: Path, folder: Path, how: str) -> bool:
-    """Whether a job of two processes comes to its end; one that hangs is ended, as a cluster does."""
+def run(script: Path, folder: Path, how: str) -> None:
+    """A job of two processes, which torchrun starts again where one dies; one that hangs is ended, as clusters do."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = subprocess.Popen(
-        [*command, str(script), str(folder), how],
+        [*command, "--max-restarts", "5", str(script), str(folder), how],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         start_new_session=True,
     )
     try:
-        return process.wait(90) == 0
+        process.wait(200)
     except subprocess.TimeoutExpired:
-        return False
+        pass
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -74,17 +76,19 @@ def run(script: Path, folder: Path, how: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_job_that_is_started_again_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
+def test_a_job_that_torchrun_starts_again_ends_where_an_undisturbed_one_ends(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     ends = {}
     for how in ("dies", "lives"):
-        folder = tmp_path / how
-        folder.mkdir()
-        well = [run(script, folder, how)]
-        assert how == "lives" or not well[0], "a process died"
-        while not (folder / "end").exists() and len(well) < 5:  # gloo sometimes fails to connect, or aborts at the end
-            well.append(run(script, folder, how))
+        for job in range(3):  # gloo may hang while it connects, whatever the optimizer
+            folder = tmp_path / f"{how}{job}"
+            folder.mkdir()
+            run(script, folder, how)
+            if (folder / "end").exists():
+                break
         ends[how] = torch.load(folder / "end")
-    assert ends["dies"][0] in (4, 5), "the step after the last one that was saved"
-    assert all(torch.equal(p, q) for p, q in zip(ends["dies"][1], ends["lives"][1], strict=True))
+    attempt, start, weights = ends["dies"]
+    assert attempt > 0
+    assert start in (4, 5), "the step after the last one that was saved"
+    assert all(torch.equal(p, q) for p, q in zip(weights, ends["lives"][2], strict=True))

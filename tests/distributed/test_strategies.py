@@ -41,6 +41,19 @@ def test_processes_end_where_one_ends(pool: Pool, strategy: str, world: int, how
         assert all(torch.equal(found[1]["held"][name], value) for name, value in found[0]["held"].items())
 
 
+@pytest.mark.parametrize(("strategy", "world"), [("ddp", 2), ("fsdp", 3), ("fsdp+tp", 4)])
+def test_directions_are_sent_in_a_lower_precision_and_replicas_stay_alike(
+    pool: Pool, strategy: str, world: int
+) -> None:
+    how: dict[str, Any] = {"distributed": "shard", "communication_dtype": torch.bfloat16}
+    found = pool.run(world, jobs.trained, strategy, how, STEPS)
+    wide = pool.run(world, jobs.trained, strategy, {"distributed": "shard"}, STEPS)
+    assert 1e-6 < off(found[0]["weights"], wide[0]["weights"]) < 0.05
+    for other in found[1:]:
+        assert all(torch.equal(other["weights"][name], value) for name, value in found[0]["weights"].items())
+    assert sum(each["sent"] for each in found) < 0.95 * sum(each["sent"] for each in wide)
+
+
 def test_owners_keep_a_share_each(pool: Pool) -> None:
     net = jobs.built("alone", 1)
     optimizer = Jorge(net.named_parameters(), **jobs.OPTIONS)
@@ -53,7 +66,11 @@ def test_owners_keep_a_share_each(pool: Pool) -> None:
 
 
 def test_messages_do_not_grow_with_depth(pool: Pool) -> None:
-    for strategy, world, how in [("ddp", 2, {}), ("ddp", 2, {"distributed": "shard"}), ("fsdp", 2, {})]:
+    for strategy, world, how in [
+        ("ddp", 2, {"distributed": "replicate"}),
+        ("ddp", 2, {"distributed": "shard"}),
+        ("fsdp", 2, {}),
+    ]:
         calls = [pool.run(world, deep, strategy, how, depth)[0] for depth in (2, 8)]
         assert calls[0] == calls[1] > 0
 

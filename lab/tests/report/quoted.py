@@ -26,7 +26,7 @@ from jorge_lab.statistics.row import Row
 
 ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "CHANGELOG.md").exists())
 RECORDS = ROOT / "lab" / "records"
-README, NOTEBOOK = ROOT / "README.md", ROOT / "docs" / "notebook"
+README, NOTEBOOK, GUIDE = ROOT / "README.md", ROOT / "docs" / "notebook", ROOT / "docs" / "guide"
 
 #: As the tables have them.
 OPTIMIZERS = ("sgd", "adamw", "shampoo", "soap", "muon", "psgd")
@@ -247,6 +247,21 @@ def price() -> str:
     return table(heads, lines)
 
 
+def worth() -> str:
+    """What Jorge saves beside AdamW, the better of its two, and what it costs, on the ten tasks."""
+    lines = []
+    for part in suite():
+        mine, base = jorge(part), better(part, "adamw")
+        saved = [
+            f"{getattr(mine, f'{unit}_to_target') / getattr(base, f'{unit}_to_target'):.2f}"
+            for unit in ("steps", "seconds")
+        ]
+        cost = [f"{mine.optimizer_share:.0%}", f"{mine.state_bytes / row(part, 'adamw').state_bytes:.1f}"]
+        lines.append([called(part), *saved, *cost])
+    heads = ["steps ÷ AdamW's", "seconds ÷ AdamW's", "Jorge's share of a training step", "state ÷ AdamW's"]
+    return table(["", *heads], lines)
+
+
 def number(value: float | None) -> str:
     """Three significant digits, a dash for none, as the scripts print it."""
     if value is None:
@@ -384,7 +399,8 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (README, "claim"): claim,
     (README, "gpu"): gpu_claim,
     (README, "full"): full,
-    (ROOT / "docs" / "guide" / "diagnostics.md", "health"): health,
+    (GUIDE / "diagnostics.md", "health"): health,
+    (GUIDE / "should-i-use-it.md", "worth"): worth,
     (NOTEBOOK / "benchmarks.md", "lora"): lora,
     (NOTEBOOK / "gpu.md", "gpu"): gpu,
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,

@@ -9,6 +9,7 @@ import sys
 from operator import itemgetter
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -17,9 +18,9 @@ from jorge_lab.commands.tune import COMMAND as TUNE
 from jorge_lab.contenders import CONTENDERS, Contender, UnsuitableError, tuned
 from jorge_lab.runs.records import read
 from jorge_lab.tasks.task import Task
-from jorge_lab.tuning.search import FACTOR, FROM_ZERO, open_storage, open_study, tune
+from jorge_lab.tuning.search import FACTOR, FROM_ZERO, _is_surplus, open_storage, open_study, tune
 from jorge_lab.tuning.tuned_file import write_tuned
-from lab.tests.tiny import tiny
+from lab.tests.tiny import Tokens, tiny
 
 TASK = tiny(steps=20)
 BOTH = [CONTENDERS["sgd"], CONTENDERS["adamw"]]
@@ -214,7 +215,53 @@ def test_workers_share_the_trials(tmp_path: Path) -> None:
     assert result.stdout.count("transferred") == 2
     written = json.loads((tmp_path / "tuned.json").read_text())["mnist"]["smoke"]
     assert set(written) == {"sgd", "adamw"}
-    assert all(3 <= entry["trials"] <= 5 for entry in written.values())
+    assert all(entry["trials"] == 3 for entry in written.values())
+
+
+@pytest.mark.slow
+def test_commands_on_several_machines_share_one_study(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(CODE)
+    storage = tmp_path / "shared" / "tune.journal"
+    words = [sys.executable, str(tmp_path / "command.py"), "lab.tests.tiny:tokens", "--size", "smoke"]
+    words += ["--optimizers", "sgd", "--storage", str(storage), "--tuned", str(tmp_path / "tuned.json")]
+    root = Path(__file__).parents[3]
+    both = [
+        subprocess.Popen([*words, "--shared", "--trials", "7"], stdout=subprocess.PIPE, text=True, cwd=root)
+        for _ in range(2)
+    ]
+    told = [line for process in both for line in process.communicate(timeout=300)[0].splitlines()]
+    assert [process.returncode for process in both] == [0, 0]
+    task = tiny(Tokens)
+    found = [each for each in trials(task, BOTH[0], storage) if each[1] in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(found) == len(told) == 7
+    assert len({tuple(params.values()) for params, _, _ in found}) == 7, "no trial twice"
+    assert sum(line.endswith("transferred") for line in told) == 1
+    subprocess.run([*words, "--shared", "--trials", "8"], check=True, capture_output=True, cwd=root, timeout=300)
+    more = [each for each in trials(task, BOTH[0], storage) if each[1] in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(more) == 8
+    assert more[:7] == found, "it goes on"
+
+
+def test_of_two_that_begin_the_last_trial_at_once_the_later_leaves_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "tune.journal"))
+    study = open_study(TASK, BOTH[0], storage, TASK.load())
+    study.ask()  # another machine takes the transferred settings
+    study.enqueue_trial(study.user_attrs["transferred"])  # and this one has not seen that
+    study.ask()
+    other = study.ask()
+    tune([TASK], BOTH[:1], 4, storage, share=True)
+    assert [t.state for t in study.get_trials()][:3] == [TrialState.RUNNING] * 3
+    assert [t.state for t in study.get_trials()][3:] in ([TrialState.COMPLETE], [TrialState.PRUNED])
+    late = study.ask()
+    assert _is_surplus(study, late, 4)
+    assert not _is_surplus(study, other, 3)
+    twice = _enqueued(study)
+    assert _is_surplus(study, twice, 100), "the transferred settings are tried once"
+
+
+def _enqueued(study: optuna.Study) -> optuna.Trial:
+    study.enqueue_trial(study.user_attrs["transferred"])
+    return study.ask()
 
 
 PARENT = """

@@ -15,18 +15,19 @@ from jorge.arrange import ParamSpec, WorkSet, arrange, refresh_flops
 from jorge.cost.estimating import checked, positive
 from jorge.cost.table import aligned, si
 from jorge.cost.weights import weights_of
-from jorge.exchange.owned import boxes_of
-from jorge.exchange.replicated import gathered_bytes, spans
+from jorge.exchange.rates import FAR, Rates
+from jorge.exchange.replicated import gathered_bytes, load, spans
 from jorge.exchange.routes import pieces
+from jorge.exchange.segments import held, segmented, sharded
 from jorge.exchange.strips import Run, assign, runs, strips
-from jorge.exchange.transport import summed_bytes
+from jorge.exchange.transport import sent_dtype, summed_bytes
 from jorge.methods import METHODS, Refresh
 from jorge.options import Options
 from jorge.routing import has_schatten_length, layout
 from jorge.shards import Shards, boxes
 
-Strategy = Literal["ddp", "ddp-shard", "fsdp", "hsdp"]
-STRATEGIES: tuple[Strategy, ...] = ("ddp", "ddp-shard", "fsdp", "hsdp")
+Strategy = Literal["ddp", "ddp-shard", "ddp-alone", "fsdp", "hsdp"]
+STRATEGIES: tuple[Strategy, ...] = ("ddp", "ddp-shard", "ddp-alone", "fsdp", "hsdp")
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,17 @@ class Distributed:
     """The cost of each process of a job; every list has an entry for each.
 
     Args:
-        strategy: how parameters and state lie: `"ddp"` with all of the state in each process, `"ddp-shard"` with
-            preconditioners in one, `"fsdp"` with parameters sharded along dim 0, `"hsdp"` with two replicas of that.
+        strategy: how parameters and state lie: `"ddp"` with all of the state in each process and each preconditioner
+            refreshed in one, `"ddp-shard"` with preconditioners in one, `"ddp-alone"` with all refreshed in each,
+            `"fsdp"` with parameters sharded along dim 0, `"hsdp"` with two replicas of that.
         interval: steps between refreshes.
         state_bytes: of optimizer state.
         refresh_flops: of a refresh of all preconditioners.
         direction_flops: of the directions in each step.
         step_bytes: sent to others in a step without a refresh.
         refresh_bytes: sent besides where one refreshes.
-        step_messages, refresh_messages: collectives, likewise.
+        step_messages: collectives in a step without a refresh.
+        refresh_messages: collectives besides where one refreshes.
     """
 
     strategy: Strategy
@@ -65,7 +68,9 @@ class Distributed:
         """Operations of a refresh in the process that has most, over the mean."""
         return max(self.refresh_flops) * self.world_size / max(1, sum(self.refresh_flops))
 
-    def seconds(self, *, flops: float = 5e13, bandwidth: float = 5e10, latency: float = 2e-5) -> float:
+    def seconds(
+        self, *, flops: float = FAR.flops, bandwidth: float = FAR.bandwidth, latency: float = FAR.latency
+    ) -> float:
         """A model of the time that the optimizer's products and messages take in a step, a mean over the interval.
 
         Nothing overlaps in it, and nothing elementwise is in it.
@@ -79,7 +84,8 @@ class Distributed:
             positive(name, value)
         work = max(self.direction_flops) + max(self.refresh_flops) / self.interval
         sent = max(self.step_bytes) + max(self.refresh_bytes) / self.interval
-        return work / flops + sent / bandwidth + latency * (self.step_messages + self.refresh_messages / self.interval)
+        messages = self.step_messages + self.refresh_messages / self.interval
+        return Rates(flops, bandwidth, latency).seconds(work, sent, messages)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -106,7 +112,14 @@ class Distributed:
         )
 
 
-def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "ddp", **options: Any) -> Distributed:
+def distributed(
+    model_or_shapes: Any,
+    *,
+    world_size: int,
+    strategy: Strategy = "ddp",
+    communication_dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Distributed:
     """Count what each process of a job will hold, compute and send.
 
     Bytes are those given to others, to each what it gets; of a sum what a ring sends. They are equal to what the
@@ -117,6 +130,7 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         model_or_shapes: as for :func:`jorge.cost.estimate`.
         world_size: the number of processes.
         strategy: how parameters and state lie (:class:`Distributed`).
+        communication_dtype: as of :class:`jorge.Jorge`.
         options: of :class:`jorge.Jorge`.
 
     Raises:
@@ -137,8 +151,28 @@ def distributed(model_or_shapes: Any, *, world_size: int, strategy: Strategy = "
         for weight in weights_of(model_or_shapes)
     ]
     work_sets = arrange(specs, chosen)
-    count = _Count(chosen, specs, work_sets, world_size)
-    return count.replicated() if strategy == "ddp" else count.owned(strategy)
+    count = _Count(chosen, specs, work_sets, world_size, communication_dtype)
+    if strategy in ("ddp", "ddp-alone"):
+        return count.replicated(shares=strategy == "ddp")
+    return count.owned(strategy)
+
+
+def automatic(model_or_shapes: Any, *, world_size: int, rates: Rates = FAR, **options: Any) -> Strategy:
+    """What `distributed="auto"` chooses under DDP: to share refreshes, or to do all of them in each process.
+
+    Args:
+        model_or_shapes: as for :func:`jorge.cost.estimate`.
+        world_size: the number of processes.
+        rates: of devices and links.
+        options: of :class:`jorge.Jorge`.
+
+    >>> from jorge.exchange.rates import NEAR
+    >>> [automatic({"weight": (side, side)}, world_size=4, rates=NEAR) for side in (64, 4096)]
+    ['ddp-alone', 'ddp']
+    """
+    chosen = checked(options)
+    specs = [ParamSpec(weight.shape, weight.dtype) for weight in weights_of(model_or_shapes)]
+    return "ddp" if load(arrange(specs, chosen), chosen, world_size).pays(rates) else "ddp-alone"
 
 
 def _shards(shape: tuple[int, ...], size: int, strategy: Strategy) -> Shards | None:
@@ -156,18 +190,21 @@ class _Count:
     specs: Sequence[ParamSpec]
     work_sets: Sequence[WorkSet]
     size: int
+    dtype: torch.dtype | None
 
-    def replicated(self) -> Distributed:
-        """With all of the state in each process."""
+    def replicated(self, *, shares: bool) -> Distributed:
+        """With all of the state in each process, whether they share refreshes or not."""
         ways = spans(self.work_sets, self.options, self.size)
         refreshed, sent = [0] * self.size, [0] * self.size
         messages = 0
         for work in self.work_sets:
             sizes = [[last - first for first, last in ways[work.number][i]] for i in range(len(work.stacks))]
+            if not shares:
+                sizes = [[stack.count] * self.size for stack in work.stacks]
             for stack, each in zip(work.stacks, sizes, strict=True):
                 flops = self._refresh(stack.shape, stack.sides, bool(stack.measured))
                 refreshed = [total + flops * blocks for total, blocks in zip(refreshed, each, strict=True)]
-            if work.stacks:
+            if work.stacks and shares:
                 given = gathered_bytes(work, sizes, self.options) * (self.size - 1)
                 measured = sum(last - first for stack in work.stacks for first, last in stack.measured)
                 summed = 2 * summed_bytes(measured * work.compute.itemsize, self.size) if measured else 0
@@ -181,7 +218,7 @@ class _Count:
         state = sum(_bytes(layout(s.shape, s.dtype, self.options).tensors(s.shape)) for s in self.specs)
         everywhere = self.size
         return Distributed(
-            "ddp",
+            "ddp" if shares else "ddp-alone",
             self.options.interval,
             (state,) * everywhere,
             tuple(refreshed),
@@ -194,17 +231,14 @@ class _Count:
 
     def owned(self, strategy: Strategy) -> Distributed:
         """With each preconditioner in one process."""
-        held = [{i: boxes_of(g, self.size) for i, g in enumerate(work.matrices)} for work in self.work_sets]
-        apart = [
-            {i: mine for i, mine in each.items() if work.matrices[i].spec.shards is not None}
-            for each, work in zip(held, self.work_sets, strict=True)
-        ]
+        everywhere = [held(segmented(work), self.size) for work in self.work_sets]
+        apart = [sharded(work, each) for work, each in zip(self.work_sets, everywhere, strict=True)]
         refreshed, directions = [0] * self.size, [0] * self.size
         state = [self._local(rank) for rank in range(self.size)]
         step, besides = [self._flag()] * self.size, [0] * self.size
         messages, more = 1, 0
         for work, owners, where in zip(
-            self.work_sets, assign(self.work_sets, self.options, apart, self.size), held, strict=True
+            self.work_sets, assign(self.work_sets, self.options, apart, self.size), everywhere, strict=True
         ):
             found = runs(work)
             every = list(strips(work, found))
@@ -215,10 +249,10 @@ class _Count:
                 directions[owner] += direction
                 state[owner] += nbytes
             out, home = Counter[int](), Counter[int]()
+            back = sent_dtype(self.dtype, work.compute).itemsize
             for piece, giver, owner, holders in pieces(every, owners, [run.source for run in found], where):
-                nbytes = piece.elements * work.compute.itemsize
-                out[giver] += nbytes * (giver != owner)
-                home[owner] += nbytes * sum(other != owner for other in holders)
+                out[giver] += piece.elements * work.compute.itemsize * (giver != owner)
+                home[owner] += piece.elements * back * sum(other != owner for other in holders)
             measures = any(stack.measured for stack in work.stacks)
             sums, extra = self._sums(work, measures)
             for rank in range(self.size):
@@ -233,10 +267,10 @@ class _Count:
         """Bytes of the sums over processes in a step, and of those besides where it refreshes."""
         if not work.matrices:
             return [], []
-        total = sum(group.count for group in work.matrices)
+        total = sum(group.count for group in work.sources)
         found: list[int] = []
         besides: list[int] = []
-        sharded = any(group.spec.shards is not None for group in work.matrices)
+        sharded = any(group.spec.shards is not None for group in work.sources)
         if sharded:
             found += [summed_bytes(8 * total, self.size)] * 2
             sides = sum(group.count * sum(group.blocking.matrix) for group in _adapted(work, self.options))
@@ -254,7 +288,7 @@ class _Count:
 
     def _of_run(self, run: Run, work: WorkSet) -> tuple[int, int, int]:
         """Operations of a refresh and of the directions of a strip, and the bytes of its state."""
-        group = work.matrices[run.source]
+        group = work.sources[run.source]
         assert group.blocking is not None
         sides, method = group.blocking.sides, METHODS[self.options.method]
         measured = has_schatten_length(group.part, sides, self.options)
@@ -279,7 +313,7 @@ class _Count:
 
 def _adapted(work: WorkSet, options: Options) -> Iterator[Any]:
     """The shape groups whose rows and columns have variances."""
-    for group in work.matrices:
+    for group in work.sources:
         if layout(group.spec.shape, group.spec.dtype, options).sides:
             yield group
 

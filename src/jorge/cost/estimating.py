@@ -10,21 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from jorge import schatten
+from jorge.arrange import SMALLEST_WORKSPACE_CUDA
 from jorge.blocks import Side
 from jorge.checks import check, check_known
 from jorge.cost import rivals as others
 from jorge.cost import table
-from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, settled_refreshes
+from jorge.cost.meter import UNCUT, Rehearsal, early_refreshes, mean_bytes, mean_launches, settled_refreshes
 from jorge.cost.model import model_flops as count_model
 from jorge.cost.rivals import Rival, eigh_flops
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
-from jorge.options import DEFAULTS, BlockSize, Options
+from jorge.options import CUDA_BLOCK_SIZE, DEFAULTS, BlockSize, Options
 from jorge.plan import PlanRow, plan_row
-from jorge.routing import has_schatten_length, route_by
+from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
 
 #: FLOPs in the time of one byte: float32 without tensor cores on an H100 (67 TFLOP/s ÷ 3.35 TB/s, its data sheet).
 BALANCE = 20.0
+#: The same in TF32, and the bytes in the time of a kernel: 1.0 µs in a graph at 3.0 TB/s (`docs/notebook/gpu.md`).
+GPU_BALANCE, GPU_LAUNCH = 120.0, 3e6
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,9 @@ class Estimate:
         model_flops: forward and backward pass of the model, or `None` where not known.
         balance: FLOPs that the device does in the time in which it moves one byte.
         model_speed: how many times faster it does the model's FLOPs than the optimizer's.
+        launch: bytes that it moves in the time of a launch.
+        launches_per_step: a mean over the interval.
+        early_launches_per_step: the same, a mean over the first ten refreshes.
         rivals: SGD, AdamW, Shampoo, SOAP and Muon.
     """
 
@@ -97,6 +103,9 @@ class Estimate:
     model_flops: float | None
     balance: float
     model_speed: float
+    launch: float
+    launches_per_step: float
+    early_launches_per_step: float
     rivals: tuple[Rival, ...] = field(repr=False)
 
     @property
@@ -132,12 +141,14 @@ class Estimate:
     @property
     def overhead(self) -> float | None:
         """Predicted extra work over training with the baseline, later in training; `None` without model FLOPs."""
-        return self._overhead(self.flops_per_step + self.eigh_flops / self.interval, self.bytes_per_step)
+        moved = self.bytes_per_step + self.launch * self.launches_per_step
+        return self._overhead(self.flops_per_step + self.eigh_flops / self.interval, moved)
 
     @property
     def early_overhead(self) -> float | None:
         """The same for one of the first ten steps."""
-        return self._overhead(self.early_flops_per_step + self.eigh_flops, self.early_bytes_per_step)
+        moved = self.early_bytes_per_step + self.launch * self.early_launches_per_step
+        return self._overhead(self.early_flops_per_step + self.eigh_flops, moved)
 
     def _overhead(self, work: float, moved_bytes: float) -> float | None:
         base = next(r for r in self.rivals if r.name == ("SGD" if self.grafting == "sgd" else "AdamW"))
@@ -161,14 +172,16 @@ def estimate(
     sample_input: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
     model_flops: float | None = None,
-    balance: float = BALANCE,
+    balance: float | None = None,
     model_speed: float = 1.0,
+    gpu: bool = False,
     **options: Any,
 ) -> Estimate:
     r"""Count what :class:`jorge.Jorge` will cost, without allocating weights or state.
 
     State bytes are what the optimizer allocates, FLOPs what torch's FLOP counter sees, launches what a step
-    dispatches. The overhead is a prediction: with `work = FLOPs + balance · bytes of elementwise operators`,
+    dispatches. The overhead is a prediction: with `work = FLOPs + balance · (bytes of elementwise operators + launch ·
+    launches)`,
 
         (work − baseline's work) / (model FLOPs / model_speed + baseline's work)
 
@@ -183,9 +196,13 @@ def estimate(
         loss: makes a scalar of the module's output. Default: the sum of its floating-point tensors.
         model_flops: FLOPs of forward and backward pass, instead of `sample_input`.
         balance: FLOPs that the device does in the time in which it moves one byte, for the optimizer's arithmetic:
-            about 10 for a CPU, 120 for an H100 in TF32, in which Jorge multiplies there, 20 in float32. Default 20.
+            about 10 for a CPU, 120 for an H100 in TF32, in which Jorge multiplies there, 20 in float32. Default 20,
+            or 120 with `gpu`.
         model_speed: how many times faster the device does the model's FLOPs than the optimizer's: above 1 where the
             model runs in lower precision. Default 1.
+        gpu: count the step that is taken on CUDA: with blocks of 256 for `"auto"`, and with the temporary memory that a
+            step has there. A launch then counts as 3 MB moved, as an H100 needs 1 µs for a kernel of a graph
+            (`docs/notebook/gpu.md`); elsewhere as none. Those of the others, which are fused, count as none.
         options: of :class:`jorge.Jorge`, with its defaults: method, grafting, interval, block_size, max_dim, ….
 
     Raises:
@@ -202,10 +219,13 @@ def estimate(
     [('weight', 768), ('bias', 0)]
     """
     chosen = checked(options)
+    balance = (GPU_BALANCE if gpu else BALANCE) if balance is None else balance
     positive("balance", balance, least=0)
     positive("model_speed", model_speed)
     flops = model_work(model_or_shapes, sample_input, loss, model_flops)
     weights = weights_of(model_or_shapes)
+    if gpu:
+        chosen = on_cuda(weights, chosen)
     rehearsal = Rehearsal(weights, chosen)
     steps, early = rehearsal.interval(), rehearsal.early()
     found = [
@@ -231,7 +251,20 @@ def estimate(
         model_flops=flops,
         balance=balance,
         model_speed=model_speed,
+        launch=GPU_LAUNCH if gpu else 0.0,
+        launches_per_step=mean_launches(steps),
+        early_launches_per_step=mean_launches(early),
         rivals=tuple(replace(r, overhead=part) for r, part in zip(found, extra, strict=True)),
+    )
+
+
+def on_cuda(weights: Sequence[Weight], options: Options) -> Options:
+    """The options by which a step is arranged anywhere as it is on CUDA."""
+    total = sum(w.tensor.numel() * COMPUTE_DTYPES[w.dtype].itemsize for w in weights)
+    least = SMALLEST_WORKSPACE_CUDA / max(1, total)
+    return options.replace(
+        block_size=CUDA_BLOCK_SIZE if options.block_size == "auto" else options.block_size,
+        workspace=options.workspace and max(options.workspace, least),
     )
 
 
@@ -288,7 +321,13 @@ def baseline(weights: Sequence[Weight], grafting: str) -> Rival:
 def shampoo(weights: Sequence[Weight], options: Options) -> Rival:
     """Shampoo (arXiv 1802.09568), as `method="exact"`: with these blocks and grafting, roots by `eigh`."""
     options = options.replace(
-        method="exact", graft_norm="frobenius", adapt_variance=False, stagger=False, workspace=UNCUT, capturable=False
+        method="exact",
+        graft_norm="frobenius",
+        adapt_variance=False,
+        stagger=False,
+        workspace=UNCUT,
+        capturable=False,
+        cuda_graphs=False,
     )
     rows = [count_row(w, options) for w in weights]
     return Rival(

@@ -56,7 +56,7 @@ class Rehearsal:
         self._optimizer: Jorge | None = None
         if self._params:
             values = {name: getattr(options, name) for name in FIELDS}
-            values |= {"matmul_precision": None, "compile_step": False, "nonfinite": "skip"}
+            values |= {"matmul_precision": None, "compile_step": False, "cuda_graphs": False, "nonfinite": "skip"}
             self._optimizer = Jorge(self._params, **values)
             self._count(1)  # makes the state
 
@@ -103,3 +103,8 @@ class Rehearsal:
 def mean_bytes(steps: Sequence[StepCount]) -> float:
     """Bytes that one of these steps moves, on average."""
     return sum(step.moved_bytes for step in steps) / len(steps)
+
+
+def mean_launches(steps: Sequence[StepCount]) -> float:
+    """What one of these steps launches, on average."""
+    return sum(step.launches for step in steps) / len(steps)

@@ -8,8 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
-from jorge.cost.estimating import BALANCE, baseline, checked, count_row, model_work, overhead, positive
-from jorge.cost.meter import UNCUT, Rehearsal, StepCount, mean_bytes, settled_refreshes
+from jorge.cost.estimating import (
+    BALANCE,
+    GPU_BALANCE,
+    GPU_LAUNCH,
+    baseline,
+    checked,
+    count_row,
+    model_work,
+    on_cuda,
+    overhead,
+    positive,
+)
+from jorge.cost.meter import UNCUT, Rehearsal, StepCount, mean_bytes, mean_launches, settled_refreshes
 from jorge.cost.weights import Weight, weights_of
 from jorge.methods import METHODS
 from jorge.options import BlockSize, Options
@@ -68,8 +79,9 @@ def suggest(
     sample_input: Any = None,
     loss: Callable[[Any], Tensor] | None = None,
     model_flops: float | None = None,
-    balance: float = BALANCE,
+    balance: float | None = None,
     model_speed: float = 1.0,
+    gpu: bool = False,
     block_sizes: Sequence[BlockSize] = BLOCK_SIZES,
     intervals: Sequence[int] = INTERVALS,
     **options: Any,
@@ -83,11 +95,17 @@ def suggest(
     20.
 
     Args:
-        model_or_shapes, sample_input, loss, model_flops, balance, model_speed, options: as for
-            :func:`~jorge.cost.estimate`; the model's FLOPs must be known.
+        model_or_shapes: this and what follows but for `budget` and the candidates is as for
+            :func:`~jorge.cost.estimate`.
         budget: the largest overhead, as a fraction: 0.05 is 5 %. Default 0.05.
         block_sizes: candidates. Default 1024, 512, 256, "auto".
         intervals: candidates. Default 1, 2, 5, 10, 20, 50.
+        sample_input: the model's FLOPs must be known, by this or by `model_flops`.
+        loss: of its output.
+        model_flops: of a forward and backward pass.
+        balance: FLOPs in the time of a byte.
+        model_speed: the model's FLOPs a second over the optimizer's.
+        options: of :class:`jorge.Jorge`, but for `block_size` and `interval`.
 
     Raises:
         TypeError: neither `sample_input` nor `model_flops`; `block_size` or `interval` among the options; others as
@@ -104,6 +122,7 @@ def suggest(
     for name in ("block_size", "interval"):
         if name in options:
             raise TypeError(f"{name} is what is suggested: give candidates as {name}s=[…]")
+    balance = (GPU_BALANCE if gpu else BALANCE) if balance is None else balance
     positive("balance", balance, least=0)
     positive("model_speed", model_speed)
     model = model_work(model_or_shapes, sample_input, loss, model_flops)
@@ -115,9 +134,11 @@ def suggest(
         counted: dict[Any, tuple[StepCount, ...]] = {}
         for interval in intervals:
             chosen = checked({**options, "block_size": block_size, "interval": interval})
+            chosen = on_cuda(weights, chosen) if gpu else chosen
             rows = [count_row(w, chosen) for w in weights]
             work = sum(row.flops_per_step(interval) + row.eigh_flops / interval for row in rows)
-            moved = mean_bytes(_steps(weights, chosen, counted))
+            steps = _steps(weights, chosen, counted)
+            moved = mean_bytes(steps) + mean_launches(steps) * (GPU_LAUNCH if gpu else 0)
             extra = overhead(work, moved, baseline(weights, chosen.grafting), model, balance, model_speed)
             assert extra is not None
             found.append(Candidate(block_size, interval, extra, sum(row.plan.state_bytes for row in rows)))

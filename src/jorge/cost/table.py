@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jorge.cost.estimating import Estimate, Row
 
-_HEADER = ("parameter", "shape", "blocks", "state", "direction", "refresh", "a step")
-_RIVALS = ("optimizer", "state", "FLOPs a step", "eigh, QR", "moved a step", "overhead", "what was counted")
+_HEADER = ("parameter", "shape", "blocks", "state", "a step")
+_RIVALS = ("optimizer", "state", "FLOPs a step", "eigh, QR", "moved a step", "overhead")
+#: Columns of a terminal; names are cut to it, but to no less than the second.
+_WIDTH, _LEAST = 80, 12
 
 
 def estimate_table(cost: Estimate, rows: int | None = None) -> str:
@@ -21,23 +23,29 @@ def estimate_table(cost: Estimate, rows: int | None = None) -> str:
     lines = [_HEADER, *(_cells(row, cost.interval) for row in shown)]
     hidden = len(cost.rows) - len(shown)
     if hidden:
-        lines.append((f"… and {hidden} more", "", "", "", "", "", ""))
+        lines.append((f"… and {hidden} more", "", "", "", ""))
     count = sum(b for row in cost.rows for b, _, _ in row.plan.blocks)
-    total = (cost.direction_flops, cost.refresh_flops, cost.flops_per_step)
-    lines.append(
-        ("total", f"{len(cost.rows)} parameters", f"{count} blocks", f"{cost.state_bytes:,} B", *map(_flops, total))
-    )
-    return "\n\n".join((aligned(lines, left=3), "\n".join(_summary(cost)), aligned(_rivals(cost), left=1, last=True)))
+    total = (f"{len(cost.rows)} parameters", f"{count} blocks", f"{cost.state_bytes:,} B", _flops(cost.flops_per_step))
+    lines.append(("total", *total))
+    rivals, notes = _rivals(cost)
+    parts = (aligned(_fitted(lines), left=3), "\n".join(_summary(cost)), aligned(rivals, left=1), "\n".join(notes))
+    return "\n\n".join(parts)
+
+
+def _fitted(lines: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Lines whose first cells leave room for the others: of a long name the end says more."""
+    rest = sum(max(len(line[i]) for line in lines) + 2 for i in range(1, len(lines[0])))
+    room = max(_LEAST, _WIDTH - rest)
+    return [(name if len(name) <= room else f"…{name[1 - room :]}", *others) for name, *others in lines]
 
 
 def _cells(row: Row, interval: int) -> tuple[str, ...]:
     plan = row.plan
     blocks = " + ".join(f"{count} of {m}×{n}" for count, m, n in plan.blocks) or "–"
     if "diagonal" in (plan.left, plan.right):
-        blocks += f" {plan.left}/{plan.right}"
-    flops = (row.direction_flops, row.refresh_flops, row.flops_per_step(interval))
+        blocks += f" {plan.left}/{plan.right}".replace("diagonal", "diag")
     shape = "×".join(map(str, plan.shape)) or "scalar"
-    return (plan.name, shape, blocks, f"{plan.state_bytes:,} B", *map(_flops, flops))
+    return (plan.name, shape, blocks, f"{plan.state_bytes:,} B", _flops(row.flops_per_step(interval)))
 
 
 def _summary(cost: Estimate) -> list[str]:
@@ -46,8 +54,13 @@ def _summary(cost: Estimate) -> list[str]:
     lines = [
         f"FLOPs: {_flops(cost.flops_per_step)} a step at an interval of {cost.interval}, "
         f"{_flops(cost.early_flops_per_step)} in each of the first ten steps",
+        f"of these: {_flops(cost.direction_flops)} for the direction, {_flops(cost.refresh_flops)} for a refresh",
         f"launches: {n.plain} a step, {n.refresh} with a refresh, up to {n.early} in the first ten",
-        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte",
+        f"elementwise work: {si(cost.bytes_per_step)}B moved a step, at {cost.balance:g} FLOPs a byte"
+        + (
+            f"; a launch counts as {si(cost.launch)}B, {cost.launches_per_step:.0f} a step on average"
+            * (cost.launch > 0)
+        ),
     ]
     if cost.eigh_flops:
         lines.append(f"eigh: {si(cost.eigh_flops)} FLOPs a refresh, nominal (9 d³), not in the figures above")
@@ -64,26 +77,27 @@ def _summary(cost: Estimate) -> list[str]:
     return lines
 
 
-def _rivals(cost: Estimate) -> list[tuple[str, ...]]:
+def _rivals(cost: Estimate) -> tuple[list[tuple[str, ...]], list[str]]:
+    """What others cost as a table, and what was counted of each."""
     lines: list[tuple[str, ...]] = [_RIVALS]
     mine = (cost.state_bytes, cost.flops_per_step, cost.eigh_flops / cost.interval, cost.bytes_per_step, cost.overhead)
     found: list[tuple[str, Any, str]] = [("Jorge", mine, f'method="{cost.method}", interval {cost.interval}')]
     for r in cost.rivals:
         theirs = (r.state_bytes, r.flops_per_step, r.nominal_flops_per_step, r.bytes_per_step, r.overhead)
         found.append((r.name, theirs, r.note))
-    for name, (state, flops, nominal, moved, overhead), note in found:
-        lines.append((name, f"{state:,} B", _flops(flops), _flops(nominal), f"{si(moved)}B", _percent(overhead), note))
-    return lines
+    for name, (state, flops, nominal, moved, overhead), _ in found:
+        lines.append((name, f"{state:,} B", _flops(flops), _flops(nominal), f"{si(moved)}B", _percent(overhead)))
+    return lines, [f"{name}: {note}" for name, _, note in found]
 
 
-def aligned(lines: Sequence[tuple[str, ...]], *, left: int, last: bool = False) -> str:
-    """Columns of equal width under a rule; the first `left` flush left, as is the last if `last`, others right."""
+def aligned(lines: Sequence[tuple[str, ...]], *, left: int) -> str:
+    """Columns of equal width under a rule; the first `left` flush left, others right."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    flush = [i < left or (last and i == len(widths) - 1) for i in range(len(widths))]
     texts = [
-        "  ".join(c.ljust(w) if f else c.rjust(w) for c, w, f in zip(line, widths, flush, strict=True)).rstrip()
+        "  ".join(c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
+    texts = [text.rstrip() for text in texts]
     return "\n".join([texts[0], "─" * max(map(len, texts)), *texts[1:]])
 
 
@@ -127,7 +141,7 @@ def as_dict(cost: Estimate) -> dict[str, Any]:
         "early_overhead",
     )
     options = ("interval", "block_size", "method", "grafting", "bytes_per_step", "early_bytes_per_step")
-    model = ("model_flops", "balance", "model_speed")
+    model = ("model_flops", "balance", "model_speed", "launch", "launches_per_step", "early_launches_per_step")
     return {
         **{name: getattr(cost, name) for name in (*options, *computed, *model)},
         "launches": asdict(cost.launches),

@@ -44,7 +44,7 @@ class Saver:
             for stack in work.stacks:
                 start = before = 0
                 for part, of in zip(stack.parts, (stack.of or stack).parts, strict=True):
-                    group = work.matrices[part.source]
+                    group = work.sources[part.source]
                     if place in group.places:
                         blocks = of.grid.blocks * group.parts
                         first = before + group.places.index(place) * blocks

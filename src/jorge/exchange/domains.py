@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import struct
 import sys
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
+from jorge.exchange.rates import Rates, rates
 from jorge.exchange.replicated import Replicated
 from jorge.exchange.transport import Transport
 from jorge.naming import names
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 #: How work is shared: by what is found, all of the state in every process, each preconditioner in one, or not at all.
 Mode = Literal["auto", "replicate", "shard"] | None
 MODES = ("auto", "replicate", "shard", None)
+#: In which directions can be sent back from owners.
+SENT_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class Domain:
 
 
 ALONE = Domain("alone")
+#: Of meshes of several dims, by ranks; gone with torch's default group.
+_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], dist.ProcessGroup]] = WeakKeyDictionary()
 #: Whole numbers of the size of a dtype, by that in bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -64,19 +71,26 @@ class Distribution:
     Args:
         mode: how plain tensors are shared, which are the same in all processes; sharded ones always have owners.
         group: of the processes that hold the same plain tensors; `None` is torch's default group, if there is one.
+        dtype: in which directions are sent back from owners, lower than that of the arithmetic; `None` is the latter.
 
     Raises:
-        ValueError: an unknown mode; a group where the mode is `None`.
+        ValueError: an unknown mode; a group where the mode is `None`; a dtype that no direction can be sent in.
     """
 
-    def __init__(self, mode: Mode = "auto", group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self, mode: Mode = "auto", group: dist.ProcessGroup | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         if mode not in MODES:
             raise ValueError(f"distributed must be one of {', '.join(map(repr, MODES))}, got {mode!r}")
+        if dtype not in SENT_DTYPES:
+            raise ValueError(f"communication_dtype must be one of {', '.join(map(str, SENT_DTYPES))}, got {dtype!r}")
         if mode is None and group is not None:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
-        self.mode, self.group = mode, group
+        self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
-        self._alike: bool | None = None
+        #: Whether plain tensors are the same in all processes, each of which else works alone; `None` before the look.
+        self.alike: bool | None = None
+        self._near = False
 
     def domain(self, p: Tensor, name: str, options: Options) -> Domain:
         """Of a parameter.
@@ -85,12 +99,11 @@ class Distribution:
             ValueError: it is sharded, and an option of its group cannot be had with that.
         """
         if is_sharded(p):
-            if options.compile_step or options.capturable:
-                which = "compile_step" if options.compile_step else "capturable"
+            if options.alone:
+                which = next(name for name in ("compile_step", "capturable", "cuda_graphs") if getattr(options, name))
                 raise ValueError(f"{name} is a DTensor, whose step waits for other processes: leave {which} out")
-            parts = route_by(tuple(p.shape), options).parts > 1
-            return Domain("parts" if parts else "shard", self._of_mesh(p))
-        if self.mode is None or self._alike is False or options.compile_step or options.capturable:
+            return Domain("parts" if _in_whole_matrices(p, options) else "shard", self._of_mesh(p))
+        if self.mode is None or self.alike is False or options.alone:
             return ALONE
         group = self._plain_group()
         if group is None or dist.get_world_size(group) == 1:
@@ -115,22 +128,48 @@ class Distribution:
             elif len(ranks) == dist.get_world_size():
                 group = dist.group.WORLD
             else:
-                group = mesh._flatten().get_group()
+                # Not torch's `_flatten`, in which all processes of the job have to take part: that stage of a pipeline
+                # may never step.
+                made = _GROUPS.setdefault(_world(), {})
+                if ranks not in made:
+                    made[ranks] = dist.new_group(sorted(ranks), use_local_synchronization=True)
+                group = made[ranks]
             self._transports[ranks] = Transport(group)
         return ranks
 
-    @property
-    def unlike(self) -> bool:
-        """Whether plain tensors were found to differ between processes, each of which then works alone."""
-        return self._alike is False
+    def of_mesh(self, p: Tensor) -> Transport:
+        """To the processes of a DTensor's mesh."""
+        return self._transports[self._of_mesh(p)]
+
+    def shares(self, p: Tensor, options: Options) -> tuple[float, float]:
+        """About which part of what is like a parameter is held here, and which part of its preconditioners."""
+        if not is_sharded(p):
+            domain = self.domain(p, "", options)
+            return 1.0, 1 / len(domain.ranks) if domain.kind == "shard" else 1.0
+        held = local(p).numel() / max(1, p.numel())
+        return held, held if _in_whole_matrices(p, options) else 1 / self.of_mesh(p).size
+
+    def work_alone(self, alone: bool) -> None:
+        """Let each process work alone while others take no steps, or look for replicas anew at the next step."""
+        self.alike = False if alone else None
 
     def shards(self, p: Tensor, domain: Domain) -> Shards | None:
         """What each process holds of a parameter; `None` where all hold all of it."""
         return shards_of(p, self.transport(domain)) if is_sharded(p) else None
 
+    def speaks(self, p: Tensor, domain: Domain) -> bool:
+        """Whether this process is the first of those that hold what it holds of a parameter."""
+        shards = self.shards(p, domain)
+        return self.transport(domain).rank == 0 if shards is None else shards.speaks
+
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""
         return self._transports[domain.ranks]
+
+    @property
+    def is_debugged(self) -> bool:
+        """Whether `TORCH_DISTRIBUTED_DEBUG=DETAIL` asks for the replicas to be compared after each step."""
+        return self.mode is not None and dist.get_debug_level() == dist.DebugLevel.DETAIL  # type: ignore[attr-defined]
 
     def different(self, groups: Sequence[Group]) -> list[str]:
         """The names of parameters, or of parts of them, that are not the same to the bit in all that hold them."""
@@ -163,7 +202,17 @@ class Distribution:
         if domain.kind == "parts":
             return Apart()
         transport = self.transport(domain)
-        return Replicated(transport) if domain.kind == "replicate" else Owned(transport, device)
+        if domain.kind == "shard":
+            return Owned(transport, device, self.dtype)
+
+        def asked() -> Rates:
+            return rates(device.type, near=self._near)
+
+        return Replicated(transport, asked if self.mode == "auto" else None)
+
+    def copied(self) -> tuple[Mode, None, torch.dtype | None]:
+        """What a copy is made of. A process group is of this process alone: with one of its own, a copy works alone."""
+        return self.mode if self.group is None else None, None, self.dtype
 
     @contextmanager
     def same_gradients(self, groups: Sequence[Group]) -> Iterator[None]:
@@ -175,7 +224,7 @@ class Distribution:
             RuntimeError: of a parameter that all processes hold, some have a gradient and some have none.
         """
         lent: list[Tensor] = []
-        plain = self._plain_group() if self._alike else None
+        plain = self._plain_group() if self.alike else None
         replicas = tuple(dist.get_process_group_ranks(plain)) if plain is not None else ()
         alike: dict[tuple[int, ...], list[tuple[Tensor, int, int]]] = {}
         for index, group in enumerate(groups):
@@ -222,28 +271,29 @@ class Distribution:
         Raises:
             ValueError: they are not, and sharing was asked for.
         """
-        if self._alike is not None or self.mode is None:
+        if self.alike is not None or self.mode is None:
             return
         group = self._plain_group()
         if group is None or dist.get_world_size(group) == 1:
             return
         plain = [p for each in groups for p in each["params"] if not is_sharded(p)]
-        if not plain or all(each.compile_step or each.capturable for each in options):
+        if not plain or all(each.alone for each in options):
             return
         transport = self._transports.setdefault(tuple(dist.get_process_group_ranks(group)), Transport(group))
         device = plain[0].device
         seen = transport.gather(_fingerprint(plain, options).to(device)).wait().cpu()
-        self._alike = bool((seen == seen[0]).all())
-        if self._alike:
+        same = (seen == seen[0]).all(0).tolist()
+        self.alike, self._near = all(same[:-1]), same[-1]
+        if self.alike:
             return
         what = ("parameters or options", "weights", "gradients")
-        differ = ", ".join(name for name, of in zip(what, seen.T, strict=True) if not bool((of == of[0]).all()))
+        differ = ", ".join(name for name, of in zip(what, seen.T[:-1], strict=True) if not bool((of == of[0]).all()))
         text = (
             f"the {differ} differ between the processes of the group: gradients have to be averaged before a step, as "
             "DistributedDataParallel does"
         )
         if self.mode != "auto" or self.group is not None:
-            self._alike = None  # so that the next step is refused too
+            self.alike = None  # so that the next step is refused too
             raise ValueError(text + ". distributed=None lets each process work alone")
         warnings.warn(text + ". Each process works alone; distributed=None says so without a warning", stacklevel=6)
 
@@ -282,20 +332,23 @@ def check_placements(p: Any, name: str, options: Options) -> None:
         found = route_by(tuple(p.shape), options)
         held = Shards(tuple(boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)), 0)
         if found.parts > 1:
-            whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held.boxes) and options.batch_dims > 0
-            even = len({box.size[0] for box in held.boxes}) == 1
-            if not (whole and even):
-                raise ValueError(
-                    f"its group reads it as {found.parts} matrices (batch_dims, splits), and not each process holds as "
-                    "many of them as the others, whole"
-                )
+            for number in range(found.parts):
+                held.segment(number, tuple(p.shape), found.part)[0].matrices(found.part)
         elif found.blocking is not None:
             held.matrices(tuple(p.shape))
     except ValueError as error:
         raise TypeError(
             f"{where}: {error}. Shard it along dim 0, or the first dim of what it is read as columns, or replicate it"
-            "; several matrices in one parameter along dim 0 alone, evenly, or leave batch_dims and splits out"
         ) from None
+
+
+def _in_whole_matrices(p: Any, options: Options) -> bool:
+    """Whether a sharded parameter holds several matrices, and each process as many whole ones as the others."""
+    if route_by(tuple(p.shape), options).parts == 1:
+        return False
+    held = boxes(tuple(p.shape), tuple(p.device_mesh.shape), p.placements)
+    whole = all(box.size[1:] == tuple(p.shape[1:]) for box in held) and options.batch_dims > 0
+    return whole and len({box.size[0] for box in held}) == 1
 
 
 def local(p: Tensor) -> Tensor:
@@ -316,13 +369,13 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
 
 
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
-    """Three whole numbers: of shapes and options, of weights, of gradients, `[3]`."""
+    """Four whole numbers: of shapes and options, of weights, of gradients, and of the machine, `[4]`."""
     values = [[getattr(each, f.name) for f in fields(each)] for each in options]
     numbers = [[float(v) if isinstance(v, Tensor) else v for v in each] for each in values]
     text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(numbers)
-    (first,) = struct.unpack("<q", hashlib.sha256(text.encode()).digest()[:8])
+    first, last = (struct.unpack("<q", hashlib.sha256(t.encode()).digest()[:8]) for t in (text, platform.node()))
     sums = [
         sum((t.detach().double().sum().cpu() for t in tensors if t is not None), torch.zeros((), dtype=torch.float64))
         for tensors in (list(params), [p.grad for p in params])
     ]
-    return torch.cat([torch.tensor([first]), torch.stack(sums).view(torch.int64)])
+    return torch.cat([torch.tensor(first), torch.stack(sums).view(torch.int64), torch.tensor(last)])

@@ -15,11 +15,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from jorge.arrange import ParamSpec, ShapeGroup, WorkSet
+from jorge.arrange import ShapeGroup, WorkSet
 from jorge.exchange import Alone
 from jorge.exchange.routes import Piece, Routes, routes
+from jorge.exchange.segments import firsts, held, segmented, sharded
 from jorge.exchange.strips import assign, cut, runs, strips
-from jorge.exchange.transport import Coming, Transport
+from jorge.exchange.transport import Coming, Transport, sent_dtype
 from jorge.options import Options
 from jorge.shards import Box
 
@@ -48,41 +49,44 @@ class Owned(Alone):
     Args:
         transport: to the others.
         device: of the parameters.
+        dtype: in which directions are sent back; `None` is that of the arithmetic.
     """
 
     alone = False
     apart = True
 
-    def __init__(self, transport: Transport, device: torch.device) -> None:
-        self.transport, self.device = transport, device
+    def __init__(self, transport: Transport, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.transport, self.device, self.dtype = transport, device, dtype
         self.owners: list[list[int]] = []
         self._coming: dict[int, list[_OnItsWay]] = {}
         self._routes: list[Routes] = []
         self._mine: dict[int, _Mine] = {}  # by the identity of the group, which it keeps
         self._places: list[tuple[int, ...]] = []
+        self._firsts: list[list[tuple[int, int]]] = []
         self._constants: dict[tuple[tuple[int, ...], torch.dtype], Tensor] = {}
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """Give each strip an owner, and each process the stacks of its own."""
         rank, size = self.transport.rank, self.transport.size
-        held = [{i: boxes_of(group, size) for i, group in enumerate(work.matrices)} for work in work_sets]
-        apart = [
-            {i: boxes for i, boxes in each.items() if work.matrices[i].spec.shards is not None}
-            for each, work in zip(held, work_sets, strict=True)
-        ]
-        for work, boxes in zip(work_sets, held, strict=True):
-            for i, group in enumerate(work.matrices):
+        work_sets = tuple(map(segmented, work_sets))
+        everywhere = [held(work, size) for work in work_sets]
+        apart = [sharded(work, each) for work, each in zip(work_sets, everywhere, strict=True)]
+        for work, each in zip(work_sets, everywhere, strict=True):
+            flat = (boxes for several in each.values() for boxes in several)
+            for group, boxes in zip(work.matrices, flat, strict=True):
                 speaks = group.spec.shards is None or group.spec.shards.speaks
-                self._mine[id(group)] = _Mine(group, boxes[i][rank], speaks)
+                self._mine[id(group)] = _Mine(group, boxes[rank], speaks)
         self.owners = assign(work_sets, options, apart, size)
         found = []
-        for work, owners, boxes in zip(work_sets, self.owners, held, strict=True):
+        for work, owners, boxes_held in zip(work_sets, self.owners, everywhere, strict=True):
             own = runs(work)
             every = list(strips(work, own))
-            self._routes.append(routes(every, owners, [run.source for run in own], boxes, rank, size))
+            self._routes.append(routes(every, owners, [run.source for run in own], boxes_held, rank, size))
             mine = [strip for strip, owner in zip(every, owners, strict=True) if owner == rank]
             starts = [0, *accumulate(group.count for group in work.matrices)]
-            self._places.append(tuple(starts[own[strip.run].source] + strip.matrix for strip in mine))
+            self._firsts.append(firsts(work))
+            numbers = (_number(self._firsts[-1], own[strip.run].source, strip.matrix) for strip in mine)
+            self._places.append(tuple(starts[group] + matrix for group, matrix in numbers))
             found.append(cut(work, own, mine))
         return tuple(found)
 
@@ -91,14 +95,36 @@ class Owned(Alone):
         way = self._routes[work.number]
         matrices = [self._as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
         found = [torch.empty(group.count, *group.part, dtype=work.compute, device=self.device) for group in work.cut]
-        self._pass(way.held_to_owner, way.owner_from_holders, _of(matrices), _into(found), way.anything[0], work)
+        self._pass(
+            way.held_to_owner,
+            way.owner_from_holders,
+            _of(matrices, self._firsts[work.number]),
+            _into(found),
+            way.anything[0],
+            work,
+            work.compute,
+        )
         return found
 
     def to_holders(self, work: WorkSet, found: list[Tensor], tensors: list[Tensor]) -> list[Tensor]:
-        """What came of it for the parts that are held here."""
+        """What came of it for the parts that are held here.
+
+        In a lower precision it is rounded before anybody takes it, the owner included: replicas stay the same.
+        """
+        dtype = sent_dtype(self.dtype, work.compute)
+        if dtype != work.compute and found:
+            torch._foreach_copy_(found, [each.to(dtype) for each in found])
         way = self._routes[work.number]
         matrices = [self._as_matrices(tensor, group) for tensor, group in zip(tensors, work.matrices, strict=True)]
-        self._pass(way.owner_to_holders, way.held_from_owner, _into(found), _of(matrices), way.anything[1], work)
+        self._pass(
+            way.owner_to_holders,
+            way.held_from_owner,
+            _into(found),
+            _of(matrices, self._firsts[work.number]),
+            way.anything[1],
+            work,
+            dtype,
+        )
         return tensors
 
     def _pass(
@@ -109,6 +135,7 @@ class Owned(Alone):
         target: Callable[[Piece], Tensor],
         anything: bool,
         work: WorkSet,
+        dtype: torch.dtype,
     ) -> None:
         """Bring pieces to where they are to be: those of this process itself, and the others' in one message."""
         rank = self.transport.rank
@@ -119,7 +146,7 @@ class Owned(Alone):
         there = [[] if other == rank else pieces for other, pieces in enumerate(given)]
         back = [[] if other == rank else pieces for other, pieces in enumerate(coming)]
         sizes, rooms = ([sum(p.elements for p in pieces) for pieces in each] for each in (there, back))
-        sent = torch.empty(sum(sizes), dtype=work.compute, device=self.device)
+        sent = torch.empty(sum(sizes), dtype=dtype, device=self.device)
         flat = [piece for pieces in there for piece in pieces]
         _copy(_laid_out(sent, flat), [source(piece) for piece in flat])
         flat = [piece for pieces in back for piece in pieces]
@@ -210,17 +237,18 @@ class Owned(Alone):
         return self._constants[values, dtype]
 
 
-def boxes_of(group: ShapeGroup, size: int) -> tuple[Box, ...]:
-    """What each process holds of each matrix of a shape group, as a part of the matrix it is read as."""
-    assert group.blocking is not None
-    spec: ParamSpec = group.spec
-    if spec.shards is None:
-        return (Box((0, 0), group.blocking.matrix),) * size
-    return spec.shards.matrices(spec.shape)
+def _number(firsts: Sequence[tuple[int, int]], source: int, matrix: int) -> tuple[int, int]:
+    """Which of a work set's shape groups a matrix of a source is in, and its number there."""
+    first, several = firsts[source]
+    return first + matrix % several, matrix // several
 
 
-def _of(matrices: Sequence[Tensor]) -> Callable[[Piece], Tensor]:
-    return lambda piece: _rectangle(matrices[piece.source][piece.matrix], piece.here)
+def _of(matrices: Sequence[Tensor], firsts: Sequence[tuple[int, int]]) -> Callable[[Piece], Tensor]:
+    def found(piece: Piece) -> Tensor:
+        group, matrix = _number(firsts, piece.source, piece.matrix)
+        return _rectangle(matrices[group][matrix], piece.here)
+
+    return found
 
 
 def _into(strips: Sequence[Tensor]) -> Callable[[Piece], Tensor]:

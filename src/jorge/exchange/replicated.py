@@ -6,7 +6,7 @@ What was refreshed goes to the others, once an interval; the rest of a step is t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jorge.arrange import Stack, WorkSet, refresh_flops
 from jorge.exchange import Alone, Span
+from jorge.exchange.rates import Rates
 from jorge.exchange.transport import Coming, Transport
 from jorge.methods import METHODS, Refresh, State
 from jorge.options import Options
@@ -40,25 +41,35 @@ class Replicated(Alone):
 
     Args:
         transport: to the others.
+        rates: what the choice between sharing the refreshes and doing all of them in each process hangs on; asked for
+            in each step, and the same in all processes. `None` shares them whatever it costs.
     """
 
     alone = False
 
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
+    def __init__(self, transport: Transport, rates: Callable[[], Rates] | None = None) -> None:
+        self.transport, self._rates, self._load = transport, rates, Load(0, 0, 0, 0)
         self._order: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._coming: dict[int, tuple[Coming, list[list[_Room]]]] = {}
 
     def settle(self, work_sets: tuple[WorkSet, ...], options: Options) -> tuple[WorkSet, ...]:
         """Decide, for each stack, who takes one block more where they do not divide evenly."""
+        self._load = load(work_sets, options, self.transport.size)
         found = orders(work_sets, options, self.transport.size)
         for work in work_sets:
             for stack, order in zip(work.stacks, found[work.number], strict=True):
                 self._order[_key(stack)] = order
         return work_sets
 
+    @property
+    def shares(self) -> bool:
+        """Whether each process refreshes a part, and not all of it."""
+        return self._rates is None or self._load.pays(self._rates())
+
     def share(self, stack: Stack, count: int) -> Span:
-        """As many as the others take, or one more or less."""
+        """As many as the others take, or one more or less; all of them where sharing does not pay."""
+        if not self.shares:
+            return 0, count
         return self._span(stack, count, self.transport.rank)
 
     def _span(self, stack: Stack, count: int, rank: int) -> Span:
@@ -66,6 +77,8 @@ class Replicated(Alone):
 
     def collect(self, work: WorkSet, states: Sequence[State], refreshed: Sequence[Sequence[Piece]]) -> None:
         """One message for all stacks of a work set, in bytes: roots and counters may be of several dtypes."""
+        if not self.shares:
+            return
         device = next(tensor.device for state in states for tensor in state.values())
         where = [[_where(piece, device) for piece in pieces] for pieces in refreshed]
         found = [self._rooms(work, states, refreshed, where, rank) for rank in range(self.transport.size)]
@@ -116,11 +129,47 @@ class Replicated(Alone):
     def completed(self, values: list[list[Tensor]]) -> list[list[Tensor]]:
         """All of it: the others' shares are added to the zeros that stand for them here."""
         flat = [value for each in values for value in each]
-        if flat:
+        if flat and self.shares:
             summed = torch.split(self.transport.sum(torch.cat(flat)), [len(value) for value in flat])
             for value, total in zip(flat, summed, strict=True):
                 value.copy_(total)
         return values
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a refresh of all preconditioners takes.
+
+    Args:
+        flops: in one process that does all of it.
+        share: in the one that has most, where it is shared.
+        nbytes, messages: that each process then sends.
+    """
+
+    flops: int
+    share: int
+    nbytes: int
+    messages: int
+
+    def pays(self, rates: Rates) -> bool:
+        """Whether it takes less time shared."""
+        return rates.seconds(self.share, self.nbytes, self.messages) < rates.seconds(self.flops, 0, 0)
+
+
+def load(work_sets: Sequence[WorkSet], options: Options, size: int) -> Load:
+    """Of the preconditioners of a param group with so many processes."""
+    flops, shares = 0, [0] * size
+    nbytes = messages = 0
+    for work, mine in zip(work_sets, spans(work_sets, options, size), strict=True):
+        counts = [[last - first for first, last in each] for each in mine]
+        for stack, blocks in zip(work.stacks, counts, strict=True):
+            each = refresh_flops(stack.shape, stack.sides, options, Refresh())
+            flops += each * stack.count
+            shares = [total + each * count for total, count in zip(shares, blocks, strict=True)]
+        if work.stacks:
+            nbytes += gathered_bytes(work, counts, options) * (size - 1)
+            messages += 3 if any(stack.measured for stack in work.stacks) else 1
+    return Load(flops, max(shares), nbytes, messages)
 
 
 def orders(work_sets: Sequence[WorkSet], options: Options, size: int) -> list[list[tuple[int, ...]]]:
@@ -159,7 +208,7 @@ def gathered_bytes(work: WorkSet, counts: Sequence[Sequence[int]], options: Opti
     """
     sizes = [0] * len(counts[0])
     for stack, mine in zip(work.stacks, counts, strict=True):
-        dtype = stored_dtype(work.matrices[stack.parts[0].source].spec.dtype, options)
+        dtype = stored_dtype(work.sources[stack.parts[0].source].spec.dtype, options)
         kept = METHODS[options.method].layout(stack.shape, stack.sides)
         each = [math.prod(shape) * dtype.itemsize for shape in kept.values()] + [4]  # and how often it was refreshed
         for rank, blocks in enumerate(mine):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from jorge.exchange.segments import Held
 from jorge.exchange.strips import Strip
 from jorge.shards import Box
 
@@ -14,7 +15,7 @@ class Piece:
     """A rectangle that a strip has in common with what a process holds of its matrix.
 
     Args:
-        source: the matrix' shape group, by number among the matrices.
+        source: the matrix' shape group, by number among the sources.
         matrix: by number in it.
         here: the rectangle in what is held of the matrix.
         run: of the strip.
@@ -58,7 +59,7 @@ def routes(
     strips: Sequence[Strip],
     owners: Sequence[int],
     sources: Sequence[int],
-    held: Mapping[int, Sequence[Box]],
+    held: Held,
     rank: int,
     size: int,
 ) -> Routes:
@@ -70,7 +71,7 @@ def routes(
         strips: all of them.
         owners: of each.
         sources: of each run, its matrices' shape group.
-        held: for each shape group of matrices the box of each process.
+        held: for each of these.
         rank: of this process.
         size: the number of processes.
     """
@@ -91,24 +92,25 @@ def routes(
 
 
 def pieces(
-    strips: Sequence[Strip], owners: Sequence[int], sources: Sequence[int], held: Mapping[int, Sequence[Box]]
+    strips: Sequence[Strip], owners: Sequence[int], sources: Sequence[int], held: Held
 ) -> Iterator[tuple[Piece, int, int, list[int]]]:
     """All pieces in their order: each with who gives it to its owner, its owner, and all who hold it.
 
     Arguments are those of :func:`routes`.
     """
     counts: dict[tuple[int, int], int] = {}
-    who_holds: dict[int, dict[Box, list[int]]] = {}
-    for source, boxes in held.items():
-        mine = who_holds.setdefault(source, {})
-        for rank, box in enumerate(boxes):
-            mine.setdefault(box, []).append(rank)
+    who_holds: dict[tuple[int, int], dict[Box, list[int]]] = {}
+    for source, several in held.items():
+        for i, boxes in enumerate(several):
+            mine = who_holds.setdefault((source, i), {})
+            for rank, box in enumerate(boxes):
+                mine.setdefault(box, []).append(rank)
     for strip, owner in zip(strips, owners, strict=True):
         source = sources[strip.run]
         number = counts.get((owner, strip.run), 0)
         counts[owner, strip.run] = number + 1
         (y, x), (m, n) = strip.box.offset, strip.box.size
-        for box, holders in who_holds[source].items():
+        for box, holders in who_holds[source, strip.matrix % len(held[source])].items():
             (top, left), (rows, columns) = box.offset, box.size
             if top < y + m and y < top + rows and left < x + n and x < left + columns:
                 common = box.meeting(strip.box)

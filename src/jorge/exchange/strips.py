@@ -7,11 +7,12 @@ matrix, not one a block. Each has one owner, who keeps its preconditioners and c
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from jorge.arrange import ParamSpec, ShapeGroup, Stack, StackPart, WorkSet, refresh_flops
 from jorge.blocks import BlockGrid, Blocking
+from jorge.exchange.segments import Held
 from jorge.methods import METHODS, Refresh
 from jorge.options import Options
 from jorge.shards import Box
@@ -25,7 +26,7 @@ class Run:
     """Equal strips that lie side by side in each matrix of a shape group.
 
     Args:
-        source: the shape group's number among the matrices.
+        source: the shape group's number among the sources.
         first: box of the first strip.
         step: from one to the next, along rows and columns.
         strips: in each matrix.
@@ -69,7 +70,7 @@ class Strip:
 def runs(work: WorkSet) -> list[Run]:
     """The runs of strips of a work set's matrices, in their order."""
     found = []
-    for source, group in enumerate(work.matrices):
+    for source, group in enumerate(work.sources):
         blocking = group.blocking
         assert blocking is not None
         axis = 0 if blocking.counts[0] > 1 or blocking.counts[1] == 1 else 1
@@ -93,7 +94,7 @@ def _run(source: int, grids: list[tuple[int, BlockGrid]], axis: int, start: int,
 def strips(work: WorkSet, found: Sequence[Run]) -> Iterator[Strip]:
     """Run by run, matrix by matrix."""
     for run, each in enumerate(found):
-        for matrix in range(work.matrices[each.source].count):
+        for matrix in range(work.sources[each.source].count):
             for number in range(each.strips):
                 yield Strip(run, matrix, number, each.box(number))
 
@@ -109,9 +110,7 @@ class _Unit:
     holders: tuple[int, ...]
 
 
-def assign(
-    work_sets: Sequence[WorkSet], options: Options, held: Sequence[Mapping[int, Sequence[Box]]], size: int
-) -> list[list[int]]:
+def assign(work_sets: Sequence[WorkSet], options: Options, held: Sequence[Held], size: int) -> list[list[int]]:
     """The owner of each strip of each work set: even in operations and bytes, and where it lies already if it can be.
 
     The most expensive strips are given out first, each to the process that has least (Graham 1969).
@@ -119,7 +118,7 @@ def assign(
     Args:
         work_sets: what is worked on.
         options: of the param group.
-        held: of each work set, for shape groups of matrices whose processes hold parts, the box of each process.
+        held: of each work set, for sources that are sharded.
         size: the number of processes.
     """
     units: list[_Unit] = []
@@ -127,7 +126,8 @@ def assign(
         found = runs(work)
         costs = [_cost(run, work, options) for run in found]
         for i, strip in enumerate(strips(work, found)):
-            boxes = held[number].get(found[strip.run].source, ())
+            several = held[number].get(found[strip.run].source)
+            boxes = several[strip.matrix % len(several)] if several else ()
             holders = tuple(rank for rank, box in enumerate(boxes) if box.meeting(strip.box) == strip.box)
             units.append(_Unit(*costs[strip.run], number, i, holders))
     units.sort(key=lambda unit: (-unit.flops, unit.work_set, unit.strip))
@@ -156,7 +156,7 @@ def assign(
 
 def _cost(run: Run, work: WorkSet, options: Options) -> tuple[int, int]:
     """Operations of a refresh of a strip, and elements of its preconditioners."""
-    blocking = work.matrices[run.source].blocking
+    blocking = work.sources[run.source].blocking
     assert blocking is not None
     flops = sum(grid.blocks * refresh_flops(grid.shape, blocking.sides, options, Refresh()) for _, grid in run.grids)
     elements = 0
@@ -177,7 +177,7 @@ def cut(work: WorkSet, found: Sequence[Run], mine: Sequence[Strip]) -> WorkSet:
     """A work set with the strips that are worked on here as what its blocks are cut from, and the stacks of these."""
     groups = []
     for i, run in enumerate(found):
-        of = work.matrices[run.source]
+        of = work.sources[run.source]
         assert of.blocking is not None
         places = tuple(of.places[strip.matrix // of.parts] for strip in mine if strip.run == i)
         shape = (run.first.size[0], run.first.size[1])

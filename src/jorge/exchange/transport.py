@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -85,9 +87,21 @@ class Transport:
         handle = dist.all_to_all_single(found, sent, list(coming), list(sizes), group=self.group, async_op=True)
         return Coming(found, handle, sent)
 
+    def objects(self, mine: Any) -> list[Any]:
+        """What each process has, of any kind that can be pickled, in the order of ranks; the host waits."""
+        self._count(len(pickle.dumps(mine)) * (self.size - 1))
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, mine, group=self.group)
+        return found
+
     def _count(self, nbytes: int) -> None:
         self.calls += 1
         self.sent += nbytes
+
+
+def sent_dtype(asked: torch.dtype | None, compute: torch.dtype) -> torch.dtype:
+    """In which directions are sent: what was asked for where that is of fewer bytes than the arithmetic's."""
+    return compute if asked is None or asked.itemsize >= compute.itemsize else asked
 
 
 def summed_bytes(nbytes: int, size: int) -> int:

@@ -34,6 +34,8 @@ def precision_scope(device: torch.device, precision: Precision) -> Iterator[None
 
     CUDA is switched between IEEE float32 and TF32; a CPU is let use its bfloat16 units. Inside a compiled graph, where
     switches cannot be turned, everything stays as torch's own settings say.
+
+    Afterwards the switch follows a more general setting of torch's again, where that says what the switch did before.
     """
     wanted = _switch(device, precision)
     if wanted is None or torch.compiler.is_compiling():
@@ -41,14 +43,16 @@ def precision_scope(device: torch.device, precision: Precision) -> Iterator[None
         return
     backend, value = wanted
     before = backend.fp32_precision
-    if before == value:  # what is set once stays set, whatever more general setting comes later
+    if before == value:
         yield
         return
     backend.fp32_precision = value
     try:
         yield
     finally:
-        backend.fp32_precision = before
+        backend.fp32_precision = "none"
+        if backend.fp32_precision != before:  # it was set apart
+            backend.fp32_precision = before
 
 
 def _switch(device: torch.device, precision: Precision) -> tuple[Any, str] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,36 @@ def tasks_named(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(name for word in given for name in (TASKS if word == "all" else [word])))
 
 
+def train_together(args: argparse.Namespace, run: Callable[[torch.device], int]) -> int:
+    """Run a command in the first of the processes that `torchrun` has started, or in the one there is; the exit status.
+
+    The others train along.
+
+    Raises:
+        UsageError: several processes, and a batch that does not divide among them, or `--workers`.
+    """
+    import torch
+
+    from jorge_lab.errors import UsageError
+    from jorge_lab.runs.following import follow
+    from jorge_lab.runs.team import assembled, check_divides
+    from jorge_lab.tasks.finding import find_task
+
+    device = device_named(args.device)
+    with assembled(device) as team:
+        if team.size > 1:
+            tasks = [find_task(name, args.size) for name in tasks_named(args.tasks)]
+            for task in tasks:
+                check_divides(task.batch_size, team.size, task.name)
+            if args.workers > 1:
+                raise UsageError("--workers is for one process: under torchrun all processes train each run together")
+            torch.set_num_threads(args.threads)
+            if not team.first:
+                follow(tasks, device)
+                return 0
+        return run(device)
+
+
 def optimizers_named(text: str) -> list[str]:
     """Each optimizer once, `all` as the laboratory's."""
     from jorge_lab.contenders import CONTENDERS
@@ -128,7 +159,7 @@ def console() -> Console:
 
 
 def device_named(name: str) -> torch.device:
-    """The device, which is there.
+    """The device, which is there; of several processes on a machine each has one of its own, where `cuda` is asked for.
 
     Raises:
         ValueError: it is not.
@@ -136,7 +167,9 @@ def device_named(name: str) -> torch.device:
     import torch
 
     try:
-        device = torch.device(name)
+        device = torch.device(
+            f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+        )
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None

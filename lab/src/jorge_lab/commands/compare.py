@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,17 @@ from jorge_lab.commands.arguments import (
     add_tasks,
     add_wide,
     console,
-    device_named,
     given_targets,
     names,
     optimizers_named,
     tasks_named,
+    train_together,
 )
 from jorge_lab.commands.frame import Command
 
 if TYPE_CHECKING:
+    import torch
+
     from jorge_lab.runs.jobs import Job
 
 #: The suite that our claims rest on: us without tuning, the others as `jorge tune` found them best.
@@ -87,6 +90,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare; the exit status."""
+    return train_together(args, partial(_compare, args))
+
+
+def _compare(args: argparse.Namespace, device: torch.device) -> int:
     import torch
 
     from jorge_lab.contenders import SETTINGS
@@ -108,7 +115,6 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"there is no setting {name!r}, only {', '.join(SETTINGS)}")
     if args.tuned is not None:
         use_tuned(args.tuned)
-    device = device_named(args.device)
     if args.capture and device.type != "cuda":
         raise UsageError("--capture is for --device cuda: a CPU has no graphs to replay")
     torch.set_num_threads(args.threads)
@@ -154,7 +160,8 @@ COMMAND = Command(
     "train one model with several optimizers: which reaches the target first, and at what cost?",
     "Train the same model from the same weights on the same batches with each optimizer, and report which reaches the "
     "target first, in steps and in seconds. Runs that are finished are kept in --out and not trained again, so the "
-    "command can be stopped and repeated; long runs go on from checkpoints.",
+    "command can be stopped and repeated; long runs go on from checkpoints. Under torchrun all processes train each "
+    "run together.",
     arguments,
     run,
 )

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jorge.cli import at_least
 from jorge_lab.commands.arguments import (
@@ -14,11 +15,14 @@ from jorge_lab.commands.arguments import (
     add_optimizers,
     add_out,
     add_tasks,
-    device_named,
     optimizers_named,
     tasks_named,
+    train_together,
 )
 from jorge_lab.commands.frame import Command
+
+if TYPE_CHECKING:
+    import torch
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--storage", metavar="URL", help="an Optuna storage URL or a journal file (default: tune.journal in --out)"
     )
     parser.add_argument(
+        "--shared",
+        action="store_true",
+        help="the same command runs elsewhere, on the same --storage: leave the trials that it has begun to it",
+    )
+    parser.add_argument(
         "--tuned",
         type=Path,
         metavar="FILE",
@@ -43,6 +52,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tune; the exit status."""
+    return train_together(args, partial(_tune, args))
+
+
+def _tune(args: argparse.Namespace, device: torch.device) -> int:
     from jorge_lab.contenders.finding import find_contender
     from jorge_lab.contenders.tuned import tuned_file
     from jorge_lab.errors import UsageError
@@ -56,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
     optimizers = optimizers_named(args.optimizers)
     if not optimizers:
         raise UsageError("--optimizers is empty")
-    device = device_named(args.device)
     storage = open_storage(url)
     tuned = args.tuned or tuned_file()
     see_writable(tuned)
@@ -72,7 +84,8 @@ def run(args: argparse.Namespace) -> int:
             if contender.missing() is None:
                 open_study(task, contender, storage, data)
     try:
-        search(Share(tasks, args.size, optimizers, args.trials, url, args.device, args.threads), args.workers)
+        share = Share(tasks, args.size, optimizers, args.trials, url, str(device), args.threads, args.shared)
+        search(share, args.workers)
     except KeyboardInterrupt:
         print(f"\nstopped: finished trials are kept in {url}; the same command goes on", file=sys.stderr)
         return 130

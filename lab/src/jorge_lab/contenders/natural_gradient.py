@@ -9,12 +9,18 @@ import importlib
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from jorge_lab.contenders.contender import Built, Contender, Options, UnsuitableError, arguments, by_setting, scheduled
 from jorge_lab.contenders.first_order import adamw_options, sgd_options
 from jorge_lab.contenders.parts import Parts, the_rest
 from jorge_lab.tasks.task import Task
+
+
+def _need_one_process(name: str) -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        raise UnsuitableError(f"{name} looks at the examples that one process sees: compare it without torchrun")
 
 
 def _need_gradients(name: str) -> Any:
@@ -26,6 +32,7 @@ def _need_gradients(name: str) -> Any:
 
 
 def _singd(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
+    _need_one_process("singd")
     # Not their subclasses: that within nn.MultiheadAttention is never called, and its inputs are not seen.
     layers = [m for m in model.modules() if type(m) in (nn.Linear, nn.Conv2d)]
     taken = list({id(p): p for m in layers for p in m.parameters() if p.requires_grad}.values())
@@ -48,6 +55,7 @@ def _loss_average(model: nn.Module) -> str:
 
 
 def _sirf(task: Task, model: nn.Module, steps: int, options: Options) -> Built:
+    _need_one_process("sirfshampoo")
     kind = importlib.import_module("sirfshampoo").SIRFShampoo
     try:
         optimizer = kind(model, **arguments(options))

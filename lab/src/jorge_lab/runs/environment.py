@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 import jorge
+from jorge_lab.runs.team import Team
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Machine, versions and date of a run."""
+    """Machine, versions and date of a run; the number of processes where several train it together."""
+    processes = Team.here().size
     return {
         "jorge": jorge.__version__,
         "torch": torch.__version__,
@@ -21,6 +23,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
+        **({"processes": processes} if processes > 1 else {}),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 

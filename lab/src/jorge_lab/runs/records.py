@@ -171,4 +171,6 @@ def measured(records: Iterable[Mapping[str, Any]]) -> list[str]:
 def _machine(environment: Mapping[str, Any]) -> str:
     e = environment
     threads = "1 thread" if e.get("threads") == 1 else f"{e.get('threads', '?')} threads"
+    if "processes" in e:
+        threads = f"{e['processes']} processes of {threads} each"
     return f"{e.get('device', '?')} ({e.get('machine', '?')}), {threads}"

@@ -2,7 +2,8 @@
 
 All optimizers get the same initial weights and the same batches for the same seed. Seconds are those of training
 (batch, forward, backward, step), without evaluation and checkpoints, on the wall's clock and on the processor's; the
-first step, which sets up state, is also reported apart.
+first step, which sets up state, is also reported apart. Several processes may train one run together
+(:mod:`jorge_lab.runs.team`), of which each calls :func:`train` and the first has the record.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,7 @@ from jorge_lab.runs.averaging import Averaged
 from jorge_lab.runs.checkpoints import Checkpoint, Checkpoints, restore_states, states
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.store import Record
+from jorge_lab.runs.team import Team, Told
 from jorge_lab.tasks.task import Batch, Data, Task
 
 #: Version of the records' layout; a change of meaning raises it, and records of another version are trained again.
@@ -44,7 +47,9 @@ def _clock(device: torch.device) -> float:
 def key(task: Task, contender: Contender, setting: Setting, seed: int, steps: int, repetition: int = 0) -> list[Any]:
     """What identifies a run: one with the same key, and the same settings in its record, is not trained again."""
     found = [RECORD_VERSION, task.name, task.size, contender.name, setting, seed, steps, task.batch_size]
-    return [*found, f"repetition {repetition}"] if repetition else found
+    found += [f"repetition {repetition}"] if repetition else []
+    processes = Team.here().size
+    return [*found, f"{processes} processes"] if processes > 1 else found
 
 
 def describe(task: Task, contender: Contender, setting: Setting, steps: int) -> dict[str, Any]:
@@ -62,7 +67,8 @@ def first_loss(task: Task, seed: int, data: Data) -> float:
     """The loss of a run's first batch: the same for all optimizers, and another if network, loss or data are others."""
     torch.manual_seed(seed)
     model = task.model().to(data.train[0].device)
-    return task.loss(model, next(task.batches(data, seed))).item()
+    batch, size = next(task.batches(data, seed)), Team.here().size
+    return fmean(task.loss(model, Team(rank, size).share(batch, seed, 1)).item() for rank in range(size))
 
 
 def _switch(optimizer: torch.optim.Optimizer, mode: Literal["train", "eval"]) -> None:
@@ -126,17 +132,21 @@ def train(
         ModuleNotFoundError, LookupError, UnsuitableError: as :meth:`Contender.build`.
         CheckpointError: the checkpoint cannot be read.
     """
-    device = data.train[0].device
-    torch.manual_seed(seed)
-    model = task.model().to(device)
-    if capture:
-        _capture(model, next(task.batches(data, seed)))
-    averaged = Averaged(model, contender.average, steps) if contender.average else None
-    optimizer, scheduler = contender.build(task, model, steps, setting)
+    device, team = data.train[0].device, Team.here()
+    options = contender.options(task, setting)
+    team.tell(Told(task.name, contender.name, options, seed, steps, setting, repetition, capture))
     which = key(task, contender, setting, seed, steps, repetition)
-    chosen = settings_on(task, optimizer)
+    with team.together():
+        torch.manual_seed(seed)
+        model = task.model().to(device)
+        if capture:
+            _capture(model, team.share(next(task.batches(data, seed)), seed, 0))
+        averaged = Averaged(model, contender.average, steps) if contender.average else None
+        optimizer, scheduler = contender.build(task, model, steps, setting)
+        chosen = settings_on(task, optimizer)
+        checkpoint = checkpoints.read(which) if checkpoints is not None else None
     measured = _Measured()
-    if checkpoints is not None and (checkpoint := checkpoints.read(which)) is not None:
+    if (checkpoint := team.shared(checkpoint)) is not None:
         restore_states(checkpoint, model, optimizer, scheduler, device)
         measured = _Measured.of(checkpoint)
         if averaged:
@@ -149,37 +159,43 @@ def train(
     every = max(1, steps // EVALUATIONS)
     _switch(optimizer, "train")
     for step in range(done + 1, steps + 1):
-        started, started_cpu = _clock(device), time.process_time()
-        loss = task.loss(model, next(batches))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        before = _clock(device)
-        optimizer.step()
-        after = _clock(device)
-        scheduler.step()
-        value = loss.item()
-        elapsed += _clock(device) - started
-        busy += time.process_time() - started_cpu
-        if not math.isfinite(value) or abs(value) > HOPELESS * max(1.0, abs(losses[0] if losses else value)):
-            diverged_at = step
-            break
-        losses.append(value)
-        measured.seconds.append(elapsed)
-        measured.cpu_seconds.append(busy)
-        measured.optimizer_seconds.append(after - before)
-        if averaged:
-            averaged.take(model, step)
-        if step % every == 0 or step == steps:
-            _switch(optimizer, "eval")
-            metric = task.evaluate(model, data)
-            _switch(optimizer, "train")
-            measured.evaluations.append((step, metric))
-        if checkpoints is not None and elapsed - kept_at >= checkpoints.every and step < steps:
-            about = {"key": which, "seed": seed, "settings": chosen, "environment": environment(device)}
-            about |= {"averaged": averaged.model.state_dict() if averaged else None}
-            checkpoints.write(which, about | vars(measured) | states(model, optimizer, scheduler, device))
-            kept_at = elapsed
-        watch(step, value, metric)
+        with team.together():
+            started, started_cpu = _clock(device), time.process_time()
+            loss = task.loss(model, team.share(next(batches), seed, step))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        loss = team.average(model, loss)
+        with team.together():
+            before = _clock(device)
+            with team.same_draws(seed, step, device):
+                optimizer.step()
+            after = _clock(device)
+            scheduler.step()
+            value = loss.item()
+            elapsed += _clock(device) - started
+            busy += time.process_time() - started_cpu
+            if not math.isfinite(value) or abs(value) > HOPELESS * max(1.0, abs(losses[0] if losses else value)):
+                diverged_at = step
+                break
+            losses.append(value)
+            measured.seconds.append(elapsed)
+            measured.cpu_seconds.append(busy)
+            measured.optimizer_seconds.append(after - before)
+            if averaged:
+                averaged.take(model, step)
+            if step % every == 0 or step == steps:
+                _switch(optimizer, "eval")
+                if team.first:
+                    metric = task.evaluate(model, data)
+                    measured.evaluations.append((step, metric))
+                _switch(optimizer, "train")
+            if checkpoints is not None and elapsed - kept_at >= checkpoints.every and step < steps:
+                about = {"key": which, "seed": seed, "settings": chosen, "environment": environment(device)}
+                about |= {"averaged": averaged.model.state_dict() if averaged else None}
+                checkpoints.write(which, about | vars(measured) | states(model, optimizer, scheduler, device))
+                kept_at = elapsed
+            watch(step, value, metric)
+    team.check_alike(model, contender.name)
     return {
         "key": which,
         "task": task.name,

@@ -70,8 +70,8 @@ def compare(condition: float, damping: float) -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
     method, options, device = METHODS["whitening"], Options(lr=0.0, damping=damping), torch.device("cpu")
     factors = {side: factor(d, condition, generator) for side, d in zip(SIDES, SHAPE, strict=True)}
-    truth = {side: _power(a, -0.5) for side, a in factors.items()}
-    scales = {side: _power(a, 0.5) for side, a in factors.items()}
+    truth = {side: power(a, -0.5) for side, a in factors.items()}
+    scales = {side: power(a, 0.5) for side, a in factors.items()}
     state = method.initial(1, SHAPE, ("full", "full"), dtype=torch.float64)
     oracle = KLShampoo(SHAPE, device, damping=damping)
     published = Published(SHAPE, device, damping=damping)
@@ -95,7 +95,8 @@ def compare(condition: float, damping: float) -> Iterator[Row]:
             )
 
 
-def _power(factor: Tensor, exponent: float) -> Tensor:
+def power(factor: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric positive definite matrix, by its eigenvalues."""
     values, vectors = torch.linalg.eigh(factor)
     found: Tensor = (vectors * values**exponent) @ vectors.mT
     return found

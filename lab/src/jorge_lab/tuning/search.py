@@ -62,7 +62,6 @@ def tune(
     storage: optuna.storages.BaseStorage,
     *,
     device: torch.device | None = None,
-    worker: int = 0,
     share: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -74,8 +73,8 @@ def tune(
         trials: of each study in all, with those that are in the storage already.
         storage: of :func:`open_storage`.
         device: to train on; the CPU if None.
-        worker: number of this process among those that share the storage, so that they draw different values.
-        share: leave out trials that another worker has begun; those of a worker that was killed are then never done.
+        share: other processes, maybe on other machines, work on the same storage: leave out trials that they have
+            begun. Those of a process that was killed are then never done.
         tell: is told a line about each trial.
 
     Raises:
@@ -92,8 +91,8 @@ def tune(
             study = open_study(task, contender, storage, data)
             try:
                 while _wants(study, trials, share):
-                    trial = _run(study, task, contender, data, worker)
-                    tell(_line(study, trial))
+                    if trial := _run(study, task, contender, data, trials, share):
+                        tell(_line(study, trial))
             except UnsuitableError as error:
                 tell(f"{study.study_name} is left out: {error}")
             except Exception as error:  # an opponent's fault must not cost what is still to be tuned
@@ -172,12 +171,17 @@ def _wants(study: optuna.Study, trials: int, share: bool) -> bool:
     return waiting or sum(t.state in counted for t in there) < trials
 
 
-def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, worker: int) -> FrozenTrial:
-    """One trial, told to the study whatever comes of it."""
-    # A sampler seeded once would draw its first values again whenever the command goes on.
-    seed = 1000 * len(study.get_trials(deepcopy=False)) + worker
-    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM)
+def _run(
+    study: optuna.Study, task: Task, contender: Contender, data: Data, trials: int, share: bool
+) -> FrozenTrial | None:
+    """One trial, told to the study whatever comes of it; None where another process was first to begin the last one."""
     trial = study.ask()
+    if share and _is_surplus(study, trial, trials):
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+    # By the trial's number, which is its own among all processes: a sampler seeded once would draw its first values
+    # again whenever the command goes on, and in each process.
+    study.sampler = optuna.samplers.TPESampler(seed=1000 * trial.number, n_startup_trials=_RANDOM)
     try:
         value = _value(study, trial, task, contender, data)
     except optuna.TrialPruned:
@@ -186,6 +190,15 @@ def _run(study: optuna.Study, task: Task, contender: Contender, data: Data, work
         study.tell(trial, state=TrialState.FAIL)
         raise
     return study.tell(trial, value)
+
+
+def _is_surplus(study: optuna.Study, trial: optuna.Trial, trials: int) -> bool:
+    """Whether processes that asked at the same time have together begun one trial too many, and this is the later."""
+    there = study.get_trials(deepcopy=False)
+    before = [other for other in there[: trial.number] if other.state in (*_FINISHED, TrialState.RUNNING)]
+    if _is_transferred(study, there[trial.number]):
+        return any(_is_transferred(study, other) for other in before)
+    return len(before) >= trials
 
 
 def final_loss(task: Task, contender: Contender, options: Options, data: Data, watch: Watcher) -> float:

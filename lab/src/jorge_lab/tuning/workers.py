@@ -28,6 +28,7 @@ class Share:
         url: of the storage.
         device: to train on.
         threads: of each process.
+        others: whether other commands work on the same storage.
     """
 
     tasks: Sequence[str]
@@ -37,22 +38,24 @@ class Share:
     url: str
     device: str
     threads: int
+    others: bool = False
 
 
 def search(share: Share, workers: int) -> None:
     """Run trials until there are enough, in several processes where `workers` is above 1."""
     if workers > 1:
         context = processes(share.threads)
-        started = [context.Process(target=_quietly, args=(share, number)) for number in range(1, workers + 1)]
+        started = [context.Process(target=_quietly, args=(share,)) for _ in range(workers)]
         for process in started:
             process.start()
         for process in started:
             process.join()
-    work(share)  # alone, or what a process that was killed has begun and not finished
+    if workers == 1 or not share.others:
+        work(share, several=share.others)  # alone, or what a process that was killed has begun and not finished
 
 
-def work(share: Share, worker: int | None = None) -> None:
-    """Run trials until there are enough; as one of several processes where `worker` is its number, from 1."""
+def work(share: Share, several: bool) -> None:
+    """Run trials until there are enough; as one of several processes, which have begun some, or alone."""
     torch.set_num_threads(share.threads)
     tune(
         [find_task(name, share.size) for name in share.tasks],
@@ -60,16 +63,15 @@ def work(share: Share, worker: int | None = None) -> None:
         share.trials,
         open_storage(share.url),
         device=torch.device(share.device),
-        worker=worker or 0,
-        share=worker is not None,
+        share=several,
         tell=partial(print, flush=True),
     )
 
 
-def _quietly(share: Share, worker: int) -> None:
+def _quietly(share: Share) -> None:
     """The keyboard's interrupt reaches every process; the parent says what it means."""
     end_with_parent()
     try:
-        work(share, worker)
+        work(share, several=True)
     except KeyboardInterrupt:
         sys.exit(130)

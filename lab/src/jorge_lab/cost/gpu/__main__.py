@@ -1,8 +1,9 @@
 """Everything about Jorge on one GPU, torch alone, within six minutes: `python -m jorge_lab.cost.gpu --out gpu.json`.
 
 Correctness against the CPU, the cost of a step and of an iteration for ResNet-50, ViT-S and GPT-2 small against fused
-SGD, fused AdamW and Muon, and one task to its target in seconds. Each section is bounded, and its figures are in
-`--out` as soon as it ends. `--tiny` runs all of it on a CPU. `--tables FILE` prints the tables of figures on disk.
+SGD, fused AdamW and Muon, a step of SOAP's and Shampoo's where their packages are installed, and one task to its target
+in seconds. Each section is bounded, and its figures are in `--out` as soon as it ends. `--tiny` runs all of it on a
+CPU. `--tables FILE` prints the tables of figures on disk.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jorge_lab.cost.gpu.models import TRAININGS
 from jorge_lab.cost.gpu.session import Session
 from jorge_lab.cost.gpu.tables import failures, report
 from jorge_lab.cost.gpu.task import to_target
-from jorge_lab.cost.gpu.timing import ALONE, CAPTURED, ITERATED, ceilings, iterations, steps_alone
+from jorge_lab.cost.gpu.timing import ALONE, CAPTURED, ITERATED, SLOW, ceilings, iterations, steps_alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in TRAININGS:
         sections[f"step, {name}"] = (30.0, partial(steps_alone, session, ALONE, name))
     sections["task"] = (40.0, partial(to_target, session))
+    for name in TRAININGS:
+        sections[f"slow, {name}"] = (90.0, partial(steps_alone, session, SLOW, name))  # and time for what follows
     for name in TRAININGS:
         sections[f"captured, {name}"] = (10.0, partial(steps_alone, session, CAPTURED, name))
     sections["graphs"] = (10.0, partial(CHECKS["graphs"], session))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,22 +14,26 @@ from jorge.methods import METHODS
 from jorge.schedule import Schedule
 from jorge_lab.cost.contenders import LATE
 from jorge_lab.cost.muon import with_adamw
+from jorge_lab.cost.rivals import RIVALS as PACKAGES
 
 #: So small that one model serves all.
 LEARNING_RATE = 1e-7
 #: What a step may be. One refresh in seven also applies the damping.
 KINDS = ("plain", "refresh", "damped")
 
-#: Jorge's options by the name of the contender; those that end in `graph` are replayed from captured graphs.
+#: Jorge's options by the name of the contender; `exact` is Shampoo, whose `eigh` runs one matrix after the other there.
 VARIANTS: dict[str, dict[str, Any]] = {
     "jorge": {},
     "jorge, float32": {"matmul_precision": "float32"},
     "jorge, workspace=None": {"workspace": None},
-    "jorge, block_size=256": {"block_size": 256},
+    "jorge, block_size=128": {"block_size": 128},
     "jorge, Frobenius": {"graft_norm": "frobenius", "adapt_variance": False},
-    "jorge, graph": {},
+    "jorge, exact": {"method": "exact"},
+    "jorge, graph": {"cuda_graphs": True},
 }
 RIVALS = ("sgd", "adamw", "muon")
+#: Those of packages, if they are installed; one step in ten is the dear one of each.
+PACKAGED = ("soap-pytorch_optimizer", "shampoo-pytorch_optimizer")
 
 
 def settle(optimizer: Jorge, step: int) -> None:
@@ -64,14 +68,10 @@ class Stepper:
 
     Args:
         optimizer: any.
-        graphs: one for each kind of step, where it replays.
-        gradients: at the addresses that the graphs read.
         taken: steps since the beginning, of Jorge.
     """
 
     optimizer: torch.optim.Optimizer
-    graphs: Mapping[str, Any] = field(default_factory=dict)
-    gradients: list[torch.Tensor] = field(default_factory=list)
     taken: int = 0
 
     @property
@@ -82,36 +82,13 @@ class Stepper:
     def go_to(self, step: int) -> None:
         """Let a Jorge have taken `step` steps."""
         self.taken = step
-        if isinstance(self.optimizer, Jorge) and not self.graphs:
+        if isinstance(self.optimizer, Jorge):
             settle(self.optimizer, step)
 
     def step(self) -> None:
-        """Take a step: eagerly, or by a replay with the gradients copied to where it reads them."""
-        kind = self.next_kind
+        """Take a step."""
         self.taken += 1
-        if not self.graphs:
-            self.optimizer.step()
-            return
-        given = [p.grad for group in self.optimizer.param_groups for p in group["params"]]
-        torch._foreach_copy_(self.gradients, given)
-        self.graphs[kind].replay()
-
-
-class Replayed:
-    """Stands for a CUDA graph where there is no GPU: a replay takes the step."""
-
-    def __init__(self, optimizer: Jorge, gradients: list[torch.Tensor]) -> None:
-        self._optimizer, self._gradients = optimizer, gradients
-
-    def replay(self) -> None:
-        """Take the step with the gradients of the graph."""
-        params = [p for group in self._optimizer.param_groups for p in group["params"]]
-        given = [p.grad for p in params]
-        for p, gradient in zip(params, self._gradients, strict=True):
-            p.grad = gradient
-        self._optimizer.step()
-        for p, gradient in zip(params, given, strict=True):
-            p.grad = gradient
+        self.optimizer.step()
 
 
 def new_stream() -> torch.cuda.Stream:
@@ -120,45 +97,14 @@ def new_stream() -> torch.cuda.Stream:
     return stream
 
 
-def captured(optimizer: Jorge, device: torch.device) -> Stepper:
-    """A Jorge with `capturable=True` that has taken a step, as a graph for each kind of step.
-
-    All are captured on a stream of their own: torch keeps the workspace of cuBLAS for a stream, and drops it with the
-    first of several graphs that were captured on the stream (pytorch issue 193402).
-    """
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    given = [p.grad for p in params]
-    gradients = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in params]
-    for p, gradient, grad in zip(params, gradients, given, strict=True):
-        gradient.copy_(grad)
-        p.grad = gradient
-    graphs: dict[str, Any] = {}
-    settle(optimizer, LATE)
-    pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
-    stream = new_stream() if device.type == "cuda" else None
+def capture_all(optimizer: Jorge) -> None:
+    """Let a Jorge with `cuda_graphs=True`, which has taken a step, capture each kind of step: at the second of it."""
     gap = interval(optimizer)
-    first = {kind_of(optimizer, step): step for step in range(LATE + 14 * gap, LATE, -1)}
-    for kind, step in first.items():
-        if stream is None:
-            graphs[kind] = Replayed(optimizer, gradients)
-            continue
-        weights, state = [p.detach().clone() for p in params], optimizer.state_dict()
-        settle(optimizer, step - 1)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            optimizer.step()  # what is made at the first step of a kind is there before the capture; undone below
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.no_grad():
-            torch._foreach_copy_([p.detach() for p in params], weights)
-        optimizer.load_state_dict(state)
-        settle(optimizer, step - 1)
-        graphs[kind] = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graphs[kind], pool=pool, stream=stream):
+    for step in {kind_of(optimizer, step): step for step in range(LATE + 14 * gap, LATE, -1)}.values():
+        for _ in range(2):
+            settle(optimizer, step - 1)
             optimizer.step()
     settle(optimizer, LATE)
-    for p, grad in zip(params, given, strict=True):
-        p.grad = grad
-    return Stepper(optimizer, graphs, gradients, LATE)
 
 
 def build(name: str, model: nn.Module, baseline: str, device: torch.device) -> Stepper:
@@ -172,13 +118,13 @@ def build(name: str, model: nn.Module, baseline: str, device: torch.device) -> S
     }
     if name in rivals:
         return Stepper(rivals[name]())
-    graph = name.endswith("graph")
+    if name in PACKAGED:
+        return Stepper(PACKAGES[name].build(list(model.named_parameters()), LEARNING_RATE))
     options: dict[str, Any] = {"grafting": "sgd" if baseline == "sgd" else "adam", "weight_decay": 1e-2}
-    lr = torch.tensor(LEARNING_RATE, device=device) if graph else LEARNING_RATE
-    optimizer = Jorge(model.named_parameters(), lr=lr, capturable=graph, **options, **VARIANTS[name])
+    optimizer = Jorge(model.named_parameters(), lr=LEARNING_RATE, **options, **VARIANTS[name])
     optimizer.step()
-    if graph:
-        return captured(optimizer, device)
+    if VARIANTS[name].get("cuda_graphs"):
+        capture_all(optimizer)
     stepper = Stepper(optimizer)
     stepper.go_to(LATE)
     return stepper

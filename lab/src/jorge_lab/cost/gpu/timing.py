@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import median
@@ -15,15 +16,18 @@ from jorge.methods import DAMPING_PERIOD
 from jorge_lab.cost.contenders import LATE
 from jorge_lab.cost.counting import kernel_launches
 from jorge_lab.cost.gpu.models import TRAININGS, build
-from jorge_lab.cost.gpu.optimizers import KINDS, RIVALS, VARIANTS, Stepper, interval, new_stream
+from jorge_lab.cost.gpu.optimizers import KINDS, PACKAGED, RIVALS, VARIANTS, Stepper, interval, new_stream
 from jorge_lab.cost.gpu.optimizers import build as build_optimizer
 from jorge_lab.cost.gpu.session import Session, Timer, best_ms, first_line
 from jorge_lab.cost.harness import Spread, interleave
+from jorge_lab.cost.rivals import RIVALS as PACKAGES
 
 #: Who takes part in whole iterations, and whose step is measured alone; captured graphs come last, on their own.
 ITERATED = (*RIVALS, "jorge")
-ALONE = (*RIVALS, *(name for name in VARIANTS if not name.endswith("graph")))
-CAPTURED = ("jorge, graph",)
+CAPTURED, SLOW = ("jorge, graph",), (*PACKAGED, "jorge, exact")
+ALONE = (*RIVALS, *(name for name in VARIANTS if name not in CAPTURED + SLOW))
+#: Seconds after which no more steps of one are taken, but for one of each kind that it has.
+_ENOUGH = 5.0
 #: Steps of a Jorge between two refreshes by default.
 GAP = 5
 #: Iterations that are timed in one go: two refreshes of a Jorge fall in each.
@@ -78,8 +82,9 @@ def steps_alone(session: Session, contenders: Sequence[str], name: str) -> list[
     loss().backward()  # type: ignore[no-untyped-call]
     rows = []
     for contender in contenders:
-        if session.left() < 15:
-            rows.append({"optimizer": contender, "skipped": "out of time"})
+        missing = PACKAGES[contender].missing if contender in PACKAGED else None
+        if missing or session.left() < (60 if contender in SLOW else 15):
+            rows.append({"optimizer": contender, "skipped": missing or "out of time"})
             continue
         if session.cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -96,18 +101,23 @@ def steps_alone(session: Session, contenders: Sequence[str], name: str) -> list[
 def _one_alone(session: Session, contender: str, model: nn.Module, baseline: str) -> dict[str, Any]:
     stepper = build_optimizer(contender, model, baseline, session.device)
     jorge = stepper.optimizer if isinstance(stepper.optimizer, Jorge) else None
-    count = 7 if session.tiny else DAMPING_PERIOD * GAP
+    count = (11 if contender in PACKAGED else 7) if session.tiny else DAMPING_PERIOD * GAP
+    if contender in SLOW:  # of which a refresh may take seconds
+        stepper.go_to(LATE)
     for _ in range(2):
         stepper.step()
     stepper.go_to(LATE)
     taken: list[tuple[str, Timer]] = []
+    end = time.monotonic() + _ENOUGH
     with Timer(session.device) as whole:
         for _ in range(count):
             kind = stepper.next_kind
             with Timer(session.device) as timer:
                 stepper.step()
             taken.append((kind, timer))
-    row: dict[str, Any] = {"optimizer": contender, "mean_ms": whole.ms / count}
+            if time.monotonic() > end and len(taken) % _BLOCK in (0, GAP * (jorge is not None)):
+                break
+    row: dict[str, Any] = {"optimizer": contender, "mean_ms": whole.ms / len(taken)}
     for kind in KINDS:
         of_kind = [timer for each, timer in taken if each == kind]
         if of_kind:
@@ -115,7 +125,7 @@ def _one_alone(session: Session, contender: str, model: nn.Module, baseline: str
             row[f"{kind}_host_ms"] = median([timer.host_ms for timer in of_kind])
     if session.cuda:
         row["peak_bytes"] = torch.cuda.max_memory_allocated()
-        if jorge is not None and not stepper.graphs:
+        if jorge is not None and contender not in CAPTURED:
             stepper.go_to(LATE)
             row["plain_kernels"] = kernel_launches(stepper.step, session.device)
             stepper.go_to(LATE + interval(jorge) - 1)
@@ -160,6 +170,8 @@ def iterations(session: Session, contenders: Sequence[str], name: str) -> list[d
     for contender, taken in samples.items():
         ratio = Spread.of([a / b for a, b in zip(taken, samples[training.baseline], strict=False)])
         row = {"optimizer": contender, "ms": median(taken), "to_baseline": ratio.median, "rounds": len(taken)}
+        if isinstance(steppers[contender].optimizer, Jorge):
+            row["block_size"] = steppers[contender].optimizer.param_groups[0]["block_size"]
         rows.append({**row, "to_baseline_quartiles": [ratio.low, ratio.high]})
         session.say(f"{name}: {rows[-1]}")
     return rows

@@ -1,0 +1,1 @@
+"""What the repository needs to make its documentation: never part of a distribution."""
