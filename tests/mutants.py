@@ -91,7 +91,7 @@ _STEPS = [
         "flag = longest.isnan().logical_not()",
         ("test_skips", "counted_and_change"),
     ),
-    Mutant("step.py", "flags[device] & flag if", "flag if", ("test_rules", "every_group")),
+    Mutant("step.py", "flags[device] & flag if", "flag if", ("test_skips", "every_dtype")),
     Mutant(
         "step.py",
         "torch.where(usable.view(",
@@ -143,7 +143,7 @@ _METHODS = [
         "methods/whitening.py",
         "return unit_diagonal(congruent(",
         "return (congruent(",
-        (ROOTS, "does_not_see_scale or whitening_whitens"),
+        GOLDEN,
     ),
     Mutant(
         "methods/whitening.py",
@@ -155,7 +155,7 @@ _METHODS = [
         "methods/congruence.py",
         "return torch.mul(root, beta2**-0.25)",
         "return torch.mul(root, beta2**-0.5)",
-        (ROOTS, "shampoos_root"),
+        GOLDEN,
     ),
     Mutant(
         "methods/congruence.py",

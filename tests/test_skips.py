@@ -66,6 +66,18 @@ def test_skipped_steps_are_counted_and_change_nothing(method: Any, grafting: Any
     assert all(p.isfinite().all() for p in params.values())
 
 
+@pytest.mark.parametrize("sick", [0, 1, 2])
+def test_one_gradient_that_is_not_finite_stops_those_of_every_dtype(sick: int) -> None:
+    params = [nn.Parameter(torch.ones(3, 2, dtype=d)) for d in (torch.float32, torch.float64, torch.bfloat16)]
+    optimizer = Jorge(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    params[sick].grad = torch.full_like(params[sick], torch.nan)
+    optimizer.step()
+    assert optimizer.skipped_steps() == Skips(1, 1)
+    assert all(bool((p == 1).all()) for p in params)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e30])
 def test_a_step_is_refused_by_name_where_that_is_asked(bad: float) -> None:
     params = parameters()
