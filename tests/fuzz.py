@@ -237,7 +237,9 @@ class Life(RuleBasedStateMachine):
             names = group.get("param_names")
             own: list[Any] = [mine[p] for p in group["params"]]
             groups.append({"params": list(zip(names, own, strict=True)) if names else own})
-        if how == "another order" and self.named:
+        # Where refreshes are staggered, the order says which blocks have theirs when.
+        staggered = any(group["stagger"] for group in self.optimizer.param_groups)
+        if how == "another order" and self.named and not staggered:
             for group in groups:
                 group["params"].reverse()
         shaping = {name: self.optimizer.defaults[name] for name in SHAPING}
