@@ -84,3 +84,14 @@ def test_a_whole_contiguous_matrix_is_gathered_without_a_copy() -> None:
     assert cut is not None
     matrices = torch.randn(3, 6, 8)
     assert gather(matrices, cut.grids[0]).data_ptr() == matrices.data_ptr()
+
+
+def test_where_a_rule_begins() -> None:
+    """Another cut at just four times squarer, equal parts at just a quarter more of them, diagonals above `max_dim`."""
+    assert matrix_shape((16, 2, 32)) == (32, 32)
+    assert matrix_shape((16, 2, 24)) == (16, 48)
+    assert automatic((505, 10)) == (101, 10)  # five equal parts and not four
+    for most, kind in ((8, "full"), (7, "diagonal")):
+        found = blocking((8, 4), block_size=None, max_dim=most)
+        assert found is not None
+        assert found.sides == (kind, "full")

@@ -278,3 +278,19 @@ def test_a_replaced_parameter_takes_the_state_that_is_moved_to_it() -> None:
     optimizer.load_state_dict(optimizer.state_dict())
     stepped(optimizer, 2)
     assert all(torch.equal(named(optimizer)[name], p) for name, p in named(straight).items())
+
+
+def test_a_name_that_two_parameters_share_decides_nothing() -> None:
+    def made(first: str) -> Jorge:
+        params = [nn.Parameter(torch.eye(4)) for _ in range(3)]
+        return Jorge([{"params": list(zip(first, params[:2], strict=True))}, {"params": [("a", params[2])]}])
+
+    saved = made("ab")
+    for i, p in enumerate(p for group in saved.param_groups for p in group["params"]):
+        p.grad = torch.full((4, 4), 1.0 + i)
+    saved.step()
+    optimizer = made("ba")
+    with pytest.warns(UserWarning, match="the order alone says which state is whose"):
+        optimizer.load_state_dict(saved.state_dict())
+    own = [p for group in optimizer.param_groups for p in group["params"]]
+    assert [round(10 * float(optimizer.state[p]["exp_avg"][0, 0])) for p in own] == [1, 2, 3]

@@ -286,3 +286,12 @@ def test_parameters_of_one_name_are_all_told() -> None:
                 p.grad = torch.full_like(p, 1.0 + step)
         optimizer.step()
     assert set(optimizer.diagnostics().parameters) == {"weight", "bias", "weight (group 1)", "bias (group 1)"}
+
+
+def test_memory_is_in_steps_and_not_in_refreshes() -> None:
+    p = nn.Parameter(torch.ones(4, 3))
+    optimizer = Jorge([("p", p)], method="exact", interval=4, warmup_refreshes=0)
+    for _ in range(40):
+        p.grad = torch.randn(4, 3)
+        optimizer.step()
+    assert optimizer.diagnostics().parameters["p"]["memory"] == pytest.approx(4 * (1 - 0.95**11) / 0.05, rel=1e-4)

@@ -359,6 +359,12 @@ def test_groups_and_options_per_group() -> None:
     assert "exp_avg" in optimizer.state[c]
 
 
+def test_a_named_group_may_be_added_later() -> None:
+    optimizer = Jorge([("a", nn.Parameter(torch.ones(3, 3)))])
+    optimizer.add_param_group({"params": [("b", nn.Parameter(torch.ones(3, 2))), ("c", nn.Parameter(torch.ones(2)))]})
+    assert [row.name for row in optimizer.plan().rows] == ["a", "b", "c"]
+
+
 def test_closures_return_the_loss() -> None:
     p = nn.Parameter(torch.ones(3, 3))
     optimizer = Jorge([p], lr=0.1)

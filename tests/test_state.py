@@ -82,6 +82,14 @@ def test_loading_keeps_the_addresses() -> None:
     assert optimizer.state[optimizer.param_groups[0]["params"][0]]["step"] == 3
 
 
+def test_loading_keeps_the_tensor_of_a_learning_rate() -> None:
+    p, rate = nn.Parameter(torch.ones(3, 3)), torch.tensor(0.5)
+    optimizer = Jorge([p], lr=rate)
+    optimizer.load_state_dict(Jorge([nn.Parameter(torch.ones(3, 3))], lr=torch.tensor(0.25)).state_dict())
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate == 0.25
+
+
 def test_the_saved_state_owns_its_memory() -> None:
     optimizer = make()
     advance(optimizer, 3, seed=2)

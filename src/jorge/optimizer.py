@@ -335,7 +335,7 @@ class Jorge(Saves, Joins):
         if added["block_size"] == "auto" and on_cuda:
             added["block_size"] = options.CUDA_BLOCK_SIZE  # said, so that a checkpoint of it fits on every device
         if "_store" in self.__dict__:  # not while it is built, group by group
-            self._told_of_flat |= validation.warn_of_flat([group], self.param_groups)
+            self._told_of_flat |= validation.warn_of_flat([added], self.param_groups)
 
     @overload
     def step(self, closure: None = None) -> None: ...
