@@ -123,7 +123,7 @@ ALLOWED = {
     "errors": set(),
     "dryrun": {"exchange"},
     "findings": {"diagnostics", "exchange", "groups", "optimizer", "options", "routing", "skips", "validation"},
-    "checkup": {"diagnostics", "dryrun", "exchange", "findings", "groups", "optimizer", "validation"},
+    "checkup": {"diagnostics", "dryrun", "exchange", "findings", "groups", "naming", "optimizer", "validation"},
     "integrations": {"groups", "optimizer"},
     "__init__": {"checkup", "cost", "groups", "optimizer", "testing"},
 }

@@ -128,6 +128,7 @@ class Stack:
         chunk: so many blocks are refreshed at a time, for the sake of memory.
         measured: the blocks whose matrices have Adam's Schatten norm, each from a number to before another.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
+        places: the same of each block, where they do not follow each other (:mod:`jorge.exchange.staggering`).
         damps_apart: whether the damping takes a product of its own in the form that the refresh has here.
         of: where blocks lie in several processes (:mod:`jorge.exchange`) the stack of all of them; this one has those
             that are kept here, of the numbers `numbers` there.
@@ -143,6 +144,7 @@ class Stack:
     damps_apart: bool
     of: Stack | None = None
     numbers: tuple[int, ...] = ()
+    places: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

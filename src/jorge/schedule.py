@@ -131,8 +131,10 @@ def pieces(
         scheduled = None if mine[0] is None else schedule.at(mine[0])
         if scheduled is None:
             return []
-        start, stop = (0, stack.count) if scheduled.parts == 1 else _part(stack, scheduled)
-        return [Piece(_refresh(stack, scheduled, method), start, stop)] if start < stop else []
+        if scheduled.parts == 1:
+            return [Piece(_refresh(stack, scheduled, method), 0, stack.count)]
+        found = _piece(_refresh(stack, scheduled, method), _part(stack, scheduled))
+        return [] if found is None else [found]
     wanted: list[Refresh | None] = []
     for stack_part in stack.parts:
         for place in groups[stack_part.group].places:
@@ -140,18 +142,22 @@ def pieces(
             scheduled = None if step is None else schedule.at(step)
             count = stack_part.grid.blocks * groups[stack_part.group].parts
             blocks = range(len(wanted), len(wanted) + count)
-            shared = range(*_part(stack, scheduled)) if scheduled is not None else ()
+            shared = _part(stack, scheduled) if scheduled is not None else ()
             wanted += [
                 _refresh(stack, scheduled, method) if scheduled is not None and i in shared else None for i in blocks
             ]
-    found: list[Piece] = []
-    for refresh in dict.fromkeys(each for each in wanted if each is not None):
-        chosen = [i for i, each in enumerate(wanted) if each == refresh]
-        if chosen[-1] - chosen[0] + 1 == len(chosen):
-            found.append(Piece(refresh, chosen[0], chosen[-1] + 1))
-        else:
-            found.append(Piece(refresh, 0, len(chosen), tuple(chosen)))
-    return found
+    kinds = dict.fromkeys(each for each in wanted if each is not None)
+    chosen = [(kind, [i for i, each in enumerate(wanted) if each == kind]) for kind in kinds]
+    return [piece for piece in (_piece(kind, mine) for kind, mine in chosen) if piece is not None]
+
+
+def _piece(refresh: Refresh, blocks: Sequence[int]) -> Piece | None:
+    """Of the blocks of these numbers, which rise; `None` where there are none."""
+    if not blocks:
+        return None
+    if blocks[-1] - blocks[0] + 1 == len(blocks):
+        return Piece(refresh, blocks[0], blocks[-1] + 1)
+    return Piece(refresh, 0, len(blocks), tuple(blocks))
 
 
 def _refresh(stack: Stack, scheduled: Scheduled, method: Method) -> Refresh:
@@ -159,10 +165,15 @@ def _refresh(stack: Stack, scheduled: Scheduled, method: Method) -> Refresh:
     return refresh if stack.damps_apart else replace(refresh, damping=0)  # so that steps that do the same look the same
 
 
-def _part(stack: Stack, scheduled: Scheduled) -> tuple[int, int]:
+def _part(stack: Stack, scheduled: Scheduled) -> Sequence[int]:
     """The blocks whose refresh begins in the scheduled part of the work of all stacks."""
+    if scheduled.parts == 1:
+        return range(stack.count)
+    if stack.places is not None:
+        first, last = (edge / scheduled.parts for edge in (scheduled.part, scheduled.part + 1))
+        return [i for i, place in enumerate(stack.places) if first <= place < last]
     begin, end = stack.span
     width = (end - begin) / stack.count
     edges = (ceil((edge / scheduled.parts - begin) / width - 1e-6) for edge in (scheduled.part, scheduled.part + 1))
     start, stop = (min(stack.count, max(0, edge)) for edge in edges)
-    return start, stop
+    return range(start, stop)

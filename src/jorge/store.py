@@ -24,6 +24,7 @@ from jorge.compiling import CompiledSteps
 from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
+from jorge.exchange.staggering import Places, placed
 from jorge.graphs import RECORDERS, Graphs
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
@@ -44,6 +45,8 @@ class GroupState:
         distribution: where the processes are found that work together.
         domain: those of its parameters.
         work_sets: what is worked on together.
+        places: of each place, where its refreshes lie in those of the whole group, where these are staggered and
+            arranged apart.
         entries: of each place, its entry of `optimizer.state`.
         grouped: the parameters of each shape group of each work set.
 
@@ -67,6 +70,7 @@ class GroupState:
     steps: list[int | None] = field(default_factory=list)
     alike: dict[torch.dtype, list[Tensor]] = field(default_factory=dict)
     tensors: list[SetState[Tensor]] = field(default_factory=list)
+    places: tuple[Places, ...] | None = None
     _addresses: list[SetState[Address]] = field(default_factory=list)
     _kept: list[tuple[tuple[str, weakref.ref[Tensor], int | None], ...]] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
@@ -90,6 +94,8 @@ class GroupState:
             ]
         arranged = arrange(self.specs, self.options, on_cuda=self.device.type == "cuda")
         self.work_sets = self.exchange.settle(arranged, self.options)
+        if self.places is not None:
+            self.work_sets = placed(self.work_sets, self.places)
         wide = torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
         self.constants = Constants(self.device)
         slots: dict[int, tuple[list[Tensor | None], int]] = {}
@@ -400,12 +406,14 @@ class Store:
                     wanted[index, p.device, distribution.domain(p, name, options[index])].append(p)
                     check_own(name, entry, owners)
         arranged: dict[tuple[int, torch.device, Domain], GroupState] = {}
+        spread = distribution.spread(wanted, groups, options)
         for key, params in wanted.items():
-            was = self._groups.get(key)
-            if was is not None and was.fits(options[key[0]], distribution) and self._is_whole(was, params, state):
+            was, spots = self._groups.get(key), spread.get(key)
+            kept = was is not None and was.places == spots and was.fits(options[key[0]], distribution)
+            if was is not None and kept and self._is_whole(was, params, state):
                 arranged[key] = was
                 continue
-            made = GroupState(key[0], params, options[key[0]], distribution, key[2])
+            made = GroupState(key[0], params, options[key[0]], distribution, key[2], places=spots)
             for p in params:
                 if p in apart:
                     home, place = self._homes[p]

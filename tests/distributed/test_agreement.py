@@ -218,14 +218,14 @@ def test_under_ddp_each_process_replays_its_own_graphs(pool: Pool, compiled: boo
         assert all(torch.allclose(wanted[name], value, rtol=1e-6, atol=1e-8) for name, value in weights.items())
 
 
-def experts(rank: int, world: int) -> list[Any]:
+def experts(rank: int, world: int, stagger: bool) -> list[Any]:
     torch.manual_seed(0)
     whole = torch.randn(4, 20, 12, dtype=torch.float64)
     bias = torch.randn(12, dtype=torch.float64)
     mesh = init_device_mesh("cpu", (world,))
     sharded = [nn.Parameter(distribute_tensor(w, mesh, [Shard(0)])) for w in (whole, bias)]
     plain = [nn.Parameter(w.clone()) for w in (whole, bias)]
-    options = {**jobs.OPTIONS, "batch_dims": 1}
+    options = {**jobs.OPTIONS, "batch_dims": 1, "stagger": stagger, "block_size": 8}
     optimizer, single = Jorge(sharded, **options), Jorge(plain, **options, distributed=None)
 
     def step(one: Jorge, other: Jorge) -> float:
@@ -254,8 +254,9 @@ def experts(rank: int, world: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_experts_are_worked_on_where_they_are(pool: Pool, world: int) -> None:
-    for off, same_shapes, sent in pool.run(world, experts):
+@pytest.mark.parametrize("stagger", [False, True])
+def test_experts_are_worked_on_where_they_are(pool: Pool, world: int, stagger: bool) -> None:
+    for off, same_shapes, sent in pool.run(world, experts, stagger):
         assert off < 1e-12
         assert same_shapes
         assert sent < 2000, "flags, and who has a gradient"

@@ -102,15 +102,14 @@ def off(found: dict[str, float], expected: dict[str, float]) -> dict[str, tuple[
 def test_all_are_told_what_one_process_is(
     pool: Pool, strategy: str, world: int, how: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    own = {name: value for name, value in options.items() if name != "stagger" or "tp" not in strategy}
     net = jobs.built("alone", 1)
-    expected = told(net, Jorge(net.named_parameters(), **jobs.OPTIONS | own, distributed=None), 0, 1)
+    expected = told(net, Jorge(net.named_parameters(), **jobs.OPTIONS | options, distributed=None), 0, 1)
     assert {key.rpartition("/")[2] for key in expected[0]} >= set(MEASURES) - {"limited"}
     assert [each["skipped_steps"] for each in expected] == [1, 1, 1]
     assert not math.isnan(expected[1]["up.weight/cosine"])
     assert math.isnan(expected[1]["down.weight/cosine"])
     assert math.isnan(expected[2]["up.weight/grad_norm"])
-    processes = pool.run(world, in_process, strategy, how | own)
+    processes = pool.run(world, in_process, strategy, how | options)
     for number, case in enumerate(CASES):
         for found in processes:
             assert off(found[number], expected[number]) == {}, case

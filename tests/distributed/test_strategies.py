@@ -30,7 +30,7 @@ def off(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("method", METHODS)
 def test_processes_end_where_one_ends(pool: Pool, strategy: str, world: int, how: dict[str, Any], method: str) -> None:
     options: dict[str, Any] = {"method": method, "grafting": "sgd" if method == "binomial" else "adam"}
-    options["stagger"] = method == "exact" and "tp" not in strategy  # which is by mesh
+    options["stagger"] = method == "exact"
     found = pool.run(world, jobs.trained, strategy, how | options, STEPS)
     expected = jobs.alone(options, STEPS)
     # Averages over three processes are rounded otherwise than those of all.

@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from jorge.arrange import ParamSpec
 from jorge.exchange import Alone, Apart, Exchange
 from jorge.exchange.owned import Owned
 from jorge.exchange.rates import Rates, rates
 from jorge.exchange.replicated import Replicated
+from jorge.exchange.staggering import Places, places, shared
 from jorge.exchange.transport import Transport
 from jorge.naming import names
 from jorge.options import Group, Options
@@ -52,6 +54,8 @@ class Domain:
 
 
 ALONE = Domain("alone")
+#: What is arranged together: the parameters of a param group, on a device, of a domain.
+Arrangement = tuple[int, torch.device, Domain]
 #: Of meshes of several dims, by ranks; gone with torch's default group.
 _GROUPS: WeakKeyDictionary[dist.ProcessGroup, dict[tuple[int, ...], dist.ProcessGroup]] = WeakKeyDictionary()
 #: Whole numbers of the size of a dtype, by that in bytes.
@@ -161,6 +165,34 @@ class Distribution:
         """Whether this process is the first of those that hold what it holds of a parameter."""
         shards = self.shards(p, domain)
         return self.transport(domain).rank == 0 if shards is None else shards.speaks
+
+    def spread(
+        self, wanted: Mapping[Arrangement, Sequence[Tensor]], groups: Sequence[Group], options: Sequence[Options]
+    ) -> dict[Arrangement, tuple[Places, ...]]:
+        """Where refreshes lie in those of all parameters of a group on a device, where they are staggered and these are
+        arranged apart.
+        """
+        found: dict[Arrangement, tuple[Places, ...]] = {}
+        for index, device in dict.fromkeys((index, device) for index, device, _ in wanted):
+            mine = {key: params for key, params in wanted.items() if key[:2] == (index, device)}
+            if not options[index].stagger or (len(mine) == 1 and next(iter(mine))[2].kind != "parts"):
+                continue
+            chosen = {p for params in mine.values() for p in params}
+            ordered = [p for p in groups[index]["params"] if p in chosen]
+            specs = [ParamSpec(tuple(p.shape), p.dtype) for p in ordered]
+            whole = places(specs, options[index], on_cuda=device.type == "cuda")
+            spots = dict(zip(ordered, whole, strict=True))
+            for key, params in mine.items():
+                found[key] = tuple(self._here(p, spots[p], key[2]) for p in params)
+        return found
+
+    def _here(self, p: Tensor, spots: Places, domain: Domain) -> Places:
+        """Those of what each process has to itself of a parameter."""
+        if domain.kind != "parts":
+            return spots
+        held = shards_of(p, self.transport(domain))
+        box = held.boxes[held.rank]
+        return shared(spots, box.offset[0], box.size[0], p.shape[0])
 
     def transport(self, domain: Domain) -> Transport:
         """To the processes of a domain."""

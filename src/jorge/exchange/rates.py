@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -26,8 +27,8 @@ class Rates:
 
 #: A current GPU, with a network between machines, and with links inside of one.
 FAR, NEAR = Rates(5e13, 5e10, 2e-5), Rates(5e13, 4e11, 2e-5)
-#: A core or two, and sockets.
-CPU = Rates(5e10, 1e9, 1e-4)
+#: A core or two, whose products are so dear that messages do not count.
+CPU = Rates(5e10, math.inf, 0.0)
 
 
 def rates(kind: str, *, near: bool) -> Rates:
