@@ -35,13 +35,25 @@ def _serve(rank: int, jobs: Any, results: Any) -> None:
                 dist.destroy_process_group()
 
 
+class ProcessDiedError(Exception):
+    """A process of the pool has ended in the middle of a job."""
+
+
 class Pool:
-    """Up to `size` processes with gloo, a process group of its own for each job."""
+    """Up to `size` processes with gloo, a process group of its own for each job.
+
+    Where one dies all are started anew. gloo aborts now and then, of a job that is right: a job is then tried once
+    more, and its second end is what is told.
+    """
 
     def __init__(self, size: int) -> None:
+        self._size = size
+        self._start()
+
+    def _start(self) -> None:
         context = mp.get_context("spawn")
         self._results = context.SimpleQueue()
-        self._jobs = [context.SimpleQueue() for _ in range(size)]
+        self._jobs = [context.SimpleQueue() for _ in range(self._size)]
         self._processes = [
             context.Process(target=_serve, args=(rank, jobs, self._results), daemon=True)
             for rank, jobs in enumerate(self._jobs)
@@ -51,6 +63,12 @@ class Pool:
 
     def run(self, world: int, function: Job, *args: Any) -> list[Any]:
         """What `function(rank, world, *args)` returns in each of `world` processes."""
+        try:
+            return self._run(world, function, *args)
+        except ProcessDiedError:
+            return self._run(world, function, *args)
+
+    def _run(self, world: int, function: Job, *args: Any) -> list[Any]:
         with tempfile.TemporaryDirectory() as folder:
             for jobs in self._jobs[:world]:
                 jobs.put((function, world, str(Path(folder) / "rendezvous"), args))
@@ -63,9 +81,14 @@ class Pool:
     def _next(self) -> Any:
         """The next answer; none comes of a process that has died."""
         while self._results.empty():
-            dead = [rank for rank, process in enumerate(self._processes) if not process.is_alive()]
-            if dead:
-                raise AssertionError(f"processes {dead} have died, with {self._processes[dead[0]].exitcode}")
+            ended = [process for process in self._processes if not process.is_alive()]
+            if ended:
+                how = ended[0].exitcode
+                for process in self._processes:
+                    process.kill()
+                    process.join()
+                self._start()
+                raise ProcessDiedError(f"a process ended with {how}")
             time.sleep(0.002)
         return self._results.get()
 
