@@ -81,7 +81,7 @@ examples:
 DOCS ?= .venv-docs
 docs:
 	$(PYTHON) -m venv $(DOCS)
-	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]' 'pytest>=8' hypothesis 'selenium>=4.20'
+	$(DOCS)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]' 'pytest>=8' hypothesis numpy 'selenium>=4.20'
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build  # its notice is of Material's own end in 2027
 	$(DOCS)/bin/pytest tests/test_site.py
 
