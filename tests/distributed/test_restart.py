@@ -66,9 +66,11 @@ def run(script: Path, folder: Path, how: str) -> None:
         start_new_session=True,
     )
     try:
-        process.wait(200)
+        process.wait(120)
     except subprocess.TimeoutExpired:
-        pass
+        process.terminate()  # torchrun then ends its processes, which are in sessions of their own
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
