@@ -42,8 +42,9 @@ class ProcessDiedError(Exception):
 class Pool:
     """Up to `size` processes with gloo, a process group of its own for each job.
 
-    Where one dies all are started anew. gloo aborts now and then, of a job that is right: a job is then tried once
-    more, and its second end is what is told.
+    Where one dies all are started anew. gloo aborts now and then, of a job that is right: a thread of it lets go of a
+    tensor's Python object while the interpreter ends (torch 2.13). A job is then tried once more, and its second end is
+    what is told.
     """
 
     def __init__(self, size: int) -> None:
