@@ -92,6 +92,7 @@ class Distribution:
             raise ValueError("process_group is given and distributed=None turns it off: give one of them")
         self.mode, self.group, self.dtype = mode, group, dtype
         self._transports: dict[tuple[int, ...], Transport] = {}
+        self._meshes: dict[Any, tuple[int, ...]] = {}
         #: Whether plain tensors are the same in all processes, each of which else works alone; `None` before the look.
         self.alike: bool | None = None
         self._near = False
@@ -125,7 +126,9 @@ class Distribution:
 
     def _of_mesh(self, p: Any) -> tuple[int, ...]:
         mesh = p.device_mesh
-        ranks = tuple(mesh.mesh.flatten().tolist())
+        if mesh in self._meshes:  # asked for in each step, of each parameter
+            return self._meshes[mesh]
+        self._meshes[mesh] = ranks = tuple(mesh.mesh.flatten().tolist())
         if ranks not in self._transports:
             if mesh.ndim == 1:
                 group = mesh.get_group()
