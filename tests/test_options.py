@@ -1,16 +1,19 @@
 """One dataclass says what the options are; signature, checks, documentation and command lines follow from it."""
 
+import copy
 import inspect
 import re
 from collections import UserList
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from jorge import Jorge, checks, cli
+from jorge.cost.counter import Meter
 from jorge.cost.estimating import checked
 from jorge.options import DEFAULTS, FIELDS, RULES, SHAPING, Options
 
@@ -119,6 +122,85 @@ def test_a_pair_of_a_configurations_own_type_is_taken_and_saved_as_a_tuple(name:
     short: Any = UserList(pair[:1])
     with pytest.raises(ValueError, match=rf"{name} must be"):
         Jorge([weight()], **{name: short})
+
+
+#: As many schedulers and configurations give a number: 0-dim, of one element, of another dtype.
+NUMBERS = [torch.tensor, lambda value: torch.tensor([value]), lambda value: torch.tensor(value, dtype=torch.float64)]
+
+
+@pytest.mark.parametrize("method", ["whitening", "binomial"])
+@pytest.mark.parametrize("grafting", ["adam", "sgd"])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_that_schedules_change_may_be_tensors(
+    number: Callable[[float], Tensor], grafting: Any, method: str
+) -> None:
+    def trained(of: Callable[[float], Any]) -> Tensor:
+        torch.manual_seed(0)
+        p, q = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(6))
+        numbers = {"lr": of(0.1), "momentum": of(0.8), "weight_decay": of(0.1), "betas": (of(0.8), of(0.99))}
+        optimizer = Jorge([p, q], **numbers, grafting=grafting, method=method)
+        for step in range(6):
+            if step == 3:  # through a checkpoint, a copy and a group's values set anew
+                saved = optimizer.state_dict()
+                optimizer = Jorge([p, q], grafting=grafting, method=method)
+                optimizer.load_state_dict(saved)
+                copy.deepcopy(optimizer)
+                optimizer.param_groups[0].update(numbers)
+            p.grad, q.grad = torch.randn(6, 4), torch.randn(6)
+            optimizer.step()
+        return torch.cat([p.detach().flatten(), q.detach()])
+
+    torch.testing.assert_close(trained(number), trained(float), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_scheduler_that_cycles_with_tensors_is_followed(capturable: bool) -> None:
+    p = weight()
+    optimizer = Jorge([p], lr=torch.tensor(0.1), capturable=capturable)
+    ends: Any = {"base_momentum": torch.tensor(0.85), "max_momentum": torch.tensor(0.95)}
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=20, **ends)
+    seen = []
+    for _ in range(10):
+        p.grad = torch.randn(4, 4)
+        optimizer.step()
+        scheduler.step()
+        seen.append(float(Options.of(optimizer.param_groups[0]).momentum))
+    assert seen[0] > seen[-1] >= 0.85
+
+
+@pytest.mark.parametrize("grafting", ["adam", "sgd"])
+def test_a_step_does_not_read_them(grafting: Any) -> None:
+    p, one = weight(), torch.tensor
+    numbers: Any = {"lr": one(0.1), "momentum": one(0.8), "weight_decay": one(0.1), "betas": (one(0.8), one(0.99))}
+    optimizer = Jorge([p], **numbers, grafting=grafting)
+    p.grad = torch.randn(4, 4)
+    optimizer.step()
+    for name, value in numbers.items():  # new ones, as a scheduler gives them
+        optimizer.param_groups[0][name] = tuple(map(torch.clone, value)) if name == "betas" else value.clone()
+    with Meter(torch.device("cpu")) as meter:
+        optimizer.step()
+    assert meter.waits == 0
+
+
+@pytest.mark.parametrize("name", ["eps", "interval", "damping", "preconditioner_beta2"])
+def test_other_numbers_may_not_be_tensors_as_a_step_would_have_to_read_them(name: str) -> None:
+    optimizer = Jorge([weight()])
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(4, 4)
+    optimizer.param_groups[0][name] = torch.tensor(DEFAULTS[name])
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        optimizer.step()
+
+
+def test_a_tensor_out_of_range_is_refused_where_it_is_read_anyway() -> None:
+    one = torch.tensor
+    refused: dict[str, Any] = {"momentum": one(1.5), "weight_decay": one(-1.0), "betas": (one(0.9), one(2.0))}
+    for name, value in refused.items():
+        with pytest.raises(ValueError, match=name):
+            Jorge([weight()], **{name: value})
+        saved = Jorge([weight()]).state_dict()
+        saved["param_groups"][0][name] = value
+        with pytest.raises(ValueError, match=name):
+            Jorge([weight()]).load_state_dict(saved)
 
 
 def test_what_follows_the_step_length_follows_it() -> None:

@@ -9,10 +9,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from jorge.methods import METHODS
-from jorge.options import DEFAULTS, FIELDS, RULES, STATE_VERSION, Group, Options, Rule, is_series
+from jorge.options import (
+    DEFAULTS,
+    FIELDS,
+    RULES,
+    STATE_VERSION,
+    Group,
+    Options,
+    Rule,
+    is_scalar_tensor,
+    is_series,
+)
 
 #: Words that others have for options; in a group they would be kept and do nothing.
 _ALIASES = {
@@ -129,6 +138,9 @@ def _has_affix(key: str, option: str) -> bool:
     return key != option and option in key and (rest.startswith("_") or rest.endswith("_") or rest.isdecimal())
 
 
+#: Options that may be tensors, or have some.
+_MAY_BE_TENSORS = tuple(name for name, rule in RULES.items() if rule.tensors)
+
 #: What a word on a command line stands for, in whichever case.
 _WORDS = {"none": None, "true": True, "false": False}
 
@@ -163,10 +175,14 @@ def read(group: Group, index: int) -> Options:
     Raises:
         ValueError: a value is out of range.
     """
-    where = f"param group {index}"
-    check({name: value for name, value in group.items() if not isinstance(value, Tensor)}, where)
-    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
-        raise ValueError(f"{where}: lr must have one element, got {tuple(group['lr'].shape)}")
+    values = dict(group)
+    for name in _MAY_BE_TENSORS:
+        given = values.get(name)
+        if is_scalar_tensor(given):
+            del values[name]
+        elif is_series(given) and any(map(is_scalar_tensor, given)):
+            values[name] = tuple(0.0 if is_scalar_tensor(one) else one for one in given)
+    check(values, f"param group {index}")
     return Options.of(group)
 
 

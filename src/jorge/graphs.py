@@ -108,7 +108,7 @@ class Graphs:
                 row before they are for that, so that a step that lacks a gradient now and then costs no capture.
         """
         weights = [(p.data_ptr(), p.stride()) for p in params]
-        baked = (*(getattr(options, name) for name in _BAKED), options.weight_decay != 0, weights)
+        baked = (*(getattr(options, name) for name in _BAKED), options.decays, weights)
         if baked != self._baked:
             self.release()
             self._baked = baked

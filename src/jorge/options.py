@@ -50,6 +50,7 @@ class Rule:
         shapes_state: the state has another layout, or means something else, with another value, so the value cannot
             change once there is state.
         arranges: with another value the state lies otherwise in memory; it is moved when the value changes.
+        tensors: it may be a tensor with one element, or have some; a step does not read it on the host.
     """
 
     accepts: Callable[[Any], bool]
@@ -58,6 +59,7 @@ class Rule:
     main: bool = False
     shapes_state: bool = False
     arranges: bool = False
+    tensors: bool = False
 
 
 def _number(value: Any) -> bool:
@@ -76,14 +78,18 @@ def _fraction(value: Any) -> bool:
     return _number(value) and 0 <= value < 1
 
 
-def _lr(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.numel() == 1 and value.is_floating_point() and _lr(value.item())
-    return _number(value) and value >= 0
+def is_scalar_tensor(value: Any) -> bool:
+    """Whether a value is a tensor that may stand for a number."""
+    return isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _or_tensor(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A tensor's number is read, which waits for its device."""
+    return lambda value: accepts(value.item() if is_scalar_tensor(value) else value)
 
 
 def _betas(value: Any) -> bool:
-    return isinstance(value, Sequence) and len(value) == 2 and all(map(_fraction, value))
+    return isinstance(value, Sequence) and len(value) == 2 and all(map(_or_tensor(_fraction), value))
 
 
 def is_series(value: Any) -> TypeGuard[Sequence[Any]]:
@@ -116,6 +122,8 @@ def _option(default: Any, accepts: Callable[[Any], bool], wants: str, says: str,
 
 
 _POSITIVE = "a finite number of at least 0"
+#: What stands for a number that schedules change.
+_TENSOR = "or a floating-point tensor with one such element"
 
 
 #: The longest side that is not diagonal, by memory alone: where it is cut into blocks, that of common networks' layers
@@ -132,19 +140,21 @@ class Options:
 
     lr: Scalar = _option(
         1e-3,
-        _lr,
-        f"{_POSITIVE}, or a floating-point tensor with one such element",
+        _or_tensor(_at_least(0)),
+        f"{_POSITIVE}, {_TENSOR}",
         "learning rate, a float or a tensor with one element; the one that AdamW, or with SGD's length SGD, was tuned "
         "to. The default is that of both in torch.",
         main=True,
+        tensors=True,
     )
     momentum: Scalar = _option(
         None,
-        _or_none(_fraction),
-        "None or in [0, 1)",
+        _or_none(_or_tensor(_fraction)),
+        f"None, a number in [0, 1), {_TENSOR}",
         "momentum of the direction, and of SGD's step length. `None` follows the first of `betas` with Adam's length, "
         "also while a scheduler cycles that, and is 0.9 with SGD's.",
         main=True,
+        tensors=True,
     )
     nesterov: bool = _option(
         None,
@@ -156,11 +166,12 @@ class Options:
     )
     weight_decay: Scalar = _option(
         None,
-        _or_none(_at_least(0)),
-        "None or a finite number of at least 0",
+        _or_none(_or_tensor(_at_least(0))),
+        f"None, {_POSITIVE}, {_TENSOR}",
         "decoupled weight decay: `W ← W − lr·weight_decay·W`. SGD's coupled one is `1 − momentum` of it. `None` is "
         "0.01 with Adam's length and 0 with SGD's, as torch's AdamW and SGD have it.",
         main=True,
+        tensors=True,
     )
     method: str = _option(
         "whitening",
@@ -188,7 +199,12 @@ class Options:
         "Adam's length needs none.",
     )
     betas: tuple[Scalar, Scalar] = _option(
-        (0.9, 0.999), _betas, "two numbers in [0, 1)", "Adam's running averages, for Adam's length only.", main=True
+        (0.9, 0.999),
+        _betas,
+        "two numbers in [0, 1), or floating-point tensors with one such element each",
+        "Adam's running averages, for Adam's length only.",
+        main=True,
+        tensors=True,
     )
     eps: float = _option(
         1e-8,
@@ -314,8 +330,8 @@ class Options:
         None,
         _or_none(lambda value: _number(value) and value > 0),
         "None or a finite number above 0",
-        "ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and exact, 1e-2 "
-        "for congruence; whitening has none).",
+        "ε of the method's start or regularisation; `None` takes the method's own (1e-6 for binomial and exact, 1e-3 "
+        "for exact with bfloat16 storage, 1e-2 for congruence; whitening has none).",
     )
     preconditioner_dtype: torch.dtype | None = _option(
         None,
@@ -404,6 +420,8 @@ class Options:
     measures_schatten: bool = field(init=False, repr=False, compare=False)
     #: Whether directions are adapted to their variance.
     adapts: bool = field(init=False, repr=False, compare=False)
+    #: Whether weights decay, as far as the host knows: a tensor is not read.
+    decays: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         given = self.matmul_precision
@@ -416,6 +434,7 @@ class Options:
         for name, value in follows.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        object.__setattr__(self, "decays", isinstance(self.weight_decay, Tensor) or self.weight_decay != 0)
 
     @property
     def alone(self) -> bool:

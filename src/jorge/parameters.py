@@ -93,7 +93,8 @@ def move(
         copies = widened(mine, work.compute)
         wide += copies
         lower[group.spec.dtype] += zip(mine, copies, strict=True)
-    if isinstance(decay, Tensor) or decay != 0:
+    if options.decays:
+        decay = grafting.scalar(decay, taken) if isinstance(decay, Tensor) else decay
         torch._foreach_mul_(wide, 1 - taken * (rate * decay))
     for steps, weights in alike(moved, wide):
         torch._foreach_add_(weights, steps, alpha=-scale)

@@ -38,7 +38,7 @@ class DeviceScalars:
             elif self._values.get(name) != value:
                 self._tensors[name].fill_(value)
                 self._values[name] = value
-        decay = self._tensors["weight_decay"] if options.weight_decay != 0 else options.weight_decay
+        decay = self._tensors["weight_decay"] if options.decays else options.weight_decay
         betas = (self._tensors["beta1"], self._tensors["beta2"])
         return options.replace(
             lr=self._tensors["lr"], momentum=self._tensors["momentum"], weight_decay=decay, betas=betas

@@ -35,6 +35,8 @@ class Exact(Method):
     name = "exact"
     waits = True
     eps = 1e-6
+    #: Where the factors are stored in bfloat16, whose rounding makes eigenvalues below about that of nothing.
+    eps_bfloat16 = 1e-3
 
     def layout(self, shape: Shape, sides: Sides) -> dict[str, tuple[int, ...]]:
         """Two matrices for each full side."""
@@ -53,7 +55,7 @@ class Exact(Method):
     ) -> State:
         """`S ← β2 S + (1−β2) G Gᵀ`, bias-corrected by `1−β2^t`, and its root."""
         beta2 = options.preconditioner_beta2
-        eps = options.root_eps or self.eps
+        eps = self._eps(options)
         grad = torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)  # `eigh` raises where the others pass NaN on
         correction = 1 - beta2 ** (state["refreshes"] + 1)
 
@@ -78,7 +80,10 @@ class Exact(Method):
     def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
         """The same in float64."""
         share = 1 - options.preconditioner_beta2
-        return Moments(shape, device, share=lambda given: share, eps=options.root_eps or self.eps)
+        return Moments(shape, device, share=lambda given: share, eps=self._eps(options))
+
+    def _eps(self, options: Options) -> float:
+        return options.root_eps or (self.eps_bfloat16 if options.preconditioner_dtype == torch.bfloat16 else self.eps)
 
 
 class Moments:
