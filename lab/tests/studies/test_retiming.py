@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jorge_lab.runs.records import read
+from jorge_lab.runs.records import measured, read
 from jorge_lab.statistics.summary import summarize
-from jorge_lab.studies.retiming import as_of_the_later, factors, main
+from jorge_lab.studies.retiming import as_of_the_later, factors, main, on_the_cpu_clock
 from lab.tests.factory import record
 
 LOSSES = [3.0, 2.0, 1.0]
@@ -66,6 +66,15 @@ def test_a_clock_that_one_day_lacks_is_taken_out() -> None:
     assert found[0]["seconds"] == old["seconds"]
 
 
+def test_the_cpu_clock_leaves_out_what_ran_beside_a_run() -> None:
+    slow = record("sgd", 0, LOSSES, ms=10, optimizer_ms=2)
+    slow["cpu_seconds"] = [0.01, 0.015, 0.025]  # the second step waited as long for the processor as it took
+    found = on_the_cpu_clock(slow)
+    assert found["seconds"] == found["cpu_seconds"] == slow["cpu_seconds"]
+    assert found["optimizer_seconds"] == pytest.approx([0.002, 0.001, 0.002])
+    assert slow["seconds"] == pytest.approx([0.01, 0.02, 0.03])
+
+
 def test_the_command_writes_what_a_report_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = [record("sgd", 0, LOSSES), record("jorge", 0, LOSSES), record("muon", 0, LOSSES)]
     new = [
@@ -86,3 +95,11 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, capsys: pytest.C
     assert rows["sgd"].seconds == rows["jorge"].seconds == pytest.approx(0.06)
     assert sum(r.get("repetition", 0) for r in read([out])) == 1
     assert gzip.decompress(out.read_bytes()).count(b"\n") == 5
+    both = [str(tmp_path / f"{name}.jsonl") for name in ("old", "new")]
+    main([*both, "--out", str(out), "--without", "jorge,muon", "--cpu"])
+    assert {row.seconds for row in summarize(read([out])[:1])} == {pytest.approx(0.054)}
+    machine = "CPU (Linux), 1 thread, jorge 0.1, torch 2, Python 3"
+    assert measured(read([out])) == [
+        f"{machine}; 2026-11-23; all seconds are CPU seconds; seconds as on 2026-11-27",
+        f"{machine}; 2026-11-27; all seconds are CPU seconds",
+    ]

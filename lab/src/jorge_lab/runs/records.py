@@ -159,13 +159,19 @@ def machines(records: Iterable[Record]) -> list[str]:
 
 
 def measured(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Where and when the records were made: machine, versions, first and last date, each of these once."""
-    dates: dict[str, list[str]] = {}
+    """Where and when the records were made: machine, versions, first and last date, each of these once.
+
+    And whose seconds they have, where a clock of theirs was put in another's place
+    (:mod:`jorge_lab.studies.retiming`).
+    """
+    dates: dict[tuple[str, str], list[str]] = {}
     for record in records:
         e = record.get("environment", {})
         versions = f"jorge {e.get('jorge', '?')}, torch {e.get('torch', '?')}, Python {e.get('python', '?')}"
-        dates.setdefault(f"{_machine(e)}, {versions}", []).append(str(e.get("date", "?")))
-    return [f"{where}; {' to '.join(sorted({min(found), max(found)}))}" for where, found in dates.items()]
+        told = "; all seconds are CPU seconds" if record.get("clock") == "cpu" else ""
+        told += f"; seconds as on {record['retimed']['date']}" if "retimed" in record else ""
+        dates.setdefault((f"{_machine(e)}, {versions}", told), []).append(str(e.get("date", "?")))
+    return [f"{where}; {' to '.join(sorted({min(found), max(found)}))}{told}" for (where, told), found in dates.items()]
 
 
 def _machine(environment: Mapping[str, Any]) -> str:

@@ -5,6 +5,9 @@ task were made on both days, their seconds a step say by what factor the later d
 earlier records' clocks are multiplied by that. Records that have no such runs beside them are left out, by name. A
 record says in `retimed` by which factors, and of which day its clocks are now.
 
+`--cpu` takes the processor's clock for the wall's in all of them, where other work ran beside the runs: a run of one
+thread takes as long by both on a machine of its own.
+
 OLD and NEW are what `jorge report` reads; FILE is `.jsonl.gz` and has both, NEW's where a run is in both. `--without`
 names optimizers whose OLD records no longer hold, as a default of theirs has changed.
 """
@@ -17,6 +20,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -64,6 +68,15 @@ def retimed(record: Record, by: dict[str, float], date: str) -> Record:
     return found | {"retimed": {"date": date, "factors": {clock: round(f, 4) for clock, f in by.items()}}}
 
 
+def on_the_cpu_clock(record: Record) -> Record:
+    """The record with CPU seconds for wall seconds; what the optimizer took of a step is the same share of it."""
+    cpu: Sequence[float] = record["cpu_seconds"]
+    walls, cpus = ([b - a for a, b in pairwise([0.0, *clock])] for clock in (record["seconds"], cpu))
+    shares = (c / w if w else 1.0 for w, c in zip(walls, cpus, strict=True))
+    spent = [round(s * share, 6) for s, share in zip(record[_EACH], shares, strict=True)]
+    return record | {"seconds": cpu, _EACH: spent, "clock": "cpu"}
+
+
 def as_of_the_later(old: Iterable[Record], new: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """All records on the later day's clocks, and those of the old ones for which nothing tells the factor."""
     before: defaultdict[_Kind, list[Record]] = defaultdict(list)
@@ -91,11 +104,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--without", default="", metavar="A,B,…")
     args = parser.parse_args(argv)
-    new = read([args.new])
     stale = args.without.split(",")
-    found, left_out = as_of_the_later([r for r in read([args.old]) if r["optimizer"] not in stale], new)
+    old, new = [r for r in read([args.old]) if r["optimizer"] not in stale], read([args.new])
+    if args.cpu:
+        old, new = list(map(on_the_cpu_clock, old)), list(map(on_the_cpu_clock, new))
+    found, left_out = as_of_the_later(old, new)
     for record in left_out:
         print(f"left out: {record['task']}, {record['optimizer']}, seed {record['seed']}", file=sys.stderr)
     said = {_kind(r): r["retimed"]["factors"] for r in found if "retimed" in r}
