@@ -28,7 +28,7 @@ def weight(*shape: int, **kwargs: Any) -> nn.Parameter:
         ({"lr": float("nan")}, "lr must be"),
         ({"lr": torch.tensor([0.1, 0.2])}, "one such element"),
         ({"lr": torch.tensor(1)}, "floating-point tensor"),
-        ({"momentum": 1.0}, r"momentum must be None or in \[0, 1\)"),
+        ({"momentum": 1.0}, r"momentum must be None, a number in \[0, 1\)"),
         ({"momentum": -0.1}, "momentum"),
         ({"method": "shampoo"}, "method must be one of 'whitening'"),
         ({"grafting": "rmsprop"}, "grafting"),
@@ -62,6 +62,9 @@ def test_values_out_of_range(options: dict[str, Any], says: str) -> None:
 def test_unknown_options() -> None:
     with pytest.raises(TypeError, match="momentun"):
         Jorge([weight()], lr=0.1, momentun=0.9)  # type: ignore[arg-type]
+    for key in ("amsgrad", "dampening", "lr_decay"):
+        with pytest.raises(TypeError, match=f"'{key}' is an option of another optimizer that Jorge has no counterpart"):
+            Jorge([weight()], **{key: True})
     with pytest.raises(TypeError, match=r"param group 0: unknown option 'intervall'; did you mean 'interval'"):
         Jorge([{"params": [weight()], "intervall": 5}], lr=0.1)
     optimizer = Jorge([weight()])

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,8 +83,21 @@ def test_schedules() -> None:
 def test_the_peak_is_taken_where_a_scheduler_has_already_lowered_lr() -> None:
     sgd = torch.optim.SGD(params(), lr=0.5, momentum=0.9)
     torch.optim.lr_scheduler.LinearLR(sgd, start_factor=0.01)
-    optimizer, _ = Jorge.from_sgd(sgd, schedule="keep")
+    with pytest.warns(UserWarning, match="build it anew on the optimizer that comes out") as caught:
+        optimizer, _ = Jorge.from_sgd(sgd, schedule="keep")
+    assert [Path(warning.filename).name for warning in caught] == ["test_transfer.py"]
     assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+@pytest.mark.parametrize("kind", ["from_sgd", "from_adamw"])
+def test_a_scheduler_of_the_old_optimizer_is_told_of_once(kind: str) -> None:
+    groups = [{"params": params(), "lr": lr} for lr in (0.1, 0.2)]
+    old = torch.optim.SGD(groups) if kind == "from_sgd" else torch.optim.AdamW(groups)
+    torch.optim.lr_scheduler.CosineAnnealingLR(old, T_max=10)
+    with pytest.warns(UserWarning, match="a scheduler is attached") as caught:
+        optimizer, _ = getattr(Jorge, kind)(old, schedule="keep")
+    assert [Path(warning.filename).name for warning in caught] == ["test_transfer.py"]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
 
 
 def test_overrides_give_the_shampoo_control() -> None:

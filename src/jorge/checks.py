@@ -34,6 +34,8 @@ _ALIASES = {
 }
 #: Options of torch's optimizers, and of common others, that look like one of ours; a group may come from theirs.
 _THEIRS = {"dampening", "etas", "beta", "beta1", "beta2", "beta3", "momentum_decay", "decoupled_weight_decay"}
+#: Options of torch's optimizers that nothing of Jorge's stands for, however alike their names are.
+_NO_COUNTERPART = {"amsgrad", "dampening", "lr_decay", "alpha", "centered", "etas", "lambd", "momentum_decay", "rho"}
 #: How like an option's name a key must be to be a typo, by difflib's ratio: `weight_deacy`, not `max_momentum`; and so
 #: for names of up to six letters, of which one is a larger part: `lrs`, `betta`, not `steps`.
 _NEAR, _NEAR_SHORT, _SHORT = 0.85, 0.8, 6
@@ -96,12 +98,14 @@ def as_kept(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_known(keys: Iterable[str], where: str) -> None:
-    """Refuse keys that are no option, with the nearest one as a suggestion.
+    """Refuse keys that are no option, with the nearest one as a suggestion where that may be what is meant.
 
     Raises:
         TypeError: with the key and the suggestion.
     """
     for key in keys:
+        if key in _NO_COUNTERPART:
+            raise TypeError(f"{where}: {key!r} is an option of another optimizer that Jorge has no counterpart for")
         if key not in FIELDS:
             near = difflib.get_close_matches(key, FIELDS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(FIELDS)}"

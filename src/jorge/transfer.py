@@ -8,6 +8,7 @@ divided by `1 − momentum`, step decay at one and two thirds. Those for AdamW a
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -207,6 +208,12 @@ def _finish(
             f"group {index} has {', '.join(cycled)}: a scheduler that cycles lr or momentum has changed the recipe's "
             "values; transfer first, and attach the scheduler to the optimizer that comes out"
         )
+    if "initial_lr" in group and index == 0:
+        warnings.warn(
+            "a scheduler is attached to the optimizer that is transferred, and would go on with that one: build it "
+            "anew on the optimizer that comes out. The lr that is taken is the recipe's, before a scheduler changed it",
+            stacklevel=4,  # of who calls `from_sgd` or `from_adamw`
+        )
     lr = group.get("initial_lr", group["lr"])
     options["lr"] = lr.detach().clone() if isinstance(lr, Tensor) else lr
     rule = "same" if "initial_lr" not in group else "same: the recipe's, before its scheduler changed it"
@@ -250,7 +257,8 @@ def lr_factor(schedule: Schedule, *, total_steps: int | None, warmup_steps: int 
             raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if total_steps is None and schedule != "keep":
         raise ValueError(
-            f"schedule={schedule!r} needs total_steps, the number of optimizer steps of the whole training"
+            f"schedule={schedule!r} needs total_steps, the number of optimizer steps of the whole training; with "
+            "schedule='keep' you bring a scheduler of your own"
         )
     if total_steps is not None and warmup_steps > total_steps:
         raise ValueError(f"warmup_steps={warmup_steps} is more than total_steps={total_steps}")
