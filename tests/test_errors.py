@@ -63,8 +63,9 @@ def test_unknown_options() -> None:
     with pytest.raises(TypeError, match="momentun"):
         Jorge([weight()], lr=0.1, momentun=0.9)  # type: ignore[arg-type]
     for key in ("amsgrad", "dampening", "lr_decay"):
+        given: Any = {key: True}
         with pytest.raises(TypeError, match=f"'{key}' is an option of another optimizer that Jorge has no counterpart"):
-            Jorge([weight()], **{key: True})
+            Jorge([weight()], **given)
     with pytest.raises(TypeError, match=r"param group 0: unknown option 'intervall'; did you mean 'interval'"):
         Jorge([{"params": [weight()], "intervall": 5}], lr=0.1)
     optimizer = Jorge([weight()])
