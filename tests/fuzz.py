@@ -28,8 +28,8 @@ from hypothesis.stateful import (
 from torch import Tensor, nn
 
 from jorge import Jorge
+from jorge.methods import METHODS
 
-METHODS = ("whitening", "congruence", "binomial", "exact")
 SHAPES = [(6, 4), (4, 6), (5,), (3, 2, 2), (7, 1), (1,), (), (9, 9), (2, 3, 5), (0, 3)]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 #: What a parameter's gradient is in a step: a power of ten, zeros, none, or numbers that are none.

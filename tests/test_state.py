@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jorge import Jorge
+from jorge.methods import METHODS
 
 SHAPES = [(6, 4), (6, 4), (9, 30), (4,), (), (3, 2, 3, 3)]
 
@@ -179,7 +180,7 @@ def test_equal_blocks_of_a_parameter_lie_in_one_tensor() -> None:
 @settings(max_examples=40)
 @given(
     st.lists(st.lists(st.integers(0, 9), max_size=4).map(tuple), min_size=1, max_size=4),
-    st.sampled_from(["whitening", "congruence", "binomial", "exact"]),
+    st.sampled_from(list(METHODS)),
     st.sampled_from(["sgd", "adam"]),
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     st.sampled_from([None, torch.bfloat16, torch.float64]),

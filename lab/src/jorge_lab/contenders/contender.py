@@ -28,6 +28,7 @@ SETTINGS: tuple[Setting, ...] = ("transferred", "tuned", "default")
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "fused": (False,),
     "compile_step": (False,),
+    "cuda_graphs": (False,),
     "nonfinite": ("skip",),
     "max_consecutive_skips": (100,),
     "max_dim": (None, 8192),
