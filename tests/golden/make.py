@@ -1,8 +1,8 @@
-"""What a release promises of states and numbers, written once: `python -m tests.golden.make`.
+"""What a release promises of states and numbers, written once: `python -m tests.golden.make [METHOD …]`.
 
 `state-METHOD-GRAFT.pt` is a state dict that every later version loads, with the weights that it belongs to and those
 that ten more steps lead to. `trajectories.json` has weights of longer trainings. A change of either is deliberate, and
-stands in the changelog.
+stands in the changelog. What is of other methods than the named ones stays as it is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +79,11 @@ def weights(params: dict[str, nn.Parameter]) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in params.items()}
 
 
-def main() -> None:
-    """Write all files."""
-    trajectories: dict[str, Any] = {}
-    for method in METHODS:
+def main(named: Sequence[str]) -> None:
+    """Write the files of some methods, or of all."""
+    kept_numbers = HERE / "trajectories.json"
+    trajectories: dict[str, Any] = json.loads(kept_numbers.read_text(encoding="utf-8")) if named else {}
+    for method in named or METHODS:
         for graft in GRAFTS:
             params = parameters()
             optimizer = build(params, method, graft)
@@ -91,7 +94,7 @@ def main() -> None:
             torch.save({**kept, "after": weights(params)}, file)
             (HERE / f"state-{method}-{graft}.pt").write_bytes(file.getvalue())
             trajectories[f"{method}, {graft}"] = trajectory(method, graft)
-    (HERE / "trajectories.json").write_text(json.dumps(trajectories, indent=1) + "\n", encoding="utf-8")
+    kept_numbers.write_text(json.dumps(trajectories, indent=1) + "\n", encoding="utf-8")
 
 
 def trajectory(method: str, graft: str) -> dict[str, dict[str, list[float]]]:
@@ -112,4 +115,4 @@ def trajectory(method: str, graft: str) -> dict[str, dict[str, list[float]]]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
