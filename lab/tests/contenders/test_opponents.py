@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jorge import Jorge
 from jorge.cost.muon_partition import hidden
+from jorge.options import DEFAULTS, FIELDS
 from jorge.options import Options as JorgeOptions
 from jorge.transfer import lr_factor
 from jorge_lab.contenders import (
@@ -30,9 +31,13 @@ from jorge_lab.contenders import (
     tuned,
 )
 from jorge_lab.contenders.parts import Parts
+from jorge_lab.runs.records import read_file
 from jorge_lab.runs.run import train
 from lab.tests.tiny import Images, Tokens, WithUnused, tiny
 
+RECORDS = (
+    next(folder for folder in Path(__file__).resolve().parents if (folder / "CHANGELOG.md").exists()) / "lab/records"
+)
 #: Their packages change the gradients in place; putting them back would cost time that is counted against it.
 CHANGES = ("schedule-free", "normuon")
 #: They cannot take a model some of whose parameters have no gradient.
@@ -320,3 +325,11 @@ def test_settings_stay_the_same_when_neutral_options_come_and_go() -> None:
     assert comparable({name: value for name, value in now.items() if name != "graft_memory"}) != comparable(now)
     assert comparable(now | {"lr": 0.2}) != comparable(now)
     assert comparable(now) != comparable(now | {"no option": None})
+
+
+def test_an_option_that_came_after_the_records_is_neutral() -> None:
+    """Without a line in `NEUTRAL` each run of the records would be trained again."""
+    record = next(r for r in read_file(RECORDS / "suite.jsonl.gz") if r["optimizer"] == "jorge")
+    came = FIELDS.keys() - record["settings"].keys()
+    assert came <= NEUTRAL.keys(), "say in NEUTRAL at which value it changes nothing"
+    assert all(DEFAULTS[name] in NEUTRAL[name] for name in came)

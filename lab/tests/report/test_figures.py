@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from jorge_lab.cost.gpu.models import TRAININGS
 from jorge_lab.report.parts import Part
 from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.row import Row
 from lab.tests.report import quoted
-from lab.tests.report.quoted import NOTEBOOK, README, ROOT, better, held_out, jorge, others, row, suite, whole
+from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, ROOT, better, held_out, jorge, others, row, suite, whole
 
 COMPARISON, HELD_OUT, BENCHMARKS = (NOTEBOOK / f"{name}.md" for name in ("comparison", "held-out", "benchmarks"))
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -76,25 +77,43 @@ def times(found: Row, reference: Row) -> str:
     return f"{(found.seconds_to_target or 0) / (reference.seconds_to_target or 1):.1f}"
 
 
+def behind_of(unit: Unit) -> dict[str, set[str]]:
+    """By task, the others that are ahead of Jorge."""
+    found = {p.section.name: {r.label for r in others(p) if r.verdicts.get(unit) == "ahead"} for p in suite()}
+    return {task: who for task, who in found.items() if who}
+
+
+def ends() -> dict[str, float]:
+    """By task, Jorge's final loss as transferred over the lowest of the others, as tuned or as transferred."""
+    lowest_of = {p.section.name: min(r.final_loss or 0 for r in others(p) if not r.diverged) for p in suite()}
+    return {p.section.name: (jorge(p).final_loss or 0) / lowest_of[p.section.name] for p in suite()}
+
+
 def front() -> Iterator[tuple[Path, str]]:
     """What README says: page and sentence, or part of one."""
+    assert {row.tested for p in suite() for row in (jorge(p), *others(p))} == {5}
     both = " and ".join(f"in {unit} on {lowest(suite(), unit)} of ten" for unit in UNITS)
     yield README, f"Jorge has the lowest median, ties included, {both}."
-    assert [p.section.name for p in suite() if "ahead" in verdicts(p, "steps")] == ["mnist1d-conv"]
-    assert [r.name for r in others(on("mnist1d-conv")) if r.verdicts["steps"] == "ahead"] == ["SOAP (tuned)"]
-    assert first_or_level("seconds") == "ten"
-    yield README, "SOAP is ahead of it in steps on the conv net, and nobody in seconds"
+    assert behind_of("steps") == {"mnist1d-conv": {"SOAP", "Muon", "PSGD-Kron"}}
+    assert behind_of("seconds") == {"mnist1d-conv": {"Muon"}, "brain": {"Muon"}}
+    alone = [WORDS[len(ahead_of_all(suite(), unit))] for unit in UNITS]
+    yield (
+        README,
+        f"By a paired test it is ahead of all others in steps on {alone[0]} and in seconds on {alone[1]}; ahead of it "
+        "are SOAP, Muon and PSGD-Kron in steps on the conv net, and Muon in seconds there and on brain slices.",
+    )
+    over = ends()
+    level, first = (sum(ratio <= most for ratio in over.values()) for most in (1.01, 1.0))
+    yield README, f"It ends lowest on {WORDS[first]} of ten, and within 1 % of the lowest on {WORDS[level]}"
     assert lowest(held_out(), "steps") == lowest(held_out(), "seconds")
     yield README, f"the median is the lowest on {lowest(held_out(), 'steps')} of five"
     ratios = [jorge(p).state_bytes / row(p, "adamw").state_bytes for p in suite()]
     state = f"state is {min(ratios):.1f} to {max(ratios):.1f} times AdamW's"
     yield README, state
     yield COMPARISON, state
-    level = {(n, u): tasks(suite(), u, "level", "ahead", name=n) for n in ("muon", "soap") for u in UNITS}
-    assert "ahead" not in verdicts(on("mnist1d-conv"), "steps", "muon")
-    counts = [level["muon", "steps"], level["muon", "seconds"], level["soap", "steps"]]
-    said = "Muon is level in steps on {} of ten and in seconds on {} of ten, SOAP level or ahead in steps on {} of ten."
-    yield README, said.format(*counts)
+    level_of = {(n, u): tasks(suite(), u, "level", "ahead", name=n) for n in ("muon", "soap") for u in UNITS}
+    said = "By the test Muon is level or ahead in steps on {} of ten and in seconds on {}, SOAP in steps on {}."
+    yield README, said.format(level_of["muon", "steps"], level_of["muon", "seconds"], level_of["soap", "steps"])
     yield README, f"Tuned, Muon ends lower on {ends_lower('muon')} and SOAP on {ends_lower('soap')} than Jorge does"
     own = sorted(jorge(p).optimizer_ms or 0 for p in suite())
     yield README, f"Jorge's own step takes {own[0]:.0f} to {own[-1]:.0f} ms on these tasks."
@@ -108,42 +127,62 @@ def front() -> Iterator[tuple[Path, str]]:
     yield BENCHMARKS, f"takes {median} times SGD's in the median and {mean} in the mean"
 
 
+def guides() -> Iterator[tuple[Path, str]]:
+    """What the guide repeats."""
+    lower = f"Tuned, Muon ends lower on {ends_lower('muon')} of ten and SOAP on {ends_lower('soap')} than Jorge does"
+    yield GUIDE / "should-i-use-it.md", lower
+    units = " and ".join(f"in {unit} on {first_or_level(unit)}" for unit in UNITS)
+    yield GUIDE / "faq.md", f"Jorge as transferred is first or level {units} of ten."
+    own = [
+        100 * (row["to_baseline"] - 1)
+        for name in TRAININGS
+        for row in quoted.measured("gpu")[f"iteration, {name}"]
+        if row["optimizer"] == "jorge"
+    ]
+    yield NOTEBOOK / "gpu.md", f"costs {min(own):.0f} to {max(own):.0f} % more than with fused SGD or AdamW"
+    yield GUIDE / "should-i-use-it.md", f"costs [{min(own):.0f} to {max(own):.0f} % more than with fused SGD or AdamW]"
+
+
 def comparison() -> Iterator[tuple[Path, str]]:
     """What the comparison says."""
-    alone = {unit: ahead_of_all(suite(), unit) for unit in UNITS}
-    assert alone["steps"] == ["MNIST-1D, perceptron"]
-    assert sorted(alone["seconds"]) == ["MNIST-1D, perceptron", "MNIST-5k, deep autoencoder"]
-    for unit, where in zip(UNITS, ("the perceptron.", "the perceptron and the autoencoder."), strict=True):
+    names = {"MNIST-1D, perceptron": "the perceptron", "MNIST-5k, deep autoencoder": "the autoencoder"}
+    names |= {"Fashion-MNIST, residual network": "the residual network", "Fashion scenes, Mask R-CNN": "the scenes"}
+    names |= {"Python's standard library, character transformer": "Python's sources"}
+    names |= {"Fashion-MNIST, vision transformer": "the vision transformer"}
+    for unit in UNITS:
+        where = [names[each] for each in ahead_of_all(suite(), unit)]
         said = f"the lowest median, ties included, on {lowest(suite(), unit)} of ten. It is first or level on"
-        yield COMPARISON, f"{said} {first_or_level(unit)}, and ahead of all on {WORDS[len(alone[unit])]}, {where}"
+        told = f"{', '.join(where[:-1])} and {where[-1]}."
+        yield COMPARISON, f"{said} {first_or_level(unit)}, and ahead of all on {WORDS[len(where)]}: {told}"
     conv, brain = on("mnist1d-conv"), on("brain")
     by = [fewer(row(p, "muon", "tuned"), jorge(p), "seconds") for p in (conv, brain)]
-    yield COMPARISON, f"Muon's median is {by[0]} and {by[1]} lower."
+    yield COMPARISON, f"Muon takes {by[0]} and {by[1]} fewer."
+    over = ends()
+    level, first = (sum(ratio <= most for ratio in over.values()) for most in (1.01, 1.0))
+    yield COMPARISON, f"it ends lowest on {WORDS[first]} of ten and within 1 % of the lowest on {WORDS[level]}"
+    assert {task for task, ratio in over.items() if ratio > 1.01} == {"mnist", "mnist1d-conv"}
+    worse = [f"{100 * (over[task] - 1):.0f} %" for task in ("mnist", "mnist1d-conv")]
+    yield COMPARISON, f"MNIST ({worse[0]} above SOAP) and the conv net ({worse[1]} above PSGD-Kron)"
     counts = [ends_lower(name) for name in ("soap", "muon", "psgd", "shampoo")]
-    yield COMPARISON, "SOAP on {} tasks, Muon on {}, PSGD-Kron on {}, Shampoo on {}.".format(*counts)
+    yield COMPARISON, "SOAP on {} tasks, Muon on {}, PSGD-Kron on {}, Shampoo on {}".format(*counts)
     for name in ("sgd", "adamw", "muon"):
         assert all(row(p, name, "default").reached < row(p, name, "default").tested for p in suite())
-    told = [row(on(name), "soap", "default") for name in ("shakespeare", "vit")]
-    factors = [times(r, jorge(on(name))) for r, name in zip(told, ("shakespeare", "vit"), strict=True)]
-    amounts = [quoted.steps(r) for r in told]
-    said = f"on Shakespeare ({amounts[0]}) and on the vision transformer ({amounts[1]}), level by the test,"
-    yield COMPARISON, f"{said} in {factors[0]} and {factors[1]} times Jorge's seconds."
+    quicker = [
+        p.section.name
+        for p in suite()
+        if row(p, "soap", "default").reached == row(p, "soap", "default").tested
+        and (row(p, "soap", "default").steps_to_target or 0) < (jorge(p).steps_to_target or 0)
+    ]
+    assert quicker == ["shakespeare"]
+    told_of = row(on("shakespeare"), "soap", "default")
+    factor = times(told_of, jorge(on("shakespeare")))
+    yield COMPARISON, f"on Shakespeare ({quoted.steps(told_of)}), ahead by the test, in {factor} times Jorge's seconds."
+    assert told_of.verdicts["steps"] == "ahead"
     assert not any(r.setting == "default" for p in suite() for r in p.rows if r.optimizer in ("jorge", "shampoo"))
     shares = sorted(100 * (jorge(p).optimizer_share or 0) for p in suite())
     said = f"{shares[0]:.0f} to {shares[-2]:.0f} % of a training step, and {shares[-1]:.0f} % on the autoencoder"
     yield COMPARISON, said
     yield COMPARISON, f"takes {fewer(row(conv, 'soap', 'tuned'), jorge(conv), 'steps')} fewer."
-    muon, tuned = row(brain, "muon", "tuned"), row(brain, "jorge", "tuned")
-    yield COMPARISON, f"takes {quoted.steps(muon)} steps against {quoted.steps(jorge(brain))}."
-    yield COMPARISON, f"as transferred ({quoted.steps(tuned)} steps, {quoted.seconds(tuned)} seconds)"
-    by_task = {p.section.name: row(p, "jorge", "tuned").verdicts["steps"] for p in suite()}
-    assert by_task.pop("brain") == "ahead"
-    assert by_task.pop("mnist1d-mlp") == "behind"
-    assert set(by_task.values()) == {"level"}
-    yield COMPARISON, f"it is behind ({quoted.steps(row(on('mnist1d-mlp'), 'jorge', 'tuned'))} steps), and on the other"
-    first = [min((r for r in p.rows if r.setting == "tuned"), key=lambda r: r.final_loss or 0).label for p in suite()]
-    yield COMPARISON, f"Jorge ends lowest on {WORDS[first.count('Jorge')]} of ten, by the mean over seeds"
-    assert (first.count("SOAP"), first.count("PSGD-Kron")) == (2, 1)
 
 
 def not_chosen_on() -> Iterator[tuple[Path, str]]:
@@ -215,15 +254,15 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"by today's rule the same trials come to [{rows[0]['hours']:.1f}]"
 
 
-@pytest.mark.parametrize("claims", [front, comparison, not_chosen_on, to_the_end, adapters, step_times])
+@pytest.mark.parametrize("claims", [front, guides, comparison, not_chosen_on, to_the_end, adapters, step_times])
 def test_sentences_say_what_the_records_say(claims: Callable[[], Iterator[tuple[Path, str]]]) -> None:
     for page, text in claims():
         assert " ".join(text.split()) in " ".join(page.read_text(encoding="utf-8").split()), page.relative_to(ROOT)
 
 
 def test_a_median_of_some_seeds_says_so() -> None:
-    """AdamW reaches the target on brain slices with two seeds of three."""
+    """AdamW reaches the target on brain slices with three seeds of five."""
     found = better(on("brain"), "adamw")
-    assert (found.reached, found.tested) == (2, 3)
+    assert (found.reached, found.tested) == (3, 5)
     for page in (README, COMPARISON):
-        assert re.search(r"519, 35\.5 \(2 of 3 seeds\)", page.read_text(encoding="utf-8"))
+        assert re.search(r"519, \d+\.\d \(3 of 5 seeds\)", page.read_text(encoding="utf-8"))
