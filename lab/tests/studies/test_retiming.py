@@ -10,7 +10,8 @@ import pytest
 
 from jorge_lab.runs.records import measured, read
 from jorge_lab.statistics.summary import summarize
-from jorge_lab.studies.retiming import as_of_the_later, factors, main, on_the_cpu_clock
+from jorge_lab.studies import retiming
+from jorge_lab.studies.retiming import as_of_the_later, factors, on_the_cpu_clock
 from lab.tests.factory import record
 
 LOSSES = [3.0, 2.0, 1.0]
@@ -86,7 +87,7 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, capsys: pytest.C
     for name, records in (("old", old), ("new", new)):
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
     out = tmp_path / "both.jsonl.gz"
-    main([str(tmp_path / "old.jsonl"), str(tmp_path / "new.jsonl"), "--out", str(out), "--without", "jorge"])
+    retiming.main([str(tmp_path / "old.jsonl"), str(tmp_path / "new.jsonl"), "--out", str(out), "--without", "jorge"])
     said = capsys.readouterr()
     assert "mnist, sgd: cpu_seconds × 2.00, optimizer_seconds × 1.00, seconds × 2.00" in said.out
     assert said.err == "left out: mnist, muon, seed 0\n"
@@ -96,7 +97,7 @@ def test_the_command_writes_what_a_report_reads(tmp_path: Path, capsys: pytest.C
     assert sum(r.get("repetition", 0) for r in read([out])) == 1
     assert gzip.decompress(out.read_bytes()).count(b"\n") == 5
     both = [str(tmp_path / f"{name}.jsonl") for name in ("old", "new")]
-    main([*both, "--out", str(out), "--without", "jorge,muon", "--cpu"])
+    retiming.main([*both, "--out", str(out), "--without", "jorge,muon", "--cpu"])
     assert summarize(read([out])[:1])[0].seconds == pytest.approx(0.054)
     machine = "CPU (Linux), 1 thread, jorge 0.1, torch 2, Python 3"
     assert measured(read([out])) == [
