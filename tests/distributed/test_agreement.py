@@ -20,7 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from jorge import Jorge, graphs, param_groups
 from jorge.cost.distributed import automatic
+from jorge.exchange import domains
 from jorge.exchange.rates import CPU, rates
+from jorge.options import Options
 from tests.distributed import jobs
 from tests.distributed.pool import Pool
 from tests.recorded import Recorder
@@ -528,3 +530,15 @@ def elsewhere(rank: int, world: int) -> bool:
 
 def test_machines_are_told_apart_and_are_no_difference_between_replicas(pool: Pool) -> None:
     assert pool.run(2, elsewhere) == [False, False]
+
+
+def test_numbers_that_are_tensors_are_compared_by_their_values_wherever_they_lie() -> None:
+    """The words for a tensor name its device, which is another one in each process."""
+
+    def told(first: Any, second: Any) -> torch.Tensor:
+        return domains._fingerprint([nn.Parameter(torch.ones(2, 2))], [Options(lr=first, betas=(first, second))])
+
+    one = torch.tensor
+    wide = one(0.75, dtype=torch.float64)
+    assert torch.equal(told(0.5, 0.75), told(one(0.5), wide))
+    assert not torch.equal(told(0.5, 0.75), told(one(0.5), one(0.25)))

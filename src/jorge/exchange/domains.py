@@ -403,10 +403,17 @@ def local_gradient(p: DTensor, grad: DTensor) -> Tensor:
     return local(grad)
 
 
+def _number(value: Any) -> Any:
+    """An option's value with numbers for tensors, whose words would name their device."""
+    if isinstance(value, tuple):
+        return tuple(map(_number, value))
+    return float(value) if isinstance(value, Tensor) else value
+
+
 def _fingerprint(params: Sequence[Tensor], options: Sequence[Options]) -> Tensor:
     """Four whole numbers: of shapes and options, of weights, of gradients, and of the machine, `[4]`."""
     values = [[getattr(each, f.name) for f in fields(each)] for each in options]
-    numbers = [[float(v) if isinstance(v, Tensor) else v for v in each] for each in values]
+    numbers = [list(map(_number, each)) for each in values]
     text = repr([(tuple(p.shape), str(p.dtype), p.grad is None) for p in params]) + repr(numbers)
     first, last = (struct.unpack("<q", hashlib.sha256(t.encode()).digest()[:8]) for t in (text, platform.node()))
     sums = [
