@@ -61,10 +61,21 @@ def test_what_precision_costs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     precision.main()
     rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "e+0" in line]
     errors = {tuple(cell.strip() for cell in row[1:4]): float(row[4]) for row in rows}
-    assert len(errors) == 27
+    assert len(errors) == 45
     for method in ("whitening", "congruence", "binomial"):
-        exact, middle, rough = (errors[method, "1e+01", str(name)] for name in precision.PRECISIONS)
-        assert 0 < exact < middle < rough < 0.1
+        exact, tf32, bfloat16, _, scaled = (errors[method, "1e+01", name] for name in precision.PRECISIONS)
+        assert 0 < exact < tf32 < bfloat16 < 0.1
+        assert tf32 / 2 < scaled < 2 * tf32  # both keep 11 bits
+
+
+def test_unscaled_float16_loses_small_gradients() -> None:
+    grad = torch.full((1, 2, 2), 1e-9)
+    with precision.Float16Products(scaled=False):
+        assert not torch.bmm(grad, grad.mT).any()
+        assert torch.equal(torch.baddbmm(grad, torch.eye(2)[None], grad, beta=2.0), 2 * grad)
+    with precision.Float16Products(scaled=True):
+        assert torch.bmm(grad, grad.mT)[0, 0, 0].item() == pytest.approx(2e-18, rel=1e-3)
+        assert not torch.bmm(torch.zeros_like(grad), grad).any()
 
 
 def test_refreshes_that_make_up_for_steps_without(

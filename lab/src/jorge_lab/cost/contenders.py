@@ -1,7 +1,7 @@
 """Every optimizer whose cost is measured, by name: Jorge in all its forms, and the rivals.
 
 Jorge's names are `jorge`, then what is not the default: a method, the largest side of a block or `whole`, `bf16` for
-the preconditioners' storage, `adam` for the grafting: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
+the preconditioners' storage, `sgd` for its length: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def jorge_options(name: str) -> dict[str, Any]:
             options["block_size"] = None
         elif part == "bf16":
             options["preconditioner_dtype"] = torch.bfloat16
-        elif part == "adam":
-            options["grafting"] = "adam"
+        elif part == "sgd":
+            options["grafting"] = "sgd"
         else:
-            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'whole', 'bf16' or 'adam'")
+            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'whole', 'bf16' or 'sgd'")
     return options
 
 

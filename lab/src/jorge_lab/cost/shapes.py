@@ -23,12 +23,12 @@ def _linear(name: str, out: int, width: int) -> Shapes:
     return [(f"{name}.weight", (out, width)), (f"{name}.bias", (out,))]
 
 
-def _resnet(blocks: tuple[int, ...], *, bottleneck: bool) -> Shapes:
-    """A ResNet for ImageNet: the stem, four stages of `blocks`, and the classifier."""
-    shapes: Shapes = [("conv1.weight", (64, 3, 7, 7)), *_norm("bn1", 64)]
-    before = 64
+def _resnet(blocks: tuple[int, ...], *, bottleneck: bool, first: int = 64) -> Shapes:
+    """A ResNet for ImageNet: the stem of `first` channels, four stages of `blocks`, and the classifier."""
+    shapes: Shapes = [("conv1.weight", (first, 3, 7, 7)), *_norm("bn1", first)]
+    before = first
     for stage, count in enumerate(blocks):
-        width = 64 << stage
+        width = first << stage
         after = 4 * width if bottleneck else width
         for i in range(count):
             name = f"layer{stage + 1}.{i}"
@@ -87,6 +87,9 @@ MODELS: dict[str, Callable[[], Shapes]] = {
     "resnet18": lambda: _resnet((2, 2, 2, 2), bottleneck=False),
     "resnet50": lambda: _resnet((3, 4, 6, 3), bottleneck=True),
     "resnet101": lambda: _resnet((3, 4, 23, 3), bottleneck=True),
+    # A quarter as wide: layers so small that launches and memory traffic weigh against products.
+    "resnet50/4": lambda: _resnet((3, 4, 6, 3), bottleneck=True, first=16),
+    "resnet101/4": lambda: _resnet((3, 4, 23, 3), bottleneck=True, first=16),
     "vit_s": _vit_s,
     "gpt2": _gpt2,
     "llama7b_layer": _llama7b_layer,
