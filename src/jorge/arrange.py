@@ -33,7 +33,7 @@ _WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 _PIECES, _PIECES_CUDA = 24, 4
 #: Temporary memory that is never worth more launches, in bytes. A launch on CUDA is dearer by far than what it does to
 #: a megabyte, on a CPU cheaper.
-SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**25, 2**31
+SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**26, 2**31
 
 
 @dataclass(frozen=True)

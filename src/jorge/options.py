@@ -370,7 +370,7 @@ class Options:
         1.0,
         _or_none(lambda value: _number(value) and value > 0),
         "None or a finite number above 0",
-        "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 32 MiB, or "
+        "aim for the temporary memory of a step, as a multiple of the parameters' bytes (but never below 64 MiB, or "
         "2 GiB on CUDA). Less of it means more launches; `None` means the fewest.",
         arranges=True,
     )
