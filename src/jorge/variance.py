@@ -26,7 +26,8 @@ _LEAST = 1e-10
 def side_norms(directions: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The norms of the rows of each direction, `[count, M]`, and of its columns, `[count, N]`."""
     matrices = [_matrices(direction) for direction in directions]
-    return [torch.linalg.vector_norm(each, dim=2) for each in matrices], _column_norms(matrices)
+    rows, columns = ([torch.linalg.vector_norm(each, dim=dim) for each in matrices] for dim in (2, 1))
+    return rows, columns
 
 
 def observe(
@@ -71,14 +72,6 @@ def adapted(
         found = list(torch._foreach_mul(found, rows))
     torch._foreach_mul_(found, columns)
     return [each.view_as(direction) for each, direction in zip(found, directions, strict=True)]
-
-
-def _column_norms(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Of each `[count, M, N]`, `[count, N]`."""
-    if matrices[0].is_cuda:
-        return [torch.linalg.vector_norm(each, dim=1) for each in matrices]
-    squares = [(each * each).sum(1) for each in matrices]  # a CPU takes six times as long for a norm over these
-    return list(torch._foreach_sqrt(squares))
 
 
 def _matrices(tensor: Tensor) -> Tensor:

@@ -45,6 +45,12 @@ def held_out() -> tuple[Part, ...]:
 
 
 @cache
+def held_out_second() -> tuple[Part, ...]:
+    """Five more of those, run when the defaults were settled."""
+    return tuple(parts(read([RECORDS / "held_out_second.jsonl.gz"]), {}))
+
+
+@cache
 def from_sgd_alone() -> tuple[Part, ...]:
     """The ten tasks with settings from SGD's recipe, and SGD's own best loss for a target."""
     return tuple(parts(read([RECORDS / "from_sgd.jsonl.gz"]), {}))
@@ -213,6 +219,27 @@ def all_held_out() -> str:
     return _every(held_out())
 
 
+def all_held_out_second() -> str:
+    """And on five more of those."""
+    return _every(held_out_second())
+
+
+def lowest_end(part: Part, optimizer: str) -> float:
+    """The mean final loss of an optimizer, as transferred or as tuned, whichever is lower; Jorge is not tuned."""
+    rows = [jorge(part)] if optimizer == "jorge" else [r for r in others(part) if r.optimizer == optimizer]
+    return min((r.final_loss or math.inf for r in rows if not r.diverged), default=math.inf)
+
+
+def ends_of_held_out_second() -> str:
+    """Where each ends on the second five."""
+    lines = []
+    for part in held_out_second():
+        found = [lowest_end(part, name) for name in (*OPTIMIZERS, "jorge")]
+        lines.append([called(part), *(_bold(number(each), each == min(found)) for each in found)])
+    labels = [next(r.label for r in suite()[0].rows if r.optimizer == name) for name in (*OPTIMIZERS, "jorge")]
+    return table(["final loss", *labels], lines)
+
+
 #: Trained to the end, as the table has them.
 TO_THE_END = ("sgd", "adamw", "muon", "jorge")
 
@@ -276,8 +303,17 @@ def number(value: float | None) -> str:
 
 def step_time() -> str:
     """Of `step_time`."""
+    return _step_times("step_time", "resnet50")
+
+
+def small_layers() -> str:
+    """Of `step_time`, at a quarter of the width."""
+    return _step_times("small_layers", "resnet50/4")
+
+
+def _step_times(record: str, model: str) -> str:
     lines = []
-    for r in measured("step_time")["models"]["resnet50"]["rows"]:
+    for r in measured(record)["models"][model]["rows"]:
         low, high = map(number, r["ms_quartiles"])
         rest = [r["first_ms"], r["flops"] / 1e9 or None, r["to_gemm"], r["to_sgd"], r["to_muon"]]
         k = "–" if r["interval"] is None else str(r["interval"])
@@ -307,12 +343,21 @@ def memory() -> str:
 
 def launches() -> str:
     """Of `launches`."""
+    return _launches("launches", ("resnet50", "resnet101"))
+
+
+def small_launches() -> str:
+    """Of `launches`, at a quarter of the width."""
+    return _launches("small_launches", ("resnet50/4", "resnet101/4"))
+
+
+def _launches(record: str, models: tuple[str, str]) -> str:
     lines = []
-    for r in measured("launches")["rows"]:
-        counts = [str(n) for model in ("resnet50", "resnet101") for n in r["models"][model]["operators"]]
+    for r in measured(record)["rows"]:
+        counts = [str(n) for model in models for n in r["models"][model]["operators"]]
         lines.append([f"`{r['optimizer']}`", *counts, *(f"{x:.2f}" for x in r["growth"]), str(r["waits"])])
     kinds = ("refresh", "no refresh")
-    heads = [f"{name}, {kind}" for name in ("resnet50", "resnet101", "their ratio") for kind in kinds]
+    heads = [f"{name}, {kind}" for name in (*models, "their ratio") for kind in kinds]
     return table(["operators", *heads, "waits in 100 steps"], lines)
 
 
@@ -417,6 +462,8 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "benchmarks.md", "iteration"): iteration,
     (NOTEBOOK / "benchmarks.md", "memory"): memory,
     (NOTEBOOK / "benchmarks.md", "launches"): launches,
+    (NOTEBOOK / "benchmarks.md", "small-layers"): small_layers,
+    (NOTEBOOK / "benchmarks.md", "small-launches"): small_launches,
     (NOTEBOOK / "benchmarks.md", "stagger"): stagger,
     (NOTEBOOK / "benchmarks.md", "import"): imports,
     (NOTEBOOK / "benchmarks.md", "pruning"): pruning,

@@ -250,6 +250,15 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield BENCHMARKS, f"Blocks of 1024 cost {factor:.1f} times as much"
     assert found["jorge", 10]["to_muon"] == pytest.approx(1 / 7, rel=0.1)
     assert found["jorge", 10]["ms"] / found["muon-bfloat16", None]["ms"] == pytest.approx(1 / 2, rel=0.1)
+    small = {(r["optimizer"], r["interval"]): r for r in quoted.measured("small_layers")["models"]["resnet50/4"]["rows"]}
+    muon, exact = small["jorge", 10]["to_muon"], small["jorge", 10]["ms"] / small["jorge-exact", 10]["ms"]
+    yield BENCHMARKS, f"takes {muon:.2f} of float32 Muon's time and {exact:.2f} of that with exact roots"
+    yield BENCHMARKS, f"blocks of 128, {small['jorge-128-sgd', 10]['to_muon']:.2f} of Muon's"
+    refresh, never = (small["jorge", k]["to_gemm"] for k in (1, "never"))
+    yield BENCHMARKS, f"takes {refresh:.1f} times what its products take at the best rate"
+    whole = small["jorge", "never"]["ms"]
+    said = f"does not {never:.1f} times: products are {whole / never:.0f} ms of its {whole:.0f}."
+    yield BENCHMARKS, said
     rows = [r for r in quoted.measured("pruning")["rows"] if (r["complete_first"], r["never_pruned"]) == (2, 0.15)]
     yield COMPARISON, f"by today's rule the same trials come to [{rows[0]['hours']:.1f}]"
 
