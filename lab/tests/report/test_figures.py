@@ -250,7 +250,9 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield BENCHMARKS, f"Blocks of 1024 cost {factor:.1f} times as much"
     assert found["jorge", 10]["to_muon"] == pytest.approx(1 / 7, rel=0.1)
     assert found["jorge", 10]["ms"] / found["muon-bfloat16", None]["ms"] == pytest.approx(1 / 2, rel=0.1)
-    small = {(r["optimizer"], r["interval"]): r for r in quoted.measured("small_layers")["models"]["resnet50/4"]["rows"]}
+    small = {
+        (r["optimizer"], r["interval"]): r for r in quoted.measured("small_layers")["models"]["resnet50/4"]["rows"]
+    }
     muon, exact = small["jorge", 10]["to_muon"], small["jorge", 10]["ms"] / small["jorge-exact", 10]["ms"]
     yield BENCHMARKS, f"takes {muon:.2f} of float32 Muon's time and {exact:.2f} of that with exact roots"
     yield BENCHMARKS, f"blocks of 128, {small['jorge-128-sgd', 10]['to_muon']:.2f} of Muon's"
