@@ -11,10 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from jorge_lab.contenders import CONTENDERS
+from jorge_lab.contenders.tuned import tuned_options
 from jorge_lab.cost.gpu.models import TRAININGS
 from jorge_lab.report.parts import Part
+from jorge_lab.report.parts import parts as make_parts
+from jorge_lab.runs.records import read
 from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.row import Row
+from jorge_lab.tasks import TASKS
 from lab.tests.report import quoted
 from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, ROOT, better, held_out, jorge, others, row, suite, whole
 
@@ -185,6 +190,38 @@ def comparison() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"takes {fewer(row(conv, 'soap', 'tuned'), jorge(conv), 'steps')} fewer."
 
 
+def tuned() -> Iterator[tuple[Path, str]]:
+    """What the comparison says of Jorge tuned."""
+    usual, same = {}, []
+    for part in suite():
+        name = part.section.name
+        found = tuned_options(TASKS[name]("small"), "jorge")
+        before = CONTENDERS["jorge"].options(TASKS[name]("small"), "transferred")
+        usual[name] = found["lr"] / before["lr"]
+        same += [name] if usual[name] == 1 else []
+    assert same == ["mnist", "autoencoder", "mnist1d-conv"]
+    factors = sorted(value for name, value in usual.items() if name not in same)
+    assert len({round(x, 2) for x in factors[1:6]}) == 1
+    told = (
+        f"it was {factors[1]:.1f} times the learning rate with a sixth of the decay, on brain slices {factors[-1]:.1f}"
+    )
+    yield COMPARISON, told
+    yield COMPARISON, f"and on the perceptron {factors[0]:.2f} times"
+    rows = {p.section.name: row(p, "jorge", "tuned") for p in suite()}
+    ahead = {unit: {n: r.verdicts[unit] for n, r in rows.items() if r.verdicts[unit] != "level"} for unit in UNITS}
+    assert ahead == {"steps": {"brain": "ahead"}, "seconds": {"vit": "behind"}}
+    records = [r for r in read([quoted.RECORDS / "suite.jsonl.gz"]) if r["seed"] < 3]
+    ratios = {}
+    for part in make_parts(records, {}):
+        mine, rest = row(part, "jorge", "tuned"), [r for r in part.rows if r.optimizer != "jorge" and not r.diverged]
+        best = min((r for r in rest if r.setting != "default"), key=lambda r: r.final_loss or 0)
+        ratios[part.section.name] = (mine.final_loss or 0) / (best.final_loss or 1), best.label
+    higher = {name: (f"{100 * (ratio - 1):.0f} %", label) for name, (ratio, label) in ratios.items() if ratio > 1}
+    assert {name: label for name, (_, label) in higher.items()} == {"mnist": "SOAP", "mnist1d-conv": "PSGD-Kron"}
+    yield COMPARISON, f"it ends lowest on {WORDS[10 - len(higher)]} of ten. On MNIST SOAP ends lower (it is"
+    yield COMPARISON, f"{higher['mnist'][0]} above), on the conv net PSGD-Kron ({higher['mnist1d-conv'][0]})"
+
+
 def not_chosen_on() -> Iterator[tuple[Path, str]]:
     """What the page of the tasks that were held out says."""
     assert all("ahead" not in verdicts(p, unit) for p in held_out() for unit in UNITS)
@@ -265,7 +302,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"by today's rule the same trials come to [{rows[0]['hours']:.1f}]"
 
 
-@pytest.mark.parametrize("claims", [front, guides, comparison, not_chosen_on, to_the_end, adapters, step_times])
+@pytest.mark.parametrize("claims", [front, guides, comparison, tuned, not_chosen_on, to_the_end, adapters, step_times])
 def test_sentences_say_what_the_records_say(claims: Callable[[], Iterator[tuple[Path, str]]]) -> None:
     for page, text in claims():
         assert " ".join(text.split()) in " ".join(page.read_text(encoding="utf-8").split()), page.relative_to(ROOT)
