@@ -235,7 +235,12 @@ def ends_of_held_out_second() -> str:
     lines = []
     for part in held_out_second():
         found = [lowest_end(part, name) for name in (*OPTIMIZERS, "jorge")]
-        lines.append([called(part), *(_bold(number(each), each == min(found)) for each in found)])
+        lines.append(
+            [
+                called(part),
+                *(_bold(number(each) if each < math.inf else "diverged", each == min(found)) for each in found),
+            ]
+        )
     labels = [next(r.label for r in suite()[0].rows if r.optimizer == name) for name in (*OPTIMIZERS, "jorge")]
     return table(["final loss", *labels], lines)
 
@@ -458,6 +463,8 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "comparison.md", "full"): full,
     (NOTEBOOK / "comparison.md", "price"): price,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
+    (NOTEBOOK / "held-out.md", "second"): all_held_out_second,
+    (NOTEBOOK / "held-out.md", "second-ends"): ends_of_held_out_second,
     (NOTEBOOK / "benchmarks.md", "step-time"): step_time,
     (NOTEBOOK / "benchmarks.md", "iteration"): iteration,
     (NOTEBOOK / "benchmarks.md", "memory"): memory,
