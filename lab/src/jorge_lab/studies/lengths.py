@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 import jorge.step
+from jorge.routing import is_linear_map
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.run import train
@@ -94,7 +95,7 @@ def watch(task: Task, seed: int) -> tuple[list[Seen], float]:
 
     def watched(work: Any, directions: list[Tensor], buffers: Any, *rest: Any) -> list[Tensor]:
         for i, (each, group) in enumerate(zip(directions, work.matrices, strict=True)):
-            seen[work.number, i].take(each, linear=len([d for d in group.part if d > 1]) == 2)
+            seen[work.number, i].take(each, linear=is_linear_map(group.part))
         return momentum(work, directions, buffers, *rest)
 
     plain = replace(usual, options=lambda t, s: {**usual.options(t, s), "adapt_variance": False})
