@@ -20,7 +20,7 @@ from jorge_lab.cost.gpu.optimizers import PACKAGED, build, interval, kind_of, se
 from jorge_lab.cost.gpu.session import Session
 from jorge_lab.cost.kernels import CudaMeter
 from jorge_lab.cost.muon import with_adamw
-from lab.tests.report.quoted import ROOT
+from lab.tests.report.quoted_costs import ROOT
 from tests.recorded import Recorder
 
 CPU = torch.device("cpu")

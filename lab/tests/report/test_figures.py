@@ -21,7 +21,8 @@ from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.row import Row
 from jorge_lab.tasks import TASKS
 from lab.tests.report import quoted
-from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, ROOT, better, held_out, jorge, others, row, suite, whole
+from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, better, held_out, jorge, others, row, suite, whole
+from lab.tests.report.quoted_costs import RECORDS, ROOT, measured
 
 COMPARISON, HELD_OUT, BENCHMARKS = (NOTEBOOK / f"{name}.md" for name in ("comparison", "held-out", "benchmarks"))
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -32,7 +33,7 @@ UNITS: tuple[Unit, ...] = ("steps", "seconds")
 def test_a_table_is_made_of_the_records(page: Path, name: str) -> None:
     found = quoted.between(name).search(page.read_text(encoding="utf-8"))
     assert found is not None
-    assert found[0] == quoted.BLOCKS[page, name](), "write it again: python lab/tests/report/quoted.py"
+    assert found[0] == quoted.BLOCKS[page, name](), "write it again: python -m lab.tests.report.quoted"
 
 
 def lowest(parts: Sequence[Part], unit: Unit) -> str:
@@ -126,7 +127,7 @@ def front() -> Iterator[tuple[Path, str]]:
     largest = max(row(p, "adamw").state_bytes / 8e6 for p in (*suite(), *quoted.to_the_end()))
     assert 4 < largest < 5
     yield README, "Nothing above 5 million parameters was trained"
-    trained = quoted.measured("iteration_overhead")["models"]["resnet18"]["rows"][-1]
+    trained = measured("iteration_overhead")["models"]["resnet18"]["rows"][-1]
     assert trained["optimizer"] == "jorge"
     median, mean = (f"{trained[key]:.2f}" for key in ("to_sgd", "mean_to_sgd"))
     yield README, f"takes {median} times SGD's"
@@ -142,7 +143,7 @@ def guides() -> Iterator[tuple[Path, str]]:
     own = [
         100 * (row["to_baseline"] - 1)
         for name in TRAININGS
-        for row in quoted.measured("gpu")[f"iteration, {name}"]
+        for row in measured("gpu")[f"iteration, {name}"]
         if row["optimizer"] == "jorge"
     ]
     yield NOTEBOOK / "gpu.md", f"costs {min(own):.0f} to {max(own):.0f} % more than with fused SGD or AdamW"
@@ -211,7 +212,7 @@ def tuned() -> Iterator[tuple[Path, str]]:
     rows = {p.section.name: row(p, "jorge", "tuned") for p in suite()}
     ahead = {unit: {n: r.verdicts[unit] for n, r in rows.items() if r.verdicts[unit] != "level"} for unit in UNITS}
     assert ahead == {"steps": {"brain": "ahead"}, "seconds": {"vit": "behind"}}
-    records = [r for r in read([quoted.RECORDS / "suite.jsonl.gz"]) if r["seed"] < 3]
+    records = [r for r in read([RECORDS / "suite.jsonl.gz"]) if r["seed"] < 3]
     ratios = {}
     for part in make_parts(records, {}):
         mine, rest = row(part, "jorge", "tuned"), [r for r in part.rows if r.optimizer != "jorge" and not r.diverged]
@@ -300,7 +301,7 @@ def to_the_end() -> Iterator[tuple[Path, str]]:
 
 def adapters() -> Iterator[tuple[Path, str]]:
     """What the benchmarks say of matrices of a few rows."""
-    found = {(r["rank"], r["optimizer"]): r for r in quoted.measured("lora")["rows"]}
+    found = {(r["rank"], r["optimizer"]): r for r in measured("lora")["rows"]}
     ranks = (4, 8, 64)
     for rank in ranks:
         assert min((r for (k, _), r in found.items() if k == rank), key=lambda r: r["loss"])["optimizer"] in (
@@ -323,7 +324,7 @@ def adapters() -> Iterator[tuple[Path, str]]:
 
 def step_times() -> Iterator[tuple[Path, str]]:
     """What the benchmarks say below their table of step times."""
-    found = {(r["optimizer"], r["interval"]): r for r in quoted.measured("step_time")["models"]["resnet50"]["rows"]}
+    found = {(r["optimizer"], r["interval"]): r for r in measured("step_time")["models"]["resnet50"]["rows"]}
     refresh, plain = (found["jorge", k]["ms"] for k in (1, "never"))
     yield BENCHMARKS, f"0.2 · {refresh:.0f} + 0.8 · {plain:.0f} ≈ {round(0.2 * refresh + 0.8 * plain, -1):.0f} ms"
     yield BENCHMARKS, f"and {found['jorge', 10]['to_sgd']:.0f} times SGD's"
@@ -331,9 +332,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
     yield BENCHMARKS, f"Blocks of 1024 cost {factor:.1f} times as much"
     assert found["jorge", 10]["to_muon"] == pytest.approx(1 / 7, rel=0.1)
     assert found["jorge", 10]["ms"] / found["muon-bfloat16", None]["ms"] == pytest.approx(1 / 2, rel=0.1)
-    small = {
-        (r["optimizer"], r["interval"]): r for r in quoted.measured("small_layers")["models"]["resnet50/4"]["rows"]
-    }
+    small = {(r["optimizer"], r["interval"]): r for r in measured("small_layers")["models"]["resnet50/4"]["rows"]}
     muon, exact = small["jorge", 10]["to_muon"], small["jorge", 10]["ms"] / small["jorge-exact", 10]["ms"]
     yield BENCHMARKS, f"takes {muon:.2f} of float32 Muon's time and {exact:.2f} of that with exact roots"
     yield BENCHMARKS, f"blocks of 128, {small['jorge-128-sgd', 10]['to_muon']:.2f} of Muon's"
@@ -342,7 +341,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
     whole = small["jorge", "never"]["ms"]
     said = f"does not {never:.1f} times: products are {whole / never:.0f} ms of its {whole:.0f}."
     yield BENCHMARKS, said
-    rows = [r for r in quoted.measured("pruning")["rows"] if (r["complete_first"], r["never_pruned"]) == (2, 0.15)]
+    rows = [r for r in measured("pruning")["rows"] if (r["complete_first"], r["never_pruned"]) == (2, 0.15)]
     yield COMPARISON, f"by today's rule the same trials come to [{rows[0]['hours']:.1f}]"
 
 
