@@ -40,6 +40,19 @@ def held_out() -> tuple[Part, ...]:
 
 
 @cache
+def held_out_today() -> tuple[Part, ...]:
+    """Those five with Jorge's defaults of today; its seconds are of another machine than the others'."""
+    others = [r for r in read([RECORDS / "held_out.jsonl.gz"]) if r["optimizer"] != "jorge"]
+    mine = [r | {"task": then(r["task"])} for r in read([RECORDS / "held_out_today.jsonl.gz"])]
+    return tuple(parts([*others, *mine], {}))
+
+
+def then(task: str) -> str:
+    """The name of a held-out task in the records of the day when it was one."""
+    return task.replace("jorge_lab.tasks.held_out:", "benchmarks.held_out:")
+
+
+@cache
 def held_out_second() -> tuple[Part, ...]:
     """Five more of those, run when the defaults were settled."""
     return tuple(parts(read([RECORDS / "held_out_second.jsonl.gz"]), {}))
@@ -203,6 +216,18 @@ def all_held_out() -> str:
     return _every(held_out())
 
 
+def since_held_out() -> str:
+    """Jorge on those tasks then and today, and where the lowest of the others ends."""
+    lines = []
+    for before, now in zip(held_out(), held_out_today(), strict=True):
+        low = {name: lowest_end(before, name) for name in OPTIMIZERS}
+        best = min(low, key=lambda name: low[name])
+        mine = [f"{steps(jorge(part))}, {number(jorge(part).final_loss)}" for part in (before, now)]
+        lines.append([called(before), *mine, f"{number(low[best])} ({row(before, best, 'tuned').label})"])
+    heads = ["Jorge of 2026-11-26", "Jorge of 2026-11-28", "lowest of the others, at the end"]
+    return table(["steps, final loss", *heads], lines)
+
+
 def all_held_out_second() -> str:
     """And on five more of those."""
     return _every(held_out_second())
@@ -298,6 +323,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "comparison.md", "full"): full,
     (NOTEBOOK / "comparison.md", "price"): price,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
+    (NOTEBOOK / "held-out.md", "since"): since_held_out,
     (NOTEBOOK / "held-out.md", "second"): all_held_out_second,
     (NOTEBOOK / "held-out.md", "second-ends"): ends_of_held_out_second,
     (NOTEBOOK / "benchmarks.md", "step-time"): costs.step_time,
