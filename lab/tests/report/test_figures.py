@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -18,6 +19,7 @@ from jorge_lab.report.parts import Part
 from jorge_lab.report.parts import parts as make_parts
 from jorge_lab.runs.records import read
 from jorge_lab.statistics.reaching import Unit
+from jorge_lab.statistics.repeats import repeated
 from jorge_lab.statistics.row import Row
 from jorge_lab.tasks import TASKS
 from lab.tests.report import quoted
@@ -186,6 +188,11 @@ def comparison() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, told
     assert told_of.verdicts["steps"] == "ahead"
     yield from defaults()
+    (spread,) = zip(*(repeated(part.section) for part in suite()), strict=True)
+    assert {(*r.key, r.times) for r in spread} == {("jorge", "transferred", 3)}
+    found = sorted(100 * r.seconds for r in spread)
+    amounts = f"{found[0]:.0f} to {found[-1]:.0f} %, within {median(found):.0f} %"
+    yield COMPARISON, f"(`--repeat 3`): the three lie within {amounts} in the median of the ten tasks"
     shares = sorted(100 * (jorge(p).optimizer_share or 0) for p in suite())
     said = f"{shares[0]:.0f} to {shares[-2]:.0f} % of a training step, and {shares[-1]:.0f} % on the autoencoder"
     yield COMPARISON, said
