@@ -63,6 +63,12 @@ def moved(name: str, **options: Any) -> tuple[torch.Tensor, torch.Tensor, torch.
 def test_what_the_changes_are() -> None:
     after, before, _ = moved("constant", weight_decay=0.0)
     assert (after - before).square().mean().sqrt().item() == pytest.approx(0.1 * 0.4, rel=1e-4)
+    for name, factor in (("own length", 1.0), ("own length, x1.5", 1.5)):
+        weights = torch.nn.Parameter(torch.zeros(6, 8))
+        weights.grad = torch.randn(6, 8)
+        with changed(HYPOTHESES[name]):
+            Jorge([weights], lr=0.1, weight_decay=0.0, adapt_variance=False).step()
+        assert weights.square().mean().sqrt().item() == pytest.approx(0.1 * factor, rel=1e-4)
     after, before, _ = moved("norms kept")
     assert after.norm().item() == pytest.approx(before.norm().item(), rel=1e-5)
     after, before, _ = moved("as it is", weight_decay=0.0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -51,6 +52,8 @@ class Hypothesis:
         adapt: what is given the step's length in the place of the momentum.
         length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
             steps go along.
+        own_length: of the steps, in the place of those that they have: so many times what the momentum is beside the
+            root mean square of the directions of the last twenty steps; 0 leaves them.
         decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
         scheduled_decay: whether the decay follows the schedule of the lr once more, from its highest lr on.
         kernels: whether kernels of several taps count as linear maps.
@@ -65,6 +68,7 @@ class Hypothesis:
     direction: Change | None = None
     adapt: Change | None = None
     length: Callable[[Tensor, Tensor], Tensor] | None = None
+    own_length: float = 0.0
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
     scheduled_decay: bool = False
     kernels: bool = False
@@ -132,6 +136,8 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "x1.3": Hypothesis("1.3 times as long", length=_times(1.3)),
     "frobenius, x1.3": Hypothesis("Frobenius norm, 1.3 times as long", _FROBENIUS, length=_times(1.3)),
     "frobenius, x1.8": Hypothesis("Frobenius norm, 1.8 times as long", _FROBENIUS, length=_times(1.8)),
+    "own length": Hypothesis("as long as the momentum of directions of one size, no variances", _LEVEL, own_length=1.0),
+    "own length, x1.5": Hypothesis("1.5 times as long as that", _LEVEL, own_length=1.5),
     "constant": Hypothesis("a root mean square of 0.4 at all steps", length=_root_mean_square(0.4)),
     "directions of one length": Hypothesis("each direction divided by its length", direction=_of_length(1.0)),
     "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
@@ -143,6 +149,30 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
+
+
+class _OwnLengths:
+    """How long the momentum is where directions have a root mean square of 1, by a running mean of their squares."""
+
+    _REMEMBERED = 20
+
+    def __init__(self) -> None:
+        self._means: dict[tuple[int, int], Tensor] = {}
+        self._steps: Counter[int] = Counter()
+
+    def take(self, work: int, directions: Sequence[Tensor]) -> None:
+        """Take in the directions of a step of a work set, before they are averaged."""
+        self._steps[work] += 1
+        weight = 1 / min(self._steps[work], self._REMEMBERED)
+        for i, direction in enumerate(directions):
+            square = direction.flatten(1).square().mean(1)
+            self._means[work, i] = torch.lerp(self._means.get((work, i), square), square, weight)
+
+    def of(self, work: int, momenta: Sequence[Tensor], decay: float) -> Tensor:
+        """How long each is, `[total]`: what looks ahead of a momentum, for whose start from zero is made up."""
+        begun = 1 - decay ** (self._steps[work] + 1)
+        sizes = [self._means[work, i].clamp(min=_TINY).sqrt() for i in range(len(momenta))]
+        return torch.cat([m.flatten(1).norm(dim=1) / size for m, size in zip(momenta, sizes, strict=True)]) / begun
 
 
 class _Refreshes:
@@ -187,6 +217,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
     momentum, move, ratios = jorge.step._momentum, parameters.move, grafting.ratios
 
     seen: list[Tensor] = []
+    own, own_lengths = _OwnLengths(), torch.empty(0)
 
     def changed_momentum(
         work: Any,
@@ -196,10 +227,15 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
         options: Any,
         exchange: Any,
     ) -> list[Tensor]:
+        nonlocal own_lengths
         if hypothesis.direction:
             for direction in directions:
                 direction.copy_(hypothesis.direction(direction))
+        if hypothesis.own_length:
+            own.take(id(work), directions)
         aheads = momentum(work, directions, buffers, mask, options, exchange)
+        if hypothesis.own_length:
+            own_lengths = hypothesis.own_length * own.of(id(work), aheads, options.momentum)
         if hypothesis.adapt:
             aheads = [hypothesis.adapt(ahead) for ahead in aheads]
         seen[:] = aheads
@@ -209,6 +245,8 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
         if hypothesis.length:
             parts = zip(torch.split(lengths, [len(ahead) for ahead in seen]), seen, strict=True)
             lengths = torch.cat([hypothesis.length(*part) for part in parts])
+        if hypothesis.own_length:
+            lengths = own_lengths
         return ratios(norms, lengths)
 
     def changed_move(
