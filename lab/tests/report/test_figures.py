@@ -6,6 +6,7 @@ Tables stand between markers and are made here; sentences are made from the reco
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -221,6 +222,35 @@ def quick(found: Row, reference: Row) -> bool:
     return (found.steps_to_target or 0) < (reference.steps_to_target or 0)
 
 
+def from_sgd() -> Iterator[tuple[Path, str]]:
+    """What the comparison says of settings from SGD's recipe."""
+    found = {part.section.name: part for part in quoted.from_sgd_alone()}
+    records = [r for part in found.values() for r in part.section.records]
+    gone = [(r["task"], r["optimizer"].split(":")[0], r["diverged_at"]) for r in records if r["diverged_at"]]
+    lost = Counter((task, name) for task, name, _ in gone)
+    assert lost == {
+        ("autoencoder", "jorge"): 5,
+        ("autoencoder", "shampoo"): 5,
+        ("mnist1d-mlp", "shampoo"): 3,
+        ("shakespeare", "sgd"): 1,
+    }
+    last = max(at for task, _, at in gone if task == "autoencoder")
+    assert last == 61
+    yield COMPARISON, "diverge with every seed before the sixty-second step"
+    rows = {name: {r.optimizer.split(":")[0]: r for r in part.rows} for name, part in found.items()}
+    short = {(n, o): r.tested - r.reached for n, each in rows.items() for o, r in each.items() if r.reached < r.tested}
+    assert {(n, o): k for (n, o), k in short.items() if n not in ("autoencoder", "mnist1d-mlp")} == {
+        ("mnist1d-conv", "sgd"): 1,
+        ("shakespeare", "jorge-binomial"): 1,
+        ("python", "jorge"): 1,
+        ("python", "jorge-binomial"): 1,
+    }
+    jorge, sgd = rows["scenes"]["jorge"], rows["scenes"]["sgd"]
+    saved = [1 - getattr(jorge, f"{u}_to_target") / getattr(sgd, f"{u}_to_target") for u in UNITS]
+    assert saved == pytest.approx([1 / 3, 1 / 10], abs=0.03)
+    yield COMPARISON, "On the scenes a third of the steps is saved, and a tenth of the seconds."
+
+
 def tuned() -> Iterator[tuple[Path, str]]:
     """What the comparison says of Jorge tuned."""
     usual, same = {}, []
@@ -400,6 +430,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
         front,
         guides,
         comparison,
+        from_sgd,
         tuned,
         not_chosen_on,
         since_held_out,
