@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from jorge_lab.report.parts import Part, parts
-from jorge_lab.runs.records import read, task_info
+from jorge_lab.runs.records import read, repetition, setting, task_info
 from jorge_lab.statistics.row import Row
 from lab.tests.report import quoted_costs as costs
 from lab.tests.report.quoted_costs import RECORDS, ROOT, number, table
@@ -62,6 +62,19 @@ def held_out_second() -> tuple[Part, ...]:
 def from_sgd_alone() -> tuple[Part, ...]:
     """The ten tasks with settings from SGD's recipe, and SGD's own best loss for a target."""
     return tuple(parts(read([RECORDS / "from_sgd.jsonl.gz"]), {}))
+
+
+#: As transferred, with the first seed.
+NEWER = ("kl-shampoo", "kl-soap", "psgd-pro", "normuon")
+
+
+@cache
+def newer() -> tuple[Part, ...]:
+    """The ten tasks with newer opponents beside the others and Jorge, all as transferred, the first seed."""
+    found = read([RECORDS / "suite.jsonl.gz", RECORDS / "newer.jsonl.gz"])
+    first = [r for r in found if r["seed"] == 0 and not repetition(r)]
+    # The target is the suite's: the first-order baseline's best, as transferred or as tuned.
+    return tuple(parts([r for r in first if setting(r) == "transferred" or r["optimizer"] in ("sgd", "adamw")], {}))
 
 
 @cache
@@ -274,6 +287,24 @@ def full() -> str:
     return table(["", "", *(row(to_the_end()[0], name).label for name in TO_THE_END)], lines)
 
 
+def newer_opponents() -> str:
+    """Steps to the target and final losses of newer opponents, SOAP, Muon and Jorge, as transferred."""
+    names = (*NEWER, "soap", "muon", "jorge")
+    lines = []
+    for part in newer():
+        rows = [row(part, name) for name in names]
+        low = min(r.steps_to_target for r in rows if r.steps_to_target is not None)
+        end = min(r.final_loss for r in rows if r.final_loss is not None)
+        lines.append([called(part), *(_reached(r, low, end) for r in rows)])
+    return table(["steps to the target, final loss", *(row(newer()[0], name).label for name in names)], lines)
+
+
+def _reached(found: Row, low: float, end: float) -> str:
+    reached = "–" if found.steps_to_target is None else _bold(steps(found), found.steps_to_target == low)
+    last = "diverged" if found.final_loss is None else _bold(number(found.final_loss), found.final_loss == end)
+    return f"{reached}, {last}"
+
+
 def price() -> str:
     """What a step and the state of Jorge's cost on the ten tasks, beside AdamW."""
     lines = []
@@ -321,6 +352,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "comparison.md", "from-sgd"): from_sgd,
     (NOTEBOOK / "comparison.md", "results"): all_results,
     (NOTEBOOK / "comparison.md", "full"): full,
+    (NOTEBOOK / "comparison.md", "newer"): newer_opponents,
     (NOTEBOOK / "comparison.md", "price"): price,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
     (NOTEBOOK / "held-out.md", "since"): since_held_out,

@@ -5,6 +5,7 @@ Tables stand between markers and are made here; sentences are made from the reco
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -251,6 +252,25 @@ def from_sgd() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, "On the scenes a third of the steps is saved, and a tenth of the seconds."
 
 
+def newer() -> Iterator[tuple[Path, str]]:
+    """What the comparison says of newer opponents."""
+    first: dict[str, list[str]] = {"steps": [], "end": []}
+    fewer_steps, slower = {}, []
+    for part in quoted.newer():
+        rows = {name: row(part, name) for name in (*quoted.NEWER, "soap", "muon", "jorge")}
+        first["steps"].append(min(rows, key=lambda name: rows[name].steps_to_target or math.inf))
+        first["end"].append(min(rows, key=lambda name: rows[name].final_loss or math.inf))
+        mine, twin = rows["jorge"], rows["kl-shampoo"]
+        fewer_steps[part.section.name] = (mine.steps_to_target or 0) - (twin.steps_to_target or math.inf)
+        slower.append((twin.optimizer_ms or 0) / (mine.optimizer_ms or 1))
+    counts = [WORDS[found.count("jorge")] for found in first.values()]
+    yield COMPARISON, f"Jorge takes the fewest steps on {counts[0]} of ten and ends lowest on {counts[1]}."
+    assert (first["steps"][0], first["end"][0]) == ("kl-soap", "kl-soap")
+    assert (fewer_steps["mnist1d-conv"], fewer_steps["shakespeare"]) == (1, 3)
+    assert fewer_steps["fashion"] == -math.inf
+    yield COMPARISON, f"Its own step takes {min(slower):.0f} to {max(slower):.0f} times as long as Jorge's"
+
+
 def tuned() -> Iterator[tuple[Path, str]]:
     """What the comparison says of Jorge tuned."""
     usual, same = {}, []
@@ -431,6 +451,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
         guides,
         comparison,
         from_sgd,
+        newer,
         tuned,
         not_chosen_on,
         since_held_out,
