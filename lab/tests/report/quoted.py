@@ -17,6 +17,7 @@ from statistics import median
 
 from jorge_lab.report.parts import Part, parts
 from jorge_lab.runs.records import read, repetition, setting, task_info
+from jorge_lab.statistics.reaching import smooth
 from jorge_lab.statistics.row import Row
 from lab.tests.report import quoted_costs as costs
 from lab.tests.report.quoted_costs import RECORDS, ROOT, number, table
@@ -305,6 +306,20 @@ def _reached(found: Row, low: float, end: float) -> str:
     return f"{reached}, {last}"
 
 
+def averages() -> str:
+    """Final losses, and what is validated, of the last weights and of averages of them; the first seed."""
+    found = {(r["task"], r["optimizer"]): r for r in read([RECORDS / "averages.jsonl.gz"])}
+    lines = []
+    for task in dict.fromkeys(task for task, _ in found):
+        for name in ("adamw", "soap", "muon", "jorge"):
+            tail, ema = (found[task, f"{name}:{ending}"] for ending in ("tail=0.2", "ema=0.99"))
+            last = {"loss": smooth(tail["losses"], tail["steps"])[-1], "metric": tail["evaluations"][-1][1]}
+            ends = [f"{each['loss']:.3g}, {each['metric']:.3f}" for each in (last, tail["averaged"], ema["averaged"])]
+            title = f"{task_info(tail)['title']}: {task_info(tail)['metric'][0]}" if name == "adamw" else ""
+            lines.append([title, tail["label"].split(",")[0], *ends])
+    return table(["final loss, then", "", "last weights", "mean of the last fifth", "`ema=0.99`"], lines)
+
+
 def price() -> str:
     """What a step and the state of Jorge's cost on the ten tasks, beside AdamW."""
     lines = []
@@ -354,6 +369,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "comparison.md", "full"): full,
     (NOTEBOOK / "comparison.md", "newer"): newer_opponents,
     (NOTEBOOK / "comparison.md", "price"): price,
+    (NOTEBOOK / "hypotheses.md", "averages"): averages,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
     (NOTEBOOK / "held-out.md", "since"): since_held_out,
     (NOTEBOOK / "held-out.md", "second"): all_held_out_second,

@@ -469,6 +469,17 @@ def test_sentences_say_what_the_records_say(claims: Callable[[], Iterator[tuple[
         assert " ".join(text.split()) in " ".join(page.read_text(encoding="utf-8").split()), page.relative_to(ROOT)
 
 
+def test_averages_of_weights_are_higher_and_change_no_order() -> None:
+    """As the page of the hypotheses says."""
+    rows = [line.split(" | ")[2:] for line in quoted.averages().splitlines()[2:]]
+    losses = [[float(cell.split(",")[0]) for cell in row] for row in rows]
+    assert len(losses) == 12
+    assert all(last <= min(averaged) for last, *averaged in losses)
+    for task in (losses[0:4], losses[4:8], losses[8:12]):
+        orders = [sorted(range(4), key=lambda i: column[i]) for column in zip(*task, strict=True)]
+        assert orders[0] == orders[1] == orders[2]
+
+
 def test_a_median_of_some_seeds_says_so() -> None:
     """AdamW reaches the target on brain slices with three seeds of five."""
     found = better(on("brain"), "adamw")
