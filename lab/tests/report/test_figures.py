@@ -335,9 +335,8 @@ def since_held_out() -> Iterator[tuple[Path, str]]:
     worst = ends[1][today.index(vae)]
     assert max(ends[1]) == worst
     yield HELD_OUT, f"on the variational autoencoder it ends {100 * (worst - 1):.0f} % above Shampoo."
-    names = ", ".join(quoted.steps(found) for found in (jorge(sine), row(sine, "soap", "tuned")))
     yield HELD_OUT, f"the lowest median on {lowest(today, 'steps')}, with the sine network's among them"
-    yield HELD_OUT, f"({names.replace(', ', ', SOAP ')})"
+    yield HELD_OUT, f"({quoted.steps(jorge(sine))}, SOAP {quoted.steps(row(sine, 'soap', 'tuned'))})"
     assert [name.split(", ")[-1] for name in ahead_of_all(today, "steps")] == ["character LSTM"]
     assert all("ahead" not in verdicts(part, "steps") for part in today)
 
