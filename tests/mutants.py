@@ -93,14 +93,25 @@ _STEPS = [
     ),
     Mutant("step.py", "flags[device] & flag if", "flag if", ("test_skips", "every_dtype")),
     Mutant(
-        "step.py",
-        "torch.where(usable.view(",
-        "torch.where(usable.new_ones(len(usable)).view(",
+        "stacking.py",
+        "torch.where(mine.view(",
+        "torch.where(mine.new_ones(len(mine)).view(",
         (ROOTS, "zero_and_non_finite"),
     ),
-    Mutant("step.py", 'some["refreshes"].add_(usable)', 'some["refreshes"].add_(1)', (ROOTS, "zero_and_non_finite")),
     Mutant(
-        "step.py",
+        "stacking.py",
+        '[old["refreshes"] for old in olds], usables)',
+        '[old["refreshes"] for old in olds], 1)',
+        (ROOTS, "zero_and_non_finite"),
+    ),
+    Mutant(
+        "inputs.py",
+        "left -= (stop - start) / stack.room",
+        "left -= 0",
+        ("test_rules", "as_far_as_the_memory"),
+    ),
+    Mutant(
+        "stacking.py",
         "usable = (total - total).eq(0) & (largest > 0)",
         "usable = (total - total).eq(0)",
         (ROOTS, "zero_and_non_finite"),
@@ -120,16 +131,21 @@ _STEPS = [
         "_foreach_pow_(scales, -0.5)",
         ("test_variance", "levelled_by_half"),
     ),
-    Mutant("schatten.py", "return lengths.square()", "return lengths", ("test_together", "schatten_norm")),
-    Mutant("schatten.py", "finite & new.isfinite()", "new.isfinite()", ("test_skips", "counted_and_change")),
+    Mutant(
+        "schatten.py",
+        "torch.cat(step)], dim=1).square()",
+        "torch.cat(step)], dim=1)",
+        ("test_together", "schatten_norm"),
+    ),
+    Mutant("schatten.py", "finite & (new - new)", "(new - new)", ("test_skips", "counted_and_change")),
 ]
 #: The preconditioners.
 _METHODS = [
     Mutant("methods/whitening.py", "(-0.185204, 0.030181), 3.0", "(-0.185204, 0.030181), 6.0", (ROOTS, "polynomials")),
     Mutant(
         "methods/whitening.py",
-        "for_left, for_right = noise * square_sum(right), noise * size",
-        "for_left, for_right = noise * size, noise * square_sum(right)",
+        "for_left, for_right = noise * rights, noise * lefts",
+        "for_left, for_right = noise * lefts, noise * rights",
         (ROOTS, "transposing or narrow_whitening or follows"),
     ),
     Mutant("methods/whitening.py", "min(self.most_weight, max(1.0, self.weight_per_step * gap))", "1.0", GOLDEN),
@@ -141,14 +157,14 @@ _METHODS = [
     ),
     Mutant(
         "methods/whitening.py",
-        "return unit_diagonal(congruent(",
-        "return (congruent(",
+        "return unit_diagonals([congruent(",
+        "return list([congruent(",
         GOLDEN,
     ),
     Mutant(
         "methods/whitening.py",
-        "most = per_block(cap / norm(fourth).sqrt())",
-        "most = per_block(cap / norm(fourth))",
+        "for fourth in fourths]).sqrt()",
+        "for fourth in fourths])",
         (ROOTS, "damping_of_the_narrow or dead_rows"),
     ),
     Mutant(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from jorge.methods import METHODS, Refresh
-from jorge.methods.whitening import KLShampoo
+from jorge.methods.kl_shampoo import KLShampoo
 from jorge.options import Options
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 from jorge.trace import Trace
 
 CPU = torch.device("cpu")
@@ -93,7 +93,7 @@ def test_whitening_comes_to_it(condition: float, shape: tuple[int, int]) -> None
     assert oracle is not None
     for k, grad in enumerate(grads):
         refresh = method.refresh_at(k, 1)
-        refresh_blocks(method, state, grad[None], slice(None), options, refresh, trace)
+        refresh_blocks(method, [Blocks(state, grad[None], slice(None))], options, refresh, trace)
         oracle.refresh(grad, refresh, {side: float(share) for side, share in trace.refreshes[-1].shares.items()})
     roots = oracle.roots()
     assert max(relative(state[side][0], root) for side, root in roots.items()) < 0.04

@@ -16,7 +16,7 @@ from jorge import Jorge
 from jorge.cost import estimate
 from jorge.methods import METHODS, Method, Refresh, Shape, Sides, State
 from jorge.options import Options, Precision
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 from jorge.trace import Trace
 
 OPTIONS = Options(lr=0.1)
@@ -80,7 +80,7 @@ def run(method: Method, grads: Tensor, state: State | None = None, options: Opti
     count, m, n = grads.shape[1:]
     state = state if state is not None else initial(method, count, (m, n), dtype=grads.dtype)
     for number, grad in enumerate(grads):
-        refresh_blocks(method, state, grad, slice(None), options, method.refresh_at(number, 1))
+        refresh_blocks(method, [Blocks(state, grad, slice(None))], options, method.refresh_at(number, 1))
     return state
 
 
@@ -130,7 +130,7 @@ def test_a_gradient_that_is_zero_or_not_finite_changes_nothing_and_its_neighbour
     poisoned[0, 0] = 0
     poisoned[0, 0, 2, 1] = bad
     for each, given in ((state, poisoned), (alone, poisoned[:, 1:])):
-        refresh_blocks(method, each, given[0], slice(None), OPTIONS, method.refresh_at(12, 1))
+        refresh_blocks(method, [Blocks(each, given[0], slice(None))], OPTIONS, method.refresh_at(12, 1))
     for name, value in state.items():
         assert torch.equal(value[0], before[name][0]), name
         assert torch.allclose(value[1], alone[name][0], rtol=1e-9), name
@@ -179,7 +179,7 @@ def test_operations_are_those_that_torch_counts(method: Method, shape: Shape, si
     for number in (0, 1, 5, 12, 13, 14):
         state, refresh = initial(method, 1, shape, sides), method.refresh_at(number, 5)
         with FlopCounterMode(display=False) as counter:
-            refresh_blocks(method, state, random(1, *shape), slice(None), options, refresh)
+            refresh_blocks(method, [Blocks(state, random(1, *shape), slice(None))], options, refresh)
         assert counter.get_total_flops() == method.refresh_flops(shape, sides, options, refresh)
         with FlopCounterMode(display=False) as counter:
             method.direction(state, random(1, *shape))
@@ -190,7 +190,7 @@ def test_a_trace_is_told_the_share_of_the_newest_gradient_and_changes_nothing(me
     grads = random(15, 2, 6, 4)
     plain, traced, trace = run(method, grads), initial(method, 2, (6, 4)), Trace()
     for number, grad in enumerate(grads):
-        refresh_blocks(method, traced, grad, slice(None), OPTIONS, method.refresh_at(number, 1), trace)
+        refresh_blocks(method, [Blocks(traced, grad, slice(None))], OPTIONS, method.refresh_at(number, 1), trace)
     assert all(torch.equal(plain[name], traced[name]) for name in plain)
     assert len(trace.refreshes) == len(grads)
     for seen in trace.refreshes:
@@ -211,7 +211,7 @@ def test_the_counterpart_is_what_the_method_comes_to(method: Method) -> None:
     state, trace = initial(method, 1, (8, 6)), Trace()
     for number, grad in enumerate(grads):
         refresh = method.refresh_at(number, 1)
-        refresh_blocks(method, state, grad, slice(None), OPTIONS, refresh, trace)
+        refresh_blocks(method, [Blocks(state, grad, slice(None))], OPTIONS, refresh, trace)
         oracle.refresh(grad[0], refresh, {side: float(share) for side, share in trace.refreshes[-1].shares.items()})
     roots = oracle.roots()
     assert roots

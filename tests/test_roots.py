@@ -29,7 +29,7 @@ from jorge.methods.whitening import (
     whiten,
 )
 from jorge.options import Options
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 
 METHOD_NAMES = sorted(METHODS)
 SYMMETRIC = ["congruence", "exact", "whitening"]
@@ -45,7 +45,7 @@ def initial(method: str, count: int, shape: tuple[int, int], sides: Any, dtype: 
 
 
 def refresh(method: str, state: State, grad: Tensor, options: Options, kind: Refresh) -> None:
-    refresh_blocks(METHODS[method], state, grad, slice(None), options, kind)
+    refresh_blocks(METHODS[method], [Blocks(state, grad, slice(None))], options, kind)
 
 
 def direction(state: State, grad: Tensor, precision: Any = None) -> Tensor:
@@ -217,11 +217,9 @@ def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.
         left, right = (torch.eye(d, dtype=dtype)[None] for d in shape)
         for i, grad in enumerate(grads):
             k = torch.full((1,), float(i), dtype=dtype)
-            left, right, _ = whiten(
-                left,
-                grad,
-                right,
-                k,
+            (new,) = whiten(
+                [{"left": left, "right": right, "refreshes": k}],
+                [grad],
                 beta2=0.95,
                 damping=0.0,
                 substeps=2,
@@ -229,6 +227,7 @@ def test_narrow_whitening_is_the_wide_form(shape: tuple[int, int], dtype: torch.
                 damping_refreshes=7,
                 degree=degree,
             )
+            left, right = new["left"], new["right"]
             assert torch.equal(left, left.mT)
         forms.append((left, right))
     for wide, thin in zip(*forms, strict=True):
@@ -265,16 +264,7 @@ def test_damping_of_the_narrow_form_is_that_of_the_wide_form(method: str, kind: 
 
 def _refresh_wide(method: str, state: State, grad: Tensor, substeps: int) -> None:
     if method == "whitening":
-        state["left"], state["right"], _ = whiten(
-            state["left"],
-            grad,
-            state["right"],
-            state["refreshes"],
-            beta2=0.95,
-            damping=1e-4,
-            substeps=substeps,
-            narrow=(False, False),
-        )
+        state |= whiten([state], [grad], beta2=0.95, damping=1e-4, substeps=substeps, narrow=(False, False))[0]
     else:
         for side, seen in (("left", grad), ("right", grad.mT)):
             root = start_root(seen, 1e-2) if state["refreshes"] == 0 else state[side]
@@ -383,8 +373,9 @@ def test_weight_counts_refreshes_with_the_same_gradient() -> None:
     k = torch.full((1,), 200.0)
 
     def moved(weight: float, beta2: float) -> Tensor:
-        left, _, _ = whiten(start[0], grad, start[1], k, beta2=beta2, damping=0.0, substeps=1, weight=weight)
-        return left
+        state = {"left": start[0], "right": start[1], "refreshes": k}
+        (new,) = whiten([state], [grad], beta2=beta2, damping=0.0, substeps=1, weight=weight)
+        return new["left"]
 
     assert torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95**3), atol=1e-6)
     assert not torch.allclose(moved(3.0, 0.95), moved(1.0, 0.95), atol=1e-3)

@@ -1,5 +1,7 @@
 """Rules of a step that only show where something unusual comes together: each by a case of its own."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,12 +14,12 @@ from jorge.arrange import ParamSpec
 from jorge.blocks import automatic, matrix_shape, split
 from jorge.compiling import CompiledSteps
 from jorge.grafting import ratios
-from jorge.methods import METHODS, Refresh, binomial
+from jorge.methods import METHODS, Refresh, State, binomial
 from jorge.methods.products import multiply
 from jorge.methods.whitening import whiten
 from jorge.options import Options
 from jorge.schedule import Schedule, pieces
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 from jorge.trace import Trace
 from jorge.transfer import SCHEDULES, lr_factor
 
@@ -112,6 +114,40 @@ def test_blocks_that_are_refreshed_a_few_at_a_time_are_as_all_at_once(
         assert all(torch.allclose(state[k], other[k], rtol=1e-8) for k in state if k != "step")
 
 
+@pytest.mark.parametrize("workspace", [None, 6.0, 2.0, 1e-3])
+def test_stacks_are_refreshed_together_as_far_as_the_memory_goes(
+    workspace: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block once, and no more at a time than the memory holds, or one block."""
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
+    monkeypatch.setattr(arrange, "_PIECES", 1e9)
+    params = parameters((40, 12), (12, 40), (12, 8), (8, 8), (30, 4))
+    options: dict[str, Any] = {"block_size": 8, "workspace": workspace}
+    specs = [ParamSpec(tuple(p.shape), p.dtype) for p in params]
+    works = arrange.arrange(specs, Options(lr=0.1, **options))
+    rooms: dict[tuple[int, ...], float] = {stack.shape: stack.room for work in works for stack in work.stacks}
+    seen: list[list[tuple[tuple[int, ...], int]]] = []
+
+    def refresh(method: Any, some: Sequence[Blocks], *rest: Any) -> None:
+        seen.append([(tuple(each.grads.shape[1:]), len(each.grads[each.where])) for each in some])
+        refresh_blocks(method, some, *rest)
+
+    monkeypatch.setattr("jorge.step.refresh_blocks", refresh)
+    train(Jorge(params, lr=0.05, **options), params, 1)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for batch in seen:
+        assert sum(count / rooms[shape] for shape, count in batch) <= 1 + 1e-9 or [n for _, n in batch] == [1]
+        for shape, count in batch:
+            counts[shape] += count
+    wanted: Counter[tuple[int, ...]] = Counter()
+    for work in works:
+        for stack in work.stacks:
+            wanted[stack.shape] += stack.count
+    assert counts == wanted
+    assert (len(seen) == 1) == (workspace is None)
+    assert (len(seen) == counts.total()) == (workspace == 1e-3)
+
+
 def test_statistics_of_the_exact_method_are_symmetric_to_the_bit() -> None:
     (p,) = parameters((67, 129))
     optimizer = Jorge([p], lr=0.05, method="exact")
@@ -127,11 +163,16 @@ def test_the_damping_of_a_refresh_is_applied_at_its_first_substep(shape: tuple[i
     roots = [torch.eye(d, dtype=torch.float64)[None] for d in shape]
     k = torch.full((1,), 20.0, dtype=torch.float64)
     options: dict[str, Any] = {"beta2": 0.95, "damping": 1e-2}
-    both = whiten(roots[0], grad, roots[1], k, substeps=2, damping_refreshes=3, **options)
-    first = whiten(roots[0], grad, roots[1], k, substeps=1, damping_refreshes=6, **options)
-    second = whiten(first[0], grad, first[1], k, substeps=1, damping_refreshes=0, **options)
-    for mine, theirs in zip(both[:2], second[:2], strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-12)
+
+    def after(state: State, substeps: int, damping_refreshes: int) -> State:
+        (new,) = whiten([state], [grad], substeps=substeps, damping_refreshes=damping_refreshes, **options)
+        return new | {"refreshes": k}
+
+    start = {"left": roots[0], "right": roots[1], "refreshes": k}
+    both = after(start, 2, 3)
+    one_by_one = after(after(start, 1, 6), 1, 0)
+    for side in ("left", "right"):
+        assert torch.allclose(both[side], one_by_one[side], rtol=1e-12)
 
 
 def test_a_tensor_lr_of_low_precision_is_read_and_not_calculated_with() -> None:
@@ -278,7 +319,7 @@ def test_what_a_cap_cuts_short_is_told() -> None:
         method, trace = METHODS[name], Trace()
         state = method.initial(1, (80, 80), ("full", "full"), dtype=torch.float64)
         for i, grad in enumerate([*grads[1:], last]):
-            refresh_blocks(method, state, grad, slice(None), Options(lr=0.1), method.refresh_at(i, 1), trace)
+            refresh_blocks(method, [Blocks(state, grad, slice(None))], Options(lr=0.1), method.refresh_at(i, 1), trace)
         first, usual, cut = trace.refreshes[0], trace.refreshes[-2], trace.refreshes[-1]
         assert not any(bool(short) for short in usual.capped.values())
         assert all(bool(short) for short in cut.capped.values())

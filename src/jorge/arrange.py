@@ -30,9 +30,10 @@ from jorge.shards import Segment, Shards
 #: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
 _WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
-_PIECES, _PIECES_CUDA = 24, 4
-#: Temporary memory that is never worth more launches, in bytes. A launch on CUDA is dearer by far than what it does to
-#: a megabyte, on a CPU cheaper.
+_PIECES, _PIECES_CUDA = 16, 4
+#: Temporary memory that is never worth more launches, in bytes; on a CPU of a refresh alone, too. A launch on CUDA is
+#: dearer by far than what it does to a megabyte, on a CPU cheaper. There glibc hands freed memory back to the system
+#: where it is more than 64 MiB at a time, and each page that is asked for again costs more than what is done to it.
 SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**26, 2**31
 
 
@@ -125,7 +126,8 @@ class Stack:
         sides: kinds of its sides.
         parts: whose blocks they are, in the order in which they lie here.
         count: number of blocks.
-        chunk: so many blocks are refreshed at a time, for the sake of memory.
+        room: so many blocks fill the memory that a refresh may take.
+        chunk: so many of its blocks are refreshed at a time at most.
         measured: the blocks whose matrices have Adam's Schatten norm, each from a number to before another.
         span: where its refresh lies in that of all stacks, for a staggered schedule.
         places: the same of each block, where they do not follow each other (:mod:`jorge.exchange.staggering`).
@@ -138,6 +140,7 @@ class Stack:
     sides: tuple[Side, Side]
     parts: tuple[StackPart, ...]
     count: int
+    room: float
     chunk: int
     measured: tuple[tuple[int, int], ...]
     span: tuple[float, float]
@@ -192,7 +195,8 @@ def arrange(specs: Sequence[ParamSpec], options: Options, *, on_cuda: bool = Fal
     most = budget * _WORK_SET_SHARE
     found = [_work_set(groups, options) for groups in _filled(_shape_groups(specs, options, most), most)]
     stacks = [stack for work in found for stack in work.stacks]
-    temporary = max(budget * _REFRESH_SHARE, sum(_temporary(stack, w) for w in found for stack in w.stacks) / pieces)
+    needed = sum(_temporary(stack, each) for each in found for stack in each.stacks)
+    temporary = max(budget * _REFRESH_SHARE, SMALLEST_WORKSPACE, needed / pieces)
     work = sum(_flops(stack, options) for stack in stacks)
     done = 0
     placed: list[WorkSet] = []
@@ -200,8 +204,15 @@ def arrange(specs: Sequence[ParamSpec], options: Options, *, on_cuda: bool = Fal
         mine = []
         for stack in each.stacks:
             flops = _flops(stack, options)
-            chunk = min(stack.count, max(1.0, temporary * stack.count / _temporary(stack, each)))
-            mine.append(replace(stack, chunk=int(chunk), span=(done / work, (done + flops) / work)))
+            room = temporary * stack.count / _temporary(stack, each)
+            mine.append(
+                replace(
+                    stack,
+                    room=room,
+                    chunk=max(1, int(min(stack.count, room))),
+                    span=(done / work, (done + flops) / work),
+                )
+            )
             done += flops
         placed.append(replace(each, stacks=tuple(mine), number=len(placed)))
     return tuple(placed)
@@ -279,7 +290,7 @@ def _stack(
             follows = measured and measured[-1][1] == count
             measured.append((measured.pop()[0] if follows else count, count + part.count))
         count += part.count
-    return Stack(shape, sides, tuple(parts), count, count, tuple(measured), (0.0, 1.0), apart)
+    return Stack(shape, sides, tuple(parts), count, math.inf, count, tuple(measured), (0.0, 1.0), apart)
 
 
 def refresh_flops(shape: tuple[int, int], sides: tuple[Side, Side], options: Options, refresh: Refresh) -> int:

@@ -20,6 +20,22 @@ from jorge.trace import Trace
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Refreshes of one kind that are done together, as the memory allows; with a trace those of one stack.
+
+    Args:
+        refresh: how much is done.
+        pieces: the number of a stack, and which of its blocks: a slice, or their numbers on the device. Those of a
+            stack follow each other.
+        owners: whose the blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
+    """
+
+    refresh: Refresh
+    pieces: list[tuple[int, slice | Tensor]]
+    owners: list[tuple[Tensor, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class StepInputs:
     """What a step works on in a work set.
 
@@ -29,10 +45,9 @@ class StepInputs:
         present: of each shape group, who has one; `None` where all have.
         masks: the same on the device, `[count, 1, …]`.
         scheduled: of each stack, what is refreshed, here or in another process.
-        refreshes: of each stack, how much is done here to which blocks: a slice, or their numbers on the device.
+        refreshes: what of it is done here.
         measured: of each stack, the blocks kept here whose `quartics` are renewed.
         measures: whether any are, here or in another process.
-        owners: of each refresh, whose its blocks are, as :class:`jorge.trace.Refreshed` has it; where there is a trace.
         all_matrices: whose the matrices are, whoever has a gradient; where there is a trace.
     """
 
@@ -41,10 +56,9 @@ class StepInputs:
     present: list[list[bool] | None] = field(default_factory=list)
     masks: list[Tensor | None] = field(default_factory=list)
     scheduled: list[list[Piece]] = field(default_factory=list)
-    refreshes: list[list[tuple[Refresh, slice | Tensor]]] = field(default_factory=list)
+    refreshes: list[Batch] = field(default_factory=list)
     measured: list[list[slice | Tensor]] = field(default_factory=list)
     measures: bool = False
-    owners: list[list[list[tuple[Tensor, int, int]]]] = field(default_factory=list)
     all_matrices: list[Tensor] = field(default_factory=list)
 
 
@@ -76,16 +90,15 @@ def inputs_of(
         inputs.present.append(present)
         inputs.masks.append(mask)
     same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
-    measures = False
-    for stack in work.stacks:
+    measures, todo = False, list[_Todo]()
+    for place, stack in enumerate(work.stacks):
         whole = stack.of or stack
         found = pieces(whole, work.sources, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
         measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
         kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
         inputs.measured.append(list(_measured(state, stack, kept)))
-        chunks = list(_refreshes(state, stack, kept, compiled, exchange or state.exchange))
-        inputs.refreshes.append([(refresh, where) for refresh, where, _ in chunks])
+        mine = [_Todo(p, place, stack, *_share(stack, p, exchange or state.exchange)) for p in kept]
         if trace is not None:
             owners = []
             for part in whole.parts:
@@ -93,7 +106,9 @@ def inputs_of(
                 numbers = range(group.parts * part.grid.blocks)
                 owners += [(state.params[place], part.number, i) for place in group.places for i in numbers]
             owners = [owners[number] for number in stack.numbers] if stack.of is not None else owners
-            inputs.owners.append([[owners[block] for block in blocks] for _, _, blocks in chunks])
+            mine = [replace(each, owners=owners) for each in mine]
+        todo += mine
+    inputs.refreshes.extend(_batches(state, todo, compiled, together=trace is None))
     inputs = replace(inputs, measures=measures)
     if trace is not None:
         inputs.all_matrices.extend(
@@ -116,14 +131,56 @@ def _measured(state: GroupState, stack: Stack, scheduled: Sequence[Piece]) -> It
                 yield _where(state, piece, start, min(last, start + stack.chunk))
 
 
-def _refreshes(
-    state: GroupState, stack: Stack, scheduled: Sequence[Piece], compiled: CompiledSteps | None, exchange: Exchange
-) -> Iterator[tuple[Refresh, slice | Tensor, Sequence[int]]]:
-    """What of it is refreshed here, so many blocks at a time as is arranged; with their numbers on the host."""
-    for piece in scheduled:
-        refresh = piece.refresh if compiled is None else compiled.refresh(piece.refresh)
-        first, last = (piece.start + edge for edge in exchange.share(stack, piece.stop - piece.start))
-        for start in range(first, last, stack.chunk):
-            chunk = slice(start, min(last, start + stack.chunk))
-            blocks = range(chunk.start, chunk.stop) if piece.places is None else piece.places[chunk]
-            yield refresh, _where(state, piece, chunk.start, chunk.stop), blocks
+def _share(stack: Stack, piece: Piece, exchange: Exchange) -> tuple[int, int]:
+    """What of a piece is refreshed here: from a number to before another."""
+    first, last = exchange.share(stack, piece.stop - piece.start)
+    return piece.start + first, piece.start + last
+
+
+@dataclass(frozen=True)
+class _Todo:
+    """Blocks of a stack that are refreshed here, of a piece from `first` to before `last`.
+
+    Args:
+        piece: of the schedule.
+        number: of the stack.
+        stack: whose they are.
+        owners: of all blocks of the stack, as :class:`Batch` has it; where there is a trace.
+    """
+
+    piece: Piece
+    number: int
+    stack: Stack
+    first: int
+    last: int
+    owners: Sequence[tuple[Tensor, int, int]] = ()
+
+    def owners_of(self, first: int, last: int) -> list[tuple[Tensor, int, int]]:
+        if not self.owners:
+            return []
+        blocks = range(first, last) if self.piece.places is None else self.piece.places[first:last]
+        return [self.owners[block] for block in blocks]
+
+
+def _batches(
+    state: GroupState, todo: Sequence[_Todo], compiled: CompiledSteps | None, *, together: bool
+) -> Iterator[Batch]:
+    """Refreshes that follow each other and are of one kind, as many blocks at a time as fill the memory."""
+    batch: Batch | None = None
+    kind, left = None, 0.0  # left of the memory
+    for each in todo:
+        start, refresh, stack = each.first, each.piece.refresh, each.stack
+        while start < each.last:
+            fitting = int(min(stack.chunk, left * stack.room))
+            if batch is None or refresh != kind or fitting < 1 or not together:
+                if batch is not None:
+                    yield batch
+                kind, left, fitting = refresh, 1.0, stack.chunk
+                chosen = refresh if compiled is None else compiled.refresh(refresh)
+                batch = Batch(chosen, [], each.owners_of(start, min(each.last, start + fitting)))
+            stop = min(each.last, start + fitting)
+            batch.pieces.append((each.number, _where(state, each.piece, start, stop)))
+            left -= (stop - start) / stack.room
+            start = stop
+    if batch is not None:
+        yield batch

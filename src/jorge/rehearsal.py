@@ -20,7 +20,7 @@ from jorge.arrange import Stack, WorkSet
 from jorge.exchange import Alone, Exchange
 from jorge.inputs import StepInputs, inputs_of
 from jorge.methods import METHODS, State
-from jorge.methods.products import largest_entry
+from jorge.methods.products import largest_entries
 from jorge.options import Options, Scalar
 from jorge.schedule import Schedule, Scheduled
 from jorge.spectrum import extreme_eigenvalues, residual
@@ -188,7 +188,7 @@ def _of_blocks(
                 whole["largest_eigenvalue"].append(largest)
         trace = Trace()
         new = method.refreshed(
-            wide, grad, largest_entry(grad), options, method.refresh_at(scheduled.number, scheduled.gap), trace
+            wide, grad, largest_entries([grad]), options, method.refresh_at(scheduled.number, scheduled.gap), trace
         )
         kept = [name for name in ("left", "right") if name in new]
         change = torch.stack([_norm(new[name] - wide[name]) for name in kept]).square().sum(0)

@@ -9,11 +9,11 @@ What follows from them, `schatten_scale`, is kept too, as most steps renew neith
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from jorge import grafting
 from jorge.arrange import Stack, WorkSet
 from jorge.exchange import Exchange
 from jorge.methods import State
@@ -22,21 +22,22 @@ from jorge.options import Precision
 from jorge.stacking import stacked, sums_of_blocks
 
 
-def units(tensors: Sequence[Tensor], lengths: Tensor) -> list[Tensor]:
-    """Each parameter divided by its norm, new contiguous tensors; NaN where that is zero or not finite."""
-    scaled = torch._foreach_div(list(tensors), grafting.per_parameter(lengths + (lengths - lengths), tensors))
-    return [tensor.contiguous() for tensor in scaled]
+def units(tensors: Sequence[Tensor], lengths: Sequence[Tensor]) -> list[Tensor]:
+    """Each parameter divided by its norm, `[count]` of each shape group; new contiguous tensors."""
+    pairs = zip(tensors, lengths, strict=True)
+    each = [length.view(-1, *(1,) * (tensor.dim() - 1)) for tensor, length in pairs]
+    return [tensor.contiguous() for tensor in torch._foreach_div(list(tensors), each)]
 
 
-def quartic_sums(blocks: Tensor, precision: Precision = None) -> Tensor:
-    """The sum of the fourth powers of the singular values of each of `[count, m, n]`: `‖XXᵀ‖_F²`, `[count]`."""
+def gram_norms(blocks: Tensor, precision: Precision = None) -> Tensor:
+    """`‖XXᵀ‖_F`, the root of the sum of the singular values' fourth powers, of each of `[count, m, n]`, `[count]`."""
     wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
     lengths: Tensor = torch.linalg.vector_norm(multiply(wide, wide.mT, precision), dim=(1, 2))
-    return lengths.square()
+    return lengths
 
 
 def flops(shape: tuple[int, int]) -> int:
-    """Operations of :func:`quartic_sums` of two blocks, of Adam's direction and of what the step goes along."""
+    """Operations of :func:`gram_norms` of two blocks, of Adam's direction and of what the step goes along."""
     m, n = shape
     return 4 * m * n * min(m, n)
 
@@ -45,20 +46,22 @@ def quartics(
     work: WorkSet,
     measured: Sequence[Sequence[slice | Tensor]],
     tensors: Sequence[Tensor],
+    norms: Tensor,
     precision: Precision,
     exchange: Exchange,
 ) -> list[list[Tensor]]:
-    """Of the blocks whose `quartics` are renewed, the sum of the singular values' fourth powers in matrices of norm 1.
+    """Of the blocks whose `quartics` are renewed the roots of those, :func:`gram_norms` in matrices of norm 1.
 
-    One `[count]` for each entry of `measured`.
+    One `[count]` for each entry of `measured`; NaN where a norm, `[total]`, is zero or not finite.
     """
+    lengths = torch.split(norms + (norms - norms), [len(tensor) for tensor in tensors])
     cut: Sequence[Tensor] | None = None
     if not exchange.alone:
-        cut = exchange.to_owners(work, units(tensors, exchange.norms(work, tensors)))
+        cut = exchange.to_owners(work, units(tensors, lengths))
         exchange.arrived(work)
     return exchange.completed(
         [
-            _of_stack(stack, mine, work, tensors, cut, precision, exchange) if mine else []
+            _of_stack(stack, mine, work, tensors, lengths, cut, precision, exchange) if mine else []
             for stack, mine in zip(work.stacks, measured, strict=True)
         ]
     )
@@ -69,14 +72,15 @@ def _of_stack(
     measured: Sequence[slice | Tensor],
     work: WorkSet,
     tensors: Sequence[Tensor],
+    lengths: Sequence[Tensor],
     cut: Sequence[Tensor] | None,
     precision: Precision,
     exchange: Exchange,
 ) -> list[Tensor]:
     if cut is None:  # of the stack's own alone, for the sake of memory
         groups = sorted({part.group for part in stack.parts})
-        some = [tensors[i] for i in groups]
-        blocks = stacked(stack, work, dict(zip(groups, units(some, grafting.norms(some)), strict=True)))
+        some = units([tensors[i] for i in groups], [lengths[i] for i in groups])
+        blocks = stacked(stack, work, dict(zip(groups, some, strict=True)))
     else:
         blocks = stacked(stack, work, cut)
     found = []
@@ -85,10 +89,10 @@ def _of_stack(
             mine = blocks[where]
             first, last = exchange.share(stack, len(mine))
             if last - first == len(mine):
-                found.append(quartic_sums(mine, precision))
+                found.append(gram_norms(mine, precision))
             else:  # zeros for the others' shares
                 found.append(blocks.new_zeros(len(mine)))
-                found[-1][first:last] = quartic_sums(mine[first:last], precision)
+                found[-1][first:last] = gram_norms(mine[first:last], precision)
     return found
 
 
@@ -100,12 +104,20 @@ def remember(
     finite: Tensor,
 ) -> None:
     """Renew `quartics`: of Adam's direction and of what the step goes along. What is not finite leaves them."""
-    for state, mine, first, second in zip(states, measured, grafts, steps, strict=True):
-        for where, graft, step in zip(mine, first, second, strict=True):
-            new, old = torch.stack([graft, step], dim=1), state["quartics"][where]
-            torch.where(finite & new.isfinite().all(1, keepdim=True), new, old, out=old)
-            if isinstance(where, Tensor):  # a copy, where a slice gives a view
-                state["quartics"].index_copy_(0, where, old)
+    places = [(state["quartics"], where) for state, mine in zip(states, measured, strict=True) for where in mine]
+    graft, step = (list(chain.from_iterable(each)) for each in (grafts, steps))
+    if not places:
+        return
+    new = torch.stack([torch.cat(graft), torch.cat(step)], dim=1).square()
+    usable = finite & (new - new).eq(0).all(1, keepdim=True)  # the difference is NaN where it is not finite
+    counts = [len(each) for each in graft]
+    for (tensor, where), mine, values in zip(
+        places, torch.split(usable, counts), torch.split(new, counts), strict=True
+    ):
+        old = tensor[where]
+        torch.where(mine, values, old, out=old)
+        if isinstance(where, Tensor):  # a copy, where a slice gives a view
+            tensor.index_copy_(0, where, old)
 
 
 def scales(work: WorkSet, states: Sequence[State], exchange: Exchange) -> Tensor:

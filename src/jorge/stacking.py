@@ -1,14 +1,20 @@
-"""Shape groups' tensors as stacks of blocks, and back."""
+"""Shape groups' tensors as stacks of blocks, and back; the refresh of blocks in place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jorge.arrange import Stack, WorkSet
 from jorge.blocks import gather, gather_into, scatter
+from jorge.methods import Method, Refresh, State
+from jorge.methods.products import choose, diagonal_sum, largest_entries
+from jorge.options import Options
+from jorge.trace import Trace
 
 #: Of what a work set's blocks are cut from, its `cut`, by number: `[count, *part]`.
 Tensors = Sequence[Tensor] | Mapping[int, Tensor]
@@ -55,3 +61,62 @@ def _as_matrices(tensors: Tensors, group: int, work: WorkSet) -> Tensor:
     blocking = work.cut[group].blocking
     assert blocking is not None
     return tensors[group].view(-1, *blocking.matrix)
+
+
+class Blocks(NamedTuple):
+    """Some blocks of a stack, to be refreshed.
+
+    Args:
+        state: of the stack.
+        grads: of the stack, `[count, m, n]`.
+        where: which blocks: a slice, or their numbers on the device.
+    """
+
+    state: State
+    grads: Tensor
+    where: slice | Tensor
+
+
+def refresh_blocks(
+    method: Method, some: Sequence[Blocks], options: Options, refresh: Refresh, trace: Trace | None = None
+) -> None:
+    """Refresh the preconditioners of some blocks in place, in the dtype of the gradients; of one stack with a trace.
+
+    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
+    new preconditioners would not be finite (the binomial recursion can overflow).
+    """
+    grads = [each.grads[each.where] for each in some]
+    olds = [{name: tensor[each.where] for name, tensor in each.state.items()} for each in some]
+    wides = [{n: value.to(grad.dtype) for n, value in old.items()} for old, grad in zip(olds, grads, strict=True)]
+    largest = largest_entries(grads)
+    news = method.refreshed_together(wides, grads, largest, options, refresh, trace)
+    counts = [len(grad) for grad in grads]
+    total = _totals(news, method, largest, counts)
+    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
+    usables = torch.split(usable, counts)
+    for old, wide, new, mine in zip(olds, wides, news, usables, strict=True):
+        for name, value in new.items():
+            if old[name].dtype == value.dtype:
+                torch.where(mine.view(-1, *(1,) * (value.dim() - 1)), value, old[name], out=old[name])
+            else:
+                old[name].copy_(choose(mine, value, wide[name]))
+    torch._foreach_add_([old["refreshes"] for old in olds], usables)
+    for blocks, old in zip(some, olds, strict=True):
+        if isinstance(blocks.where, Tensor):  # these are copies, where a slice gives views
+            for name, tensor in blocks.state.items():
+                tensor.index_copy_(0, blocks.where, old[name])
+
+
+def _totals(news: Sequence[State], method: Method, largest: Tensor, counts: list[int]) -> Tensor:
+    """`[total]`: what is finite only where `largest` and all entries of a block's new preconditioners are."""
+    totals = list(torch.split(largest.clone(), counts))
+    for values in zip_longest(*(new.values() for new in news)):
+        some, sums = [], []
+        for total, value in zip(totals, values, strict=True):
+            if value is not None:
+                # A symmetric preconditioner is `B + Bᵀ`: what is not finite in B reaches its diagonal.
+                on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
+                some.append(total)
+                sums.append(diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
+        torch._foreach_add_(some, sums)
+    return torch.cat(totals)

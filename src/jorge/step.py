@@ -26,13 +26,13 @@ from jorge.arrange import WorkSet
 from jorge.exchange import Exchange
 from jorge.grafting import Mask
 from jorge.inputs import StepInputs, inputs_of
-from jorge.methods import METHODS, Method, Refresh, State
-from jorge.methods.products import choose, diagonal_sum, largest_entry, precision_scope
+from jorge.methods import METHODS, State
+from jorge.methods.products import precision_scope
 from jorge.options import Options
 from jorge.parameters import BITS, clear, gather_gradients, move
 from jorge.routing import COMPUTE_DTYPES
 from jorge.schedule import Schedule
-from jorge.stacking import stacked, unstack
+from jorge.stacking import Blocks, refresh_blocks, stacked, unstack
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -167,14 +167,14 @@ def finish(
     directions: list[Tensor] = []
     if exchange.apart and matrices:
         directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
-    updates, adams, lengths = _graft(work, tensors, grads, mask, options, exchange)
+    updates, adams, norms, lengths = _graft(work, tensors, grads, mask, options, exchange)
     if updates:
         clear(updates, kept)
     del grads
     if len(lengths):
         measured, precision = inputs.measured, options.precisions[1]
         exchange.arrived(work)
-        grafts = schatten.quartics(work, measured, adams, precision, exchange) if inputs.measures else []
+        grafts = schatten.quartics(work, measured, adams, norms, precision, exchange) if inputs.measures else []
         del adams  # of which no more is needed
         if not exchange.apart:
             directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
@@ -182,8 +182,9 @@ def finish(
         if options.adapts:
             _observe(work, tensors, inputs, directions, mask.taken, exchange)
         aheads = _momentum(work, directions, tensors.buffers[vectors:], matrix_mask, options, exchange)
+        norms = exchange.norms(work, aheads)
         if inputs.measures:
-            steps = schatten.quartics(work, measured, aheads, precision, exchange)
+            steps = schatten.quartics(work, measured, aheads, norms, precision, exchange)
             schatten.remember(tensors.stacks, measured, grafts, steps, finite)
             tensors.scalars["schatten_scale"].copy_(schatten.scales(work, tensors.stacks, exchange))
         if any((stack.of or stack).measured for stack in work.stacks):
@@ -192,7 +193,7 @@ def finish(
         if options.grafting == "sgd" and options.graft_limit is not None:
             history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
             lengths = grafting.limited(whole, history, moves, options.graft_limit)
-        ratios = grafting.ratios(exchange.norms(work, aheads), lengths) * matrix_mask.each(aheads)
+        ratios = grafting.ratios(norms, lengths) * matrix_mask.each(aheads)
         if trace is not None:
             trace.stepped(
                 params=tuple(inputs.all_matrices),
@@ -220,16 +221,18 @@ def _refresh(
 
     `cut` are the gradients of what the blocks are cut from.
     """
-    precision = options.precisions[0]
-    for number, (stack, state) in enumerate(zip(work.stacks, states, strict=True)):
-        if inputs.refreshes[number]:
-            blocks = stacked(stack, work, cut)
-            with precision_scope(blocks.device, precision):
-                for i, (refresh, where) in enumerate(inputs.refreshes[number]):
-                    if trace is not None:
-                        trace.begin_refresh(inputs.owners[number][i], refresh)
-                    refresh_blocks(METHODS[options.method], state, blocks, where, options, refresh, trace)
-            del blocks
+    at, blocks = -1, torch.empty(0)
+    for batch in inputs.refreshes:
+        some: list[Blocks] = []
+        for number, where in batch.pieces:
+            if number != at:  # the pieces of a stack follow each other
+                at, blocks = number, stacked(work.stacks[number], work, cut)
+            some.append(Blocks(states[number], blocks, where))
+        if trace is not None:
+            trace.begin_refresh(batch.owners, batch.refresh)
+        with precision_scope(blocks.device, options.precisions[0]):
+            refresh_blocks(METHODS[options.method], some, options, batch.refresh, trace)
+    del blocks
     if not exchange.alone and any(inputs.scheduled):
         exchange.collect(work, states, inputs.scheduled)
 
@@ -256,49 +259,13 @@ def _directions(
     return exchange.to_holders(work, cut, grads)
 
 
-def refresh_blocks(
-    method: Method,
-    state: State,
-    grads: Tensor,
-    where: slice | Tensor,
-    options: Options,
-    refresh: Refresh,
-    trace: Trace | None = None,
-) -> None:
-    """Refresh the preconditioners of some blocks of a stack in place from `grads`, `[count, m, n]`, in their dtype.
-
-    Blocks whose gradient is zero or not finite keep their state to the bit, counters included; so do those whose
-    new preconditioners would not be finite (the binomial recursion can overflow).
-    """
-    grad = grads[where]
-    some = {name: tensor[where] for name, tensor in state.items()}
-    wide = {name: value.to(grad.dtype) for name, value in some.items()}
-    largest = largest_entry(grad)
-    new = method.refreshed(wide, grad, largest, options, refresh, trace)
-    total = largest
-    for value in new.values():
-        # A symmetric preconditioner is `B + Bᵀ`: what is not finite in B reaches its diagonal.
-        on_diagonal = method.symmetric and value.dim() == 3 and value.shape[-1] == value.shape[-2]
-        total = total + (diagonal_sum(value) if on_diagonal else value.flatten(1).sum(-1))
-    usable = (total - total).eq(0) & (largest > 0)  # the difference is NaN where the total is not finite
-    for name, value in new.items():
-        if some[name].dtype == value.dtype:
-            torch.where(usable.view(-1, *(1,) * (value.dim() - 1)), value, some[name], out=some[name])
-        else:
-            some[name].copy_(choose(usable, value, wide[name]))
-    some["refreshes"].add_(usable)
-    if isinstance(where, Tensor):  # these are copies, where a slice gives views
-        for name, tensor in state.items():
-            tensor.index_copy_(0, where, some[name])
-
-
 def _graft(
     work: WorkSet, tensors: SetState[Tensor], grads: list[Tensor], mask: Mask, options: Options, exchange: Exchange
-) -> tuple[list[Tensor], list[Tensor], Tensor]:
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
     """Advance the graft optimizer by G.
 
     Returns:
-        U of the vectors; its directions of the matrices, but for a factor; how long those are, `[total]`.
+        U of the vectors; its directions of the matrices, but for a factor, and their norms, `[total]`; with the factor.
     """
     buffers, vectors = tensors.buffers, len(work.groups) - len(work.matrices)
     correction = None
@@ -326,8 +293,8 @@ def _graft(
         scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
         updates = list(torch._foreach_mul(own, scales))
     matrices = found[vectors:]
-    lengths = exchange.norms(work, matrices) if matrices else mask.taken.new_empty(0)
-    return updates, matrices, lengths if correction is None else lengths.mul_(correction[count:])
+    norms = exchange.norms(work, matrices) if matrices else mask.taken.new_empty(0)
+    return updates, matrices, norms, norms if correction is None else norms * correction[count:]
 
 
 def _observe(

@@ -211,12 +211,11 @@ def _of_strips(
             follows = measured and measured[-1][1] == begin
             measured.append((measured.pop()[0] if follows else begin, len(numbers)))
         start += part.count
-    chunk = max(1, min(stack.chunk, len(numbers)))
     return replace(
         stack,
         parts=tuple(parts),
         count=len(numbers),
-        chunk=chunk,
+        chunk=max(1, min(stack.chunk, len(numbers))),
         measured=tuple(measured),
         of=stack,
         numbers=tuple(numbers),

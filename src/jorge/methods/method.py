@@ -11,7 +11,7 @@ To add a method, write a subclass of :class:`Method` in a file of its own and na
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -125,6 +125,22 @@ class Method(ABC):
             refresh: how much is done.
             trace: told of the weights, where there is one.
         """
+
+    def refreshed_together(
+        self,
+        states: Sequence[State],
+        grads: Sequence[Tensor],
+        largest: Tensor,
+        options: Options,
+        refresh: Refresh,
+        trace: Trace | None,
+    ) -> list[State]:
+        """:meth:`refreshed` for several stacks, of one where there is a trace; `largest` is `[total]`.
+
+        A method whose refresh has many small operators may do them for all stacks at once.
+        """
+        each = zip(states, grads, torch.split(largest, [len(grad) for grad in grads]), strict=True)
+        return [self.refreshed(state, grad, most, options, refresh, trace) for state, grad, most in each]
 
     # --- a step -------------------------------------------------------------------------------------------------------
 

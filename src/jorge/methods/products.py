@@ -16,7 +16,7 @@ float64 operands are multiplied in float64 whatever is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -147,14 +147,10 @@ def diagonal_sum(matrices: Tensor) -> Tensor:
     return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def mean_diagonal(matrices: Tensor) -> Tensor:
-    """Mean of the diagonal of each block, `[count]`."""
-    return matrices.diagonal(dim1=-2, dim2=-1).mean(-1)
-
-
-def unit_diagonal(root: Tensor) -> Tensor:
-    """Scale to a mean diagonal of 1, in place."""
-    return root.div_(per_block(mean_diagonal(root)))
+def unit_diagonals(roots: list[Tensor]) -> list[Tensor]:
+    """Scale each block of each tensor to a mean diagonal of 1, in place."""
+    torch._foreach_div_(roots, [per_block(root.diagonal(dim1=-2, dim2=-1).mean(-1)) for root in roots])
+    return roots
 
 
 def norm(tensor: Tensor) -> Tensor:
@@ -168,11 +164,19 @@ def square_sum(tensor: Tensor) -> Tensor:
     return norm(tensor).square()
 
 
-def largest_entry(tensor: Tensor) -> Tensor:
-    """Largest absolute value of each of `[count, m, n]` blocks, `[count]`; NaN where there is one."""
-    return torch.maximum(tensor.amax(_BLOCK), tensor.amin(_BLOCK).neg_())
+def largest_entries(tensors: Sequence[Tensor]) -> Tensor:
+    """Largest absolute value of each block of tensors `[count, m, n]`, `[total]`; NaN where there is one."""
+    highest, lowest = (
+        torch.cat(each) for each in zip(*((t.amax(_BLOCK), t.amin(_BLOCK)) for t in tensors), strict=True)
+    )
+    return torch.maximum(highest, lowest.neg_())
 
 
 def per_block(values: Tensor) -> Tensor:
     """`[count]` as `[count, 1, 1]`."""
     return values.view(-1, 1, 1)
+
+
+def split(values: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One value a block, `[total]`, as `[count, 1, 1]` for each tensor."""
+    return torch.split(per_block(values), [len(tensor) for tensor in tensors])

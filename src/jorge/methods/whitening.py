@@ -6,14 +6,15 @@ KL-Shampoo (arXiv 2509.03378).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from jorge.methods.exact import ROUNDING, inverse_root
+from jorge.methods.kl_shampoo import KLShampoo
 from jorge.methods.method import (
     DAMPING_PERIOD,
     EARLY_REFRESHES,
@@ -31,14 +32,13 @@ from jorge.methods.products import (
     blend_of,
     congruent,
     diagonal_sum,
-    largest_entry,
-    mean_diagonal,
+    largest_entries,
     multiply,
     multiply_add,
     norm,
-    per_block,
+    split,
     square_sum,
-    unit_diagonal,
+    unit_diagonals,
 )
 from jorge.options import Options, Precision
 from jorge.trace import Trace
@@ -50,26 +50,72 @@ WHITENING_LINE, WHITENING_LINE_CAP = (-0.17055, 0.0), 1.0
 #: By degree: the coefficients of x and x², and the largest x.
 _SERIES = {2: (*WHITENING_POLYNOMIAL, WHITENING_CAP), 1: (*WHITENING_LINE, WHITENING_LINE_CAP)}
 
+#: What a refresh changes.
+_TRACKED = ("left", "right", "left_moment", "right_moment")
 #: Told of a substep: the side, the largest weight of the newest gradient beside all earlier ones that its polynomial
 #: allows, and the weight that is asked for, `[count]` each.
 Record = Callable[[str, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
-class Substep:
-    """What both sides share in one step of a refresh.
+class Seen:
+    """What a stack sees of its gradient in one step of a refresh.
 
     Args:
-        damping_trace: the trace of the damping's part of X, the same for either side, `[count]`.
+        half: `L G`, `[count, m, n]`; `None` where no diagonal right side asks for it.
+        v: `V = L G R`, `[count, m, n]`.
+        rows: `VVᵀ`, the start of X for a wide left side and what a narrow right one needs; else `None`.
+        columns: `VᵀV` alike.
+        narrow: whether the left side and the right one take the narrow form.
+    """
+
+    half: Tensor | None
+    v: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
+    narrow: tuple[bool, bool]
+
+    def trace(self) -> Tensor:
+        """Of `VVᵀ` and of `VᵀV`, `[count]`."""
+        gram = self.rows if self.rows is not None else self.columns
+        return square_sum(self.v) if gram is None else diagonal_sum(gram)
+
+
+@dataclass(frozen=True)
+class Side:
+    """A full side of a stack in one step of a refresh.
+
+    Args:
+        name: left or right.
+        root: H, `[count, d, d]`.
+        gram: `VVᵀ` as the side sees V, whose memory is used; in the narrow form `VᵀV`.
+        v: V as the side sees it, `[count, d, k]`, in the narrow form; `None` in the wide one.
+        noise: the factor of `H Hᵀ` in X, `[count]`.
+        trace: of X, `[count]`, with the damping of one step: with that of several, what is to be damped most would
+            weaken its own damping, and grow without bound.
         memory: c, the weight that β2 asks for, `[count]`.
+    """
+
+    name: Literal["left", "right"]
+    root: Tensor
+    gram: Tensor
+    v: Tensor | None
+    noise: Tensor
+    trace: Tensor
+    memory: Tensor
+
+
+@dataclass(frozen=True)
+class Substep:
+    """What all sides share in one step of a refresh.
+
+    Args:
         damped_steps: how many steps' damping is applied.
         degree: of the polynomial.
         precision: of the products.
         record: as for :func:`whiten`.
     """
 
-    damping_trace: Tensor
-    memory: Tensor
     damped_steps: int
     degree: int
     precision: Precision
@@ -77,124 +123,144 @@ class Substep:
 
 
 def whiten(
-    left: Tensor,
-    grad: Tensor,
-    right: Tensor,
-    refreshes: Tensor,
+    states: Sequence[Mapping[str, Tensor]],
+    grads: Sequence[Tensor],
     *,
     beta2: float,
     damping: float,
     substeps: int,
     weight: float | Tensor = 1.0,
-    moments: tuple[Tensor | None, Tensor | None] = (None, None),
     narrow: tuple[bool | None, bool | None] = (None, None),
     damping_refreshes: int = 1,
     degree: int = 2,
     precision: Precision = None,
     largest: Tensor | None = None,
     record: Record | None = None,
-) -> tuple[Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
-    r"""One refresh of both sides: each whitens the gradient that both have preconditioned.
+) -> list[State]:
+    r"""One refresh of both sides of some stacks: each side whitens the gradient that both have preconditioned.
 
     With `V = L G R` and, for the left side, `X = VVᵀ + damping·σ²·tr(RRᵀ)·LLᵀ`:
     `L ← sym(Q L Q)`, `Q = q(wX) ≈ (I + wX)^(-1/4)`, then `L` is scaled to a mean diagonal of 1. The weight w is
     `min(c/τ, cap/λ)` with `τ = tr(X)/m`, `c = w_t/(1−w_t)`, `w_t = max(1−β2, 1/(k+1))`, `λ = ‖X²‖_F^(1/2)`.
 
+    What is one number a block is calculated for the blocks of all stacks at once.
+
     Args:
-        left, right: `L` and `R`, `[count, d, d]`; a diagonal side is `[count, d]` and needs its `moments`.
-        grad: `G`, `[count, m, n]`, finite and not zero.
-        refreshes: k, `[count]`: refreshes so far.
+        states: of each stack `left` and `right`, L and R, `[count, d, d]` each, or `[count, d]` of a diagonal side,
+            whose running second moment, `left_moment` or `right_moment`, is there, too, `[count, d]`; and `refreshes`,
+            k, `[count]`, how many there were before.
+        grads: of each stack G, `[count, m, n]`, finite and not zero.
         beta2: memory of the second moments.
         damping: white noise added in expectation, relative to the mean square of `G`.
         substeps: how often the step is repeated.
         weight: how many refreshes with this gradient the step stands for: `1−w_t` is raised to it.
-        moments: running second moments of the diagonal sides, `[count, d]` each.
         narrow: for each side, whether to take the form that multiplies no two d × d matrices, an exact rewrite but for
             the damping, which is then a step of its own; `None` chooses by operation count.
         damping_refreshes: how many refreshes' damping a full side applies in this one, as it takes a product of its
             own; 0 leaves it to a later one. A diagonal side always applies its own.
         degree: of the polynomial. With 1, λ is the Frobenius norm of X: X² is never built.
         precision: of the products (:mod:`jorge.methods.products`).
-        largest: the largest absolute entry of each gradient, `[count]`, where it is known.
+        largest: the largest absolute entry of each gradient, `[total]`, where it is known.
         record: told at each substep, for each full side, what the step gives of what it is asked for.
 
     Returns:
-        the new left, right and moments.
+        of each stack its new sides, and their moments.
     """
-    m, n = grad.shape[-2:]
-    narrow_left = left.dim() == 3 and (takes_narrow(m, n) if narrow[0] is None else narrow[0])
-    narrow_right = right.dim() == 3 and (takes_narrow(n, m) if narrow[1] is None else narrow[1])
-    wide_left, wide_right = left.dim() == 3 and not narrow_left, right.dim() == 3 and not narrow_right
-    grad = grad / per_block(largest_entry(grad) if largest is None else largest)
-    noise = square_sum(grad) * (damping / (m * n))
-    blend = blend_of(refreshes, beta2)
+    largest = largest_entries(grads) if largest is None else largest
+    grads = torch._foreach_div(list(grads), split(largest, grads))
+    root_mean_squares = torch._foreach_mul(
+        [norm(g) for g in grads], [(g.shape[-2] * g.shape[-1]) ** -0.5 for g in grads]
+    )
+    noise = torch.cat(root_mean_squares).square() * damping
+    blend = blend_of(torch.cat([state["refreshes"] for state in states]), beta2)
     if isinstance(weight, Tensor) or weight != 1:
         blend = 1 - (1 - blend) ** weight
     memory = blend / (1 - blend)
+    found = [{name: state[name] for name in _TRACKED if name in state} for state in states]
     for number in range(substeps):
-        size = square_sum(left)
-        for_left, for_right = noise * square_sum(right), noise * size  # the factors of L Lᵀ and R Rᵀ
-        substep = Substep(
-            damping_trace=for_left * size,  # of either
-            memory=memory,
-            damped_steps=damping_refreshes * substeps if damping and number == 0 else 0,
-            degree=degree,
-            precision=precision,
-            record=record,
-        )
-        half = apply_left(left, grad, precision)
-        v = apply_right(half, right, precision)
-        if right.dim() == 3:
-            del half
-        # VVᵀ is the start of X for the left side and what the narrow form of the right side needs; VᵀV alike.
-        rows = multiply(v, v.mT, precision) if narrow_right else None
-        columns = multiply(v.mT, v, precision) if narrow_left else None
-        new_left, left_moment = left, moments[0]
-        if wide_left:
-            gram = multiply(v, v.mT, precision) if rows is None else rows.clone()
-            new_left = _wide("left", left, gram, for_left, substep)
-            del gram
-        elif columns is not None:
-            new_left = _narrow("left", left, v, columns, for_left, substep)
-        else:
-            seen = apply_right(grad, right, precision)
-            new_left, left_moment = _diagonal(moments[0], seen, for_left, blend)
-            del seen
-        right_moment = moments[1]
-        if wide_right:
-            gram = multiply(v.mT, v, precision) if columns is None else columns
-            right = _wide("right", right, gram, for_right, substep)
-            del gram
-        elif rows is not None:
-            right = _narrow("right", right, v.mT, rows, for_right, substep)
-        else:
-            right, right_moment = _diagonal(moments[1], half.mT, for_right, blend)
-        left, moments = new_left, (left_moment, right_moment)
-    return left, right, moments
+        substep = Substep(damping_refreshes * substeps if damping and number == 0 else 0, degree, precision, record)
+        lefts, rights = (torch.cat([norm(state[side]) for state in found]).square() for side in ("left", "right"))
+        for_left, for_right = noise * rights, noise * lefts  # the factors of L Lᵀ and R Rᵀ
+        seen = [_see(state, grad, narrow, precision) for state, grad in zip(found, grads, strict=True)]
+        traces = torch.cat([each.trace() for each in seen]).addcmul_(for_left, lefts)  # of X, on either side
+        values = (for_left, for_right, traces, memory, blend)
+        parts = zip(*(torch.split(each, [len(grad) for grad in grads]) for each in values), strict=True)
+        sides: list[tuple[State, Side]] = []
+        for state, grad, mine, numbers in zip(found, grads, seen, parts, strict=True):
+            sides += [(state, side) for side in _sides(state, grad, mine, numbers, precision)]
+        del seen
+        # The narrow form leaves a gram as it is, which the wide one of the other side may share.
+        for is_narrow, form in ((True, _narrow), (False, _wide)):
+            some = [(state, side) for state, side in sides if (side.v is not None) == is_narrow]
+            if some:
+                for (state, side), root in zip(some, form([side for _, side in some], substep), strict=True):
+                    state[side.name] = root
+    return found
 
 
-def _wide(side: str, root: Tensor, gram: Tensor, noise: Tensor, substep: Substep) -> Tensor:
-    """`root` after one step towards whitening V.
+def _see(state: State, grad: Tensor, narrow: tuple[bool | None, bool | None], precision: Precision) -> Seen:
+    left, right = state["left"], state["right"]
+    m, n = grad.shape[-2:]
+    full_left, full_right = left.dim() == 3, right.dim() == 3
+    narrow_left = full_left and (takes_narrow(m, n) if narrow[0] is None else narrow[0])
+    narrow_right = full_right and (takes_narrow(n, m) if narrow[1] is None else narrow[1])
+    half = apply_left(left, grad, precision)
+    v = apply_right(half, right, precision)
+    rows = multiply(v, v.mT, precision) if (full_left and not narrow_left) or narrow_right else None
+    columns = multiply(v.mT, v, precision) if (full_right and not narrow_right) or narrow_left else None
+    return Seen(None if full_right else half, v, rows, columns, (narrow_left, narrow_right))
 
-    `gram` is `VVᵀ`, whose memory is used; `noise`, `[count]`, is the factor of `H Hᵀ` in X. The weight goes by the
-    trace with the damping of one step: by that of several, what is to be damped most would weaken its own damping, and
-    grow without bound.
+
+def _sides(state: State, grad: Tensor, seen: Seen, numbers: tuple[Tensor, ...], precision: Precision) -> list[Side]:
+    """The full sides of a stack; a diagonal one is refreshed in `state`.
+
+    `numbers` are the factors of `L Lᵀ` and `R Rᵀ`, the trace of X, c, and the weight of the newest gradient, `[count]`.
     """
+    for_left, for_right, trace, memory, blend = numbers
+    left, right, v = state["left"], state["right"], seen.v
+    sides: list[Side] = []
+    if left.dim() == 3:
+        gram, own = (seen.columns, v) if seen.narrow[0] else (seen.rows, None)
+        assert gram is not None
+        sides.append(Side("left", left, gram, own, for_left, trace, memory))
+    else:
+        whole = apply_right(grad, right, precision)
+        state["left"], state["left_moment"] = diagonal(state["left_moment"], whole, for_left, blend)
+    if right.dim() == 3:
+        gram, own = (seen.rows, v.mT) if seen.narrow[1] else (seen.columns, None)
+        assert gram is not None
+        sides.append(Side("right", right, gram, own, for_right, trace, memory))
+    else:
+        assert seen.half is not None
+        state["right"], state["right_moment"] = diagonal(state["right_moment"], seen.half.mT, for_right, blend)
+    return sides
+
+
+def _wide(sides: Sequence[Side], substep: Substep) -> list[Tensor]:
+    """The roots after one step towards whitening V."""
     p1, p2, cap = _SERIES[substep.degree]
-    mean = torch.add(mean_diagonal(gram), substep.damping_trace, alpha=1 / root.shape[-1])
-    x = gram
+    roots, xs = [side.root for side in sides], [side.gram for side in sides]
     if substep.damped_steps:
-        x = multiply_add(gram, root * per_block(substep.damped_steps * noise), root, substep.precision, into=gram)
-    x2 = multiply(x, x, substep.precision) if substep.degree == 2 else None
-    limit = cap / norm(x) if x2 is None else norm(x2).rsqrt() * cap
-    weight = per_block(torch.minimum(substep.memory / mean, limit))
-    if substep.record is not None:
-        substep.record(side, limit * mean, substep.memory)
-    change = x.mul_(p1 * weight) if x2 is None else x2.mul_(p2 * weight**2).addcmul_(x, p1 * weight)  # E = Q − I
-    return unit_diagonal(congruent(root, change, substep.precision))
+        scaled = torch._foreach_mul(
+            roots, split(substep.damped_steps * torch.cat([side.noise for side in sides]), roots)
+        )
+        for x, each, root in zip(xs, scaled, roots, strict=True):
+            multiply_add(x, each, root, substep.precision, into=x)
+        del scaled
+    if substep.degree == 1:
+        limit = cap / torch.cat([norm(x) for x in xs])
+    else:
+        squares = [multiply(x, x, substep.precision) for x in xs]
+        limit = torch.cat([norm(square) for square in squares]).rsqrt() * cap
+    weight = _weight(sides, limit, substep)
+    torch._foreach_mul_(xs, split(p1 * weight, roots))  # E = Q − I
+    if substep.degree == 2:
+        torch._foreach_addcmul_(xs, squares, split(p2 * weight**2, roots))
+        del squares
+    return unit_diagonals([congruent(root, x, substep.precision) for root, x in zip(roots, xs, strict=True)])
 
 
-def _narrow(side: str, root: Tensor, v: Tensor, gram: Tensor, noise: Tensor, substep: Substep) -> Tensor:
+def _narrow(sides: Sequence[Side], substep: Substep) -> list[Tensor]:
     """As :func:`_wide` from V, `[count, d, k]`, and `S = VᵀV`, without a d × d product of d × d matrices.
 
     With `K = p1·w·I + p2·w²·S`, `U = H V`, `A = VᵀU` and `Z = (U + V K A/2) K`, `Q H Q = H + V Zᵀ + Z Vᵀ`. The damping
@@ -203,30 +269,44 @@ def _narrow(side: str, root: Tensor, v: Tensor, gram: Tensor, noise: Tensor, sub
     """
     p1, p2, cap = _SERIES[substep.degree]
     precision = substep.precision
-    mean = (diagonal_sum(gram) + substep.damping_trace) / root.shape[-1]
-    limit = cap / norm(gram) if substep.degree == 1 else norm(multiply(gram, gram, precision)).rsqrt() * cap
-    weight = per_block(torch.minimum(substep.memory / mean, limit))
-    if substep.record is not None:
-        substep.record(side, limit * mean, substep.memory)
-    k = gram * (p2 * weight**2)
-    k.diagonal(dim1=-2, dim2=-1).add_(p1 * weight.squeeze(-1))
-    u = multiply(root, v, precision)
-    ka = multiply(k, multiply(v.mT, u, precision), precision)
-    z = multiply(multiply_add(u, v, ka, precision, alpha=0.5), k, precision)
-    half = multiply_add(root, v, z.mT, precision, beta=0.5)
-    root = half + half.mT
+    grams = [side.gram for side in sides]
+    if substep.degree == 1:
+        limit = cap / torch.cat([norm(gram) for gram in grams])
+    else:
+        limit = torch.cat([norm(multiply(gram, gram, precision)) for gram in grams]).rsqrt() * cap
+    weight = _weight(sides, limit, substep)
+    ks = torch._foreach_mul(grams, split(p2 * weight**2, grams))
+    diagonals = [k.diagonal(dim1=-2, dim2=-1) for k in ks]
+    torch._foreach_add_(diagonals, torch.split((p1 * weight).unsqueeze(-1), [len(k) for k in ks]))
+    roots: list[Tensor] = []
+    for side, k in zip(sides, ks, strict=True):
+        assert side.v is not None
+        u = multiply(side.root, side.v, precision)
+        ka = multiply(k, multiply(side.v.mT, u, precision), precision)
+        z = multiply(multiply_add(u, side.v, ka, precision, alpha=0.5), k, precision)
+        half = multiply_add(side.root, side.v, z.mT, precision, beta=0.5)
+        roots.append(half + half.mT)
     if substep.damped_steps:
-        square = multiply(root, root, precision)
-        fourth = multiply(square, square, precision)
-        most = per_block(cap / norm(fourth).sqrt())
-        amount = torch.minimum(substep.damped_steps * weight * per_block(noise), most)
-        root = congruent(root, fourth.mul_(p2 * amount**2).addcmul_(square, p1 * amount), precision)
-    return unit_diagonal(root)
+        squares = [multiply(root, root, precision) for root in roots]
+        fourths = [multiply(square, square, precision) for square in squares]
+        most = cap / torch.cat([norm(fourth) for fourth in fourths]).sqrt()
+        amount = torch.minimum(substep.damped_steps * weight * torch.cat([side.noise for side in sides]), most)
+        torch._foreach_mul_(squares, split(p1 * amount, roots))
+        torch._foreach_addcmul_(squares, fourths, split(p2 * amount**2, roots))
+        del fourths
+        roots = [congruent(root, change, precision) for root, change in zip(roots, squares, strict=True)]
+    return unit_diagonals(roots)
 
 
-def _diagonal(moment: Tensor | None, grad: Tensor, noise: Tensor, blend: Tensor) -> tuple[Tensor, Tensor]:
-    assert moment is not None, "a diagonal side carries its second moment"
-    return diagonal(moment, grad, noise, blend)
+def _weight(sides: Sequence[Side], limit: Tensor, substep: Substep) -> Tensor:
+    """w, `[total]`: `c/τ`, or the largest that the polynomial covers."""
+    sizes = [float(side.root.shape[-1]) for side in sides]
+    means = torch.cat(torch._foreach_div([side.trace for side in sides], sizes))
+    if substep.record is not None:
+        allowed = torch.split(limit * means, [len(side.root) for side in sides])
+        for side, mine in zip(sides, allowed, strict=True):
+            substep.record(side.name, mine, side.memory)
+    return torch.minimum(torch.cat([side.memory for side in sides]) / means, limit)
 
 
 # --- operation counts: what torch's counter sees, two for a multiplication and an addition ---------------------------
@@ -298,6 +378,18 @@ class Whitening(Method):
         self, state: State, grad: Tensor, largest: Tensor, options: Options, refresh: Refresh, trace: Trace | None
     ) -> State:
         """See :func:`whiten`."""
+        return self.refreshed_together([state], [grad], largest, options, refresh, trace)[0]
+
+    def refreshed_together(
+        self,
+        states: Sequence[State],
+        grads: Sequence[Tensor],
+        largest: Tensor,
+        options: Options,
+        refresh: Refresh,
+        trace: Trace | None,
+    ) -> list[State]:
+        """See :func:`whiten`."""
         kept: dict[str, Tensor] = {}
         capped: dict[str, Tensor] = {}
 
@@ -306,16 +398,13 @@ class Whitening(Method):
             kept[side] = kept.get(side, 1.0) / (1 + torch.minimum(allowed, wanted))
             capped[side] = capped[side] | short if side in capped else short
 
-        left, right, moments = whiten(
-            state["left"],
-            grad,
-            state["right"],
-            state["refreshes"],
+        new = whiten(
+            states,
+            grads,
             beta2=options.preconditioner_beta2,
             damping=options.damping,
             substeps=refresh.substeps,
             weight=refresh.weight,
-            moments=(state.get("left_moment"), state.get("right_moment")),
             damping_refreshes=refresh.damping,
             degree=options.degree,
             precision=options.precisions[0],
@@ -324,11 +413,6 @@ class Whitening(Method):
         )
         if trace is not None:
             trace.refreshed({side: 1 - value for side, value in kept.items()}, capped)
-        new = {"left": left, "right": right}
-        if moments[0] is not None:
-            new["left_moment"] = moments[0]
-        if moments[1] is not None:
-            new["right_moment"] = moments[1]
         return new
 
     def refresh_flops(self, shape: Shape, sides: Sides, options: Options, refresh: Refresh) -> int:
@@ -340,43 +424,3 @@ class Whitening(Method):
     def counterpart(self, shape: Shape, options: Options, device: torch.device) -> Counterpart:
         """KL-Shampoo of normalised gradients, by `eigh`: without the polynomial, and without `Q L Q` for a product."""
         return KLShampoo(shape, device, damping=options.damping)
-
-
-class KLShampoo:
-    """What whitening stands for: factors whose inverse roots whiten the gradients, in float64, by `eigh`.
-
-    `A ← (1−a) A + a X/τ` with `X = G B⁻¹ Gᵀ + damping·σ²·tr(B⁻¹)·I` and `τ = tr(A⁻¹X)/m`, B alike, both from what both
-    were before; the roots are `A^(-1/2)` and `B^(-1/2)`. The share a is what the method gave the gradient.
-
-    Source: KL-Shampoo (Lin et al., arXiv 2509.03378), which has n for τ. With τ, as in Tyler's estimate of scatter
-    (Annals of Statistics 15, 1987), each gradient counts alike whatever its size is.
-
-    Args:
-        shape: of the block.
-        device: of its gradients.
-        damping: white noise added to each gradient in expectation, relative to its mean square.
-    """
-
-    def __init__(self, shape: Shape, device: torch.device, *, damping: float) -> None:
-        sides = zip(("left", "right"), shape, strict=True)
-        self._factors = {side: torch.eye(d, dtype=torch.float64, device=device) for side, d in sides}
-        self._damping = damping
-
-    def refresh(self, grad: Tensor, refresh: Refresh, shares: Mapping[str, float]) -> None:
-        """See :class:`~jorge.methods.method.Counterpart`."""
-        inverses = self._powers(-1.0)
-        for side, other, seen in (("left", "right", grad), ("right", "left", grad.mT)):
-            x = seen @ inverses[other] @ seen.mT
-            x.diagonal().add_(self._damping * seen.square().mean() * inverses[other].trace())
-            self._factors[side].lerp_(x / self._energy(inverses[side], x, seen), shares[side])
-
-    def roots(self) -> dict[str, Tensor]:
-        """See :class:`~jorge.methods.method.Counterpart`."""
-        return self._powers(-0.5)
-
-    def _energy(self, inverse: Tensor, x: Tensor, grad: Tensor) -> Tensor | float:
-        """What X is divided by: τ."""
-        return (inverse * x).sum() / len(x)
-
-    def _powers(self, power: float) -> dict[str, Tensor]:
-        return {side: inverse_root(a[None], eps=ROUNDING, power=power)[0] for side, a in self._factors.items()}

@@ -23,8 +23,9 @@ from torch import Tensor
 
 import jorge.step
 from jorge import grafting, parameters, routing
-from jorge.methods import Method, State
+from jorge.methods import Method
 from jorge.options import Options
+from jorge.stacking import Blocks, refresh_blocks
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.runs.environment import environment
 from jorge_lab.runs.records import read, setting
@@ -179,19 +180,25 @@ class _Refreshes:
     """Refreshes in whose place others are made, by what the last one changed of each block."""
 
     def __init__(self, hypothesis: Hypothesis) -> None:
-        self._hypothesis, self._refresh = hypothesis, jorge.step.refresh_blocks
+        self._hypothesis, self._refresh = hypothesis, refresh_blocks
         self._changes: dict[tuple[int, int], Tensor] = {}
         self.asked = self.skipped = 0
 
-    def __call__(self, method: Method, state: State, grads: Tensor, where: slice, options: Options, *rest: Any) -> None:
-        """Refresh some blocks of a stack."""
+    def __call__(self, method: Method, some: Sequence[Blocks], options: Options, *rest: Any) -> None:
+        """Refresh some blocks, stack by stack."""
+        for blocks in some:
+            self._one(method, blocks, options, *rest)
+
+    def _one(self, method: Method, blocks: Blocks, options: Options, *rest: Any) -> None:
+        state, _, where = blocks
+        assert isinstance(where, slice)
         key = (state["refreshes"].data_ptr(), where.start)
         before = {name: tensor[where].clone() for name, tensor in state.items()}
         last = self._changes.get(key, torch.full((len(before["refreshes"]),), torch.inf))
         if self._hypothesis.staleness and last.isfinite().all():
             more = 1 + self._hypothesis.staleness * last.mean().item()
             options = options.replace(damping=options.damping * more)
-        self._refresh(method, state, grads, where, options, *rest)
+        self._refresh(method, [blocks], options, *rest)
         change = torch.stack([_relative(state[side][where], before[side]) for side in ("left", "right")]).amax(0)
         resting = last < self._hypothesis.skip_below
         for name, old in before.items():

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from jorge.methods import METHODS
-from jorge.methods.whitening import KLShampoo
+from jorge.methods.kl_shampoo import KLShampoo
 from jorge.options import Options
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 from jorge.trace import Trace
 from jorge_lab.runs.environment import environment
 from jorge_lab.studies.approximation import along, distance
@@ -78,7 +78,7 @@ def compare(condition: float, damping: float) -> Iterator[Row]:
     for number in range(max(REFRESHES)):
         grad = along(scales, torch.randn(*SHAPE, generator=generator, dtype=torch.float64))
         refresh, trace = method.refresh_at(number, 1), Trace()
-        refresh_blocks(method, state, grad[None], slice(None), options, refresh, trace)
+        refresh_blocks(method, [Blocks(state, grad[None], slice(None))], options, refresh, trace)
         oracle.refresh(grad, refresh, {side: float(share) for side, share in trace.refreshes[0].shares.items()})
         share = max(1 - options.preconditioner_beta2, 1 / (number + 2))  # 1 would leave singular factors
         published.refresh(grad, refresh, dict.fromkeys(SIDES, share))

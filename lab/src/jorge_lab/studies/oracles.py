@@ -19,7 +19,7 @@ from torch import Tensor
 
 from jorge.methods import METHODS, Method, Refresh
 from jorge.options import Options
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 
 #: What each tracked side of a block is, by its name.
 Sides = dict[str, Tensor]
@@ -77,7 +77,7 @@ class Oracle:
         """
         self._own.refresh(grad, refresh, shares)
         self._shampoo.refresh(grad, refresh, shares)
-        refresh_blocks(self._method, self._state, grad[None], slice(None), self._options, refresh)
+        refresh_blocks(self._method, [Blocks(self._state, grad[None], slice(None))], self._options, refresh)
         self.memory = Memory(tuple(1 / share for share in shares.values()), cut)
         self.cuts += bool(cut)
         self.refreshes += 1

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from jorge.methods import METHODS
-from jorge.methods.products import largest_entry, per_block
+from jorge.methods.products import largest_entries, per_block
 from jorge.options import Options, Precision
-from jorge.step import refresh_blocks
+from jorge.stacking import Blocks, refresh_blocks
 from jorge_lab.runs.environment import environment
 
 SHAPE, REFRESHES, SIZE = (96, 64), 300, 1e-6
@@ -49,7 +49,7 @@ class Float16Products(TorchFunctionMode):
     def _rounded(self, operand: Tensor) -> Tensor:
         if not self.scaled:
             return operand.half().float()
-        largest = per_block(largest_entry(operand))
+        largest = per_block(largest_entries([operand]))
         return torch.where(largest > 0, (operand / largest).half() * largest, operand)
 
 
@@ -81,7 +81,7 @@ def track(method: str, grads: list[Tensor], precision: Precision, dtype: torch.d
     chosen, options = METHODS[method], Options(lr=0.0, matmul_precision=precision)
     state = chosen.initial(1, SHAPE, ("full", "full"), dtype=dtype)
     for i, grad in enumerate(grads):
-        refresh_blocks(chosen, state, grad[None].to(dtype), slice(None), options, chosen.refresh_at(i, 1))
+        refresh_blocks(chosen, [Blocks(state, grad[None].to(dtype), slice(None))], options, chosen.refresh_at(i, 1))
     found = chosen.direction(state, grads[-1][None].to(dtype), precision)
     spectra = [torch.linalg.eigvalsh(state[side].double()) for side in ("left", "right")]
     smallest = torch.stack([(values[..., 0] / values[..., -1]).min() for values in spectra]).min()
