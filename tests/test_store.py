@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jorge import Jorge, arrange, grafting, methods
 from jorge.cost.counter import Meter
-from jorge.methods import Method, State
+from jorge.methods import State
 
 SHAPES = [(6, 4), (4, 6), (6, 4), (9, 30), (4,), (), (3, 2, 3, 3)]
 OPTIONS: list[dict[str, Any]] = [
@@ -596,15 +596,15 @@ def test_what_an_error_in_the_middle_leaves(monkeypatch: pytest.MonkeyPatch) -> 
             p.grad = torch.randn(p.shape, generator=generator)
     calls = []
     method = type(methods.METHODS["whitening"])
-    refreshed = method.refreshed
+    refreshed = method.refreshed_together
 
-    def unlucky(*args: Any) -> State:
+    def unlucky(*args: Any) -> list[State]:
         calls.append(1)
         if len(calls) == 3:
             raise UnluckyError
         return refreshed(*args)
 
-    monkeypatch.setattr(method, "refreshed", unlucky)
+    monkeypatch.setattr(method, "refreshed_together", unlucky)
     with pytest.raises(UnluckyError):
         optimizer.step()
     counts = [optimizer.state[p]["step"] for p in params]
@@ -654,10 +654,10 @@ def test_an_error_before_anything_is_computed_leaves_all_as_it_was(monkeypatch: 
     train(optimizer, params, 3, seed=2)
     before, kept = [p.detach().clone() for p in params], copy.deepcopy(optimizer.state_dict()["state"])
 
-    def unlucky(self: Method, state: State, *_: Any) -> State:
+    def unlucky(*_: Any) -> list[State]:
         raise UnluckyError
 
-    monkeypatch.setattr(methods.METHODS["whitening"].__class__, "refreshed", unlucky)
+    monkeypatch.setattr(type(methods.METHODS["whitening"]), "refreshed_together", unlucky)
     with pytest.raises(UnluckyError):
         train(optimizer, params, 1, seed=3)
     now = optimizer.state_dict()["state"]

@@ -156,8 +156,9 @@ def _meters(name: str, dtype: torch.dtype | None = None, **options: Any) -> tupl
 @pytest.fixture
 def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Arranged as on CUDA, though there is no memory."""
-    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", arrange.SMALLEST_WORKSPACE_CUDA)
-    monkeypatch.setattr(arrange, "_PIECES", arrange._PIECES_CUDA)
+    monkeypatch.setattr(
+        "jorge.store.arrange", lambda specs, options, **_: arrange.arrange(specs, options, on_cuda=True)
+    )
 
 
 @pytest.mark.parametrize("name", models.TRAININGS)
@@ -165,19 +166,20 @@ def test_counted_kernels_are_those_that_the_profiler_saw(name: str, as_on_cuda: 
     found = json.loads((ROOT / "lab" / "records" / "gpu.json").read_text())
     (seen,) = (row for row in found[f"step, {name}"] if row["optimizer"] == "jorge")
     plain, refreshing = (meter.kernels for meter in _meters(name)[0])
-    assert refreshing == pytest.approx(seen["refresh_kernels"], rel=0.05)
-    # Since the record a step without a refresh takes some numbers from the state, and launches fewer kernels.
+    # Since the record a refresh calculates what is one number a block for all stacks at once, and a step without one
+    # takes some numbers from the state: both launch fewer kernels.
+    assert 0.68 * seen["refresh_kernels"] <= refreshing <= seen["refresh_kernels"]
     assert 0.9 * seen["plain_kernels"] <= plain <= 1.05 * seen["plain_kernels"]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "most", "moved"),
     [
-        ("resnet50", {}, (300, 900), 105),
-        ("resnet50", {"block_size": 256}, (300, 900), 105),
-        ("resnet50", {"dtype": torch.bfloat16}, (300, 900), 113),
-        ("vit-s", {"block_size": 256}, (300, 900), 193),
-        ("gpt2", {"block_size": 256}, (300, 900), 201),
+        ("resnet50", {}, (250, 580), 105),
+        ("resnet50", {"block_size": 256}, (250, 620), 105),
+        ("resnet50", {"dtype": torch.bfloat16}, (280, 610), 113),
+        ("vit-s", {"block_size": 256}, (205, 460), 193),
+        ("gpt2", {"block_size": 256}, (300, 720), 201),
     ],
 )
 def test_a_step_is_few_kernels_and_bytes(

@@ -270,13 +270,11 @@ class _Count:
         total = sum(group.count for group in work.sources)
         found: list[int] = []
         besides: list[int] = []
-        sharded = any(group.spec.shards is not None for group in work.sources)
-        if sharded:
+        if any(group.spec.shards is not None for group in work.sources):
             found += [summed_bytes(8 * total, self.size)] * 2
             sides = sum(group.count * sum(group.blocking.matrix) for group in _adapted(work, self.options))
             found += [summed_bytes(8 * sides, self.size)] if sides else []
         if measures:
-            besides += [summed_bytes(8 * total, self.size)] * (2 if sharded else 0)
             besides.append(summed_bytes(16 * total, self.size))
         return found, besides
 
