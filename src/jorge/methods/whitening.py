@@ -188,7 +188,9 @@ def whiten(
         sides: list[tuple[State, Side]] = []
         for state, grad, mine, numbers in zip(found, grads, seen, parts, strict=True):
             sides += [(state, side) for side in _sides(state, grad, mine, numbers, precision)]
-        del seen
+        del seen, mine, grad
+        if number == substeps - 1:
+            grads = []  # of which no more is needed
         # The narrow form leaves a gram as it is, which the wide one of the other side may share.
         for is_narrow, form in ((True, _narrow), (False, _wide)):
             some = [(state, side) for state, side in sides if (side.v is not None) == is_narrow]
