@@ -1,7 +1,8 @@
 """Every optimizer whose cost is measured, by name: Jorge in all its forms, and the rivals.
 
 Jorge's names are `jorge`, then what is not the default: a method, the largest side of a block or `whole`, `bf16` for
-the preconditioners' storage, `sgd` for its length: `jorge-congruence`, `jorge-1024`, `jorge-bf16-256`.
+the preconditioners' storage, `sgd` for its length, `compiled` for a compiled step: `jorge-congruence`, `jorge-1024`,
+`jorge-bf16-256`.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ def jorge_options(name: str) -> dict[str, Any]:
             options["preconditioner_dtype"] = torch.bfloat16
         elif part == "sgd":
             options["grafting"] = "sgd"
+        elif part == "compiled":
+            options["compile_step"] = True
         else:
-            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'whole', 'bf16' or 'sgd'")
+            raise ValueError(f"{name!r}: {part!r} is no method, block size, 'whole', 'bf16', 'sgd' or 'compiled'")
     return options
 
 
