@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from jorge import Jorge, arrange
+from jorge.methods import METHODS
+from jorge.options import Options
 from jorge_lab.cost.allocation import allocations
 from jorge_lab.cost.counting import counted
 from jorge_lab.cost.shapes import MODELS
@@ -48,6 +50,24 @@ def test_operators_hardly_grow_with_depth(width: str, block_size: Any, growth: f
     deep, shallow = (counts(name + width, block_size=block_size) for name in ("resnet101", "resnet50"))
     assert deep[0] <= growth * shallow[0]
     assert deep[1] <= 1.1 * shallow[1] < 0.5 * shallow[0]
+
+
+def test_a_refresh_of_several_substeps_takes_no_more_memory_than_is_reckoned_with(monkeypatch: Any) -> None:
+    """What one substep held is gone in the next."""
+    monkeypatch.setattr(arrange, "SMALLEST_WORKSPACE", 0)
+    params = [nn.Parameter(torch.randn(96, 96)) for _ in range(8)] + [
+        nn.Parameter(torch.randn(96, 64)) for _ in range(8)
+    ]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = Jorge(params, lr=0.1, grafting="sgd", workspace=None)
+    optimizer.step()  # the state is there
+    specs = [arrange.ParamSpec(tuple(p.shape), p.dtype) for p in params]
+    (work,) = arrange.arrange(specs, Options(lr=0.1, workspace=None))
+    reckoned = sum(arrange._temporary(stack, work) for stack in work.stacks)
+    assert METHODS["whitening"].refresh_at(1, 1).substeps == 3
+    (second,) = allocations([optimizer.step], CPU)
+    assert second.peak <= 1.15 * reckoned
 
 
 def test_a_refresh_does_what_is_one_number_a_block_for_all_stacks_at_once() -> None:

@@ -137,6 +137,29 @@ def test_a_gradient_that_is_zero_or_not_finite_changes_nothing_and_its_neighbour
     assert state["refreshes"].tolist() == [12, 13]
 
 
+@pytest.mark.parametrize("bad", [None, 0.0, math.nan])
+def test_stacks_that_are_refreshed_together_are_as_each_by_itself(method: Method, bad: float | None) -> None:
+    """Wide, narrow and diagonal sides; blocks by a slice or by number; and a gradient that is of no use."""
+    kinds: list[tuple[Shape, Sides]] = [((6, 6), FULL), ((5, 40), FULL), ((9, 4), ("diagonal", "full"))]
+    apart = [initial(method, 3, shape, sides) for shape, sides in kinds]
+    together = [{name: value.clone() for name, value in state.items()} for state in apart]
+    wheres: list[slice | Tensor] = [slice(None), slice(1, 3), torch.tensor([0, 2])]
+    for number in range(15):
+        grads = [random(3, *shape, seed=7 * number + i) for i, (shape, _) in enumerate(kinds)]
+        if bad is not None and number == 8:
+            grads[1][2] = 0
+            grads[1][2, 0, 0] = bad
+        refresh = method.refresh_at(number, 1)
+        for state, grad, where in zip(apart, grads, wheres, strict=True):
+            refresh_blocks(method, [Blocks(state, grad, where)], OPTIONS, refresh)
+        some = [Blocks(*each) for each in zip(together, grads, wheres, strict=True)]
+        refresh_blocks(method, some, OPTIONS, refresh)
+    for one, other in zip(apart, together, strict=True):
+        assert all(torch.allclose(other[name], value, rtol=1e-9) for name, value in one.items())
+        assert all(value.isfinite().all() for value in other.values())
+    assert together[1]["refreshes"].tolist() == [0, 15, 15 - (bad is not None)]
+
+
 def test_a_stack_is_its_blocks_one_by_one(method: Method) -> None:
     grads = random(20, 3, 6, 4)
     together = run(method, grads)

@@ -31,9 +31,9 @@ from jorge.shards import Segment, Shards
 _WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
 _PIECES, _PIECES_CUDA = 16, 4
-#: Temporary memory that is never worth more launches, in bytes; on a CPU of a refresh alone, too. A launch on CUDA is
-#: dearer by far than what it does to a megabyte, on a CPU cheaper. There glibc hands freed memory back to the system
-#: where it is more than 64 MiB at a time, and each page that is asked for again costs more than what is done to it.
+#: Temporary memory that is never worth more launches, in bytes. A launch on CUDA is dearer by far than what it does to
+#: a megabyte, on a CPU cheaper: there glibc hands freed memory back to the system where it is more than 64 MiB, and a
+#: page that has to be found again costs more than what is done to it. A refresh may take the lesser of both by itself.
 SMALLEST_WORKSPACE, SMALLEST_WORKSPACE_CUDA = 2**26, 2**31
 
 

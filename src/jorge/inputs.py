@@ -91,14 +91,14 @@ def inputs_of(
         inputs.masks.append(mask)
     same = state.steps[0] if state.steps.count(state.steps[0]) == len(state.steps) else None
     measures, todo = False, list[_Todo]()
-    for place, stack in enumerate(work.stacks):
+    for stack_number, stack in enumerate(work.stacks):
         whole = stack.of or stack
         found = pieces(whole, work.sources, state.steps, schedule, METHODS[options.method], same)
         inputs.scheduled.append(found)
         measures = measures or any(first < last for p in found for first, last in starmap(p.within, whole.measured))
         kept = found if stack.of is None else [p.kept(stack.numbers, whole.count) for p in found]
         inputs.measured.append(list(_measured(state, stack, kept)))
-        mine = [_Todo(p, place, stack, *_share(stack, p, exchange or state.exchange)) for p in kept]
+        mine = [_Todo(p, stack_number, stack, *_share(stack, p, exchange or state.exchange)) for p in kept]
         if trace is not None:
             owners = []
             for part in whole.parts:

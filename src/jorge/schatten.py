@@ -23,7 +23,7 @@ from jorge.stacking import stacked, sums_of_blocks
 
 
 def units(tensors: Sequence[Tensor], lengths: Sequence[Tensor]) -> list[Tensor]:
-    """Each parameter divided by its norm, `[count]` of each shape group; new contiguous tensors."""
+    """Each parameter divided by its norm, `[count]` of each shape group, NaN where it is to be left out; contiguous."""
     pairs = zip(tensors, lengths, strict=True)
     each = [length.view(-1, *(1,) * (tensor.dim() - 1)) for tensor, length in pairs]
     return [tensor.contiguous() for tensor in torch._foreach_div(list(tensors), each)]
@@ -50,7 +50,7 @@ def quartics(
     precision: Precision,
     exchange: Exchange,
 ) -> list[list[Tensor]]:
-    """Of the blocks whose `quartics` are renewed the roots of those, :func:`gram_norms` in matrices of norm 1.
+    """Of the blocks whose `quartics` are renewed `‖XXᵀ‖_F`, of which they are the squares, in matrices X of norm 1.
 
     One `[count]` for each entry of `measured`; NaN where a norm, `[total]`, is zero or not finite.
     """

@@ -221,20 +221,30 @@ def _refresh(
 
     `cut` are the gradients of what the blocks are cut from.
     """
-    at, blocks = -1, torch.empty(0)
+    _refresh_here(work, states, inputs, cut, options, trace)
+    if not exchange.alone and any(inputs.scheduled):
+        exchange.collect(work, states, inputs.scheduled)
+
+
+def _refresh_here(
+    work: WorkSet,
+    states: Sequence[State],
+    inputs: StepInputs,
+    cut: Sequence[Tensor],
+    options: Options,
+    trace: Trace | None,
+) -> None:
+    at, blocks = -1, None
     for batch in inputs.refreshes:
         some: list[Blocks] = []
         for number, where in batch.pieces:
-            if number != at:  # the pieces of a stack follow each other
+            if number != at or blocks is None:  # the pieces of a stack follow each other
                 at, blocks = number, stacked(work.stacks[number], work, cut)
             some.append(Blocks(states[number], blocks, where))
         if trace is not None:
             trace.begin_refresh(batch.owners, batch.refresh)
-        with precision_scope(blocks.device, options.precisions[0]):
+        with precision_scope(some[0].grads.device, options.precisions[0]):
             refresh_blocks(METHODS[options.method], some, options, batch.refresh, trace)
-    del blocks
-    if not exchange.alone and any(inputs.scheduled):
-        exchange.collect(work, states, inputs.scheduled)
 
 
 def _directions(

@@ -88,7 +88,8 @@ class Side:
     Args:
         name: left or right.
         root: H, `[count, d, d]`.
-        gram: `VVᵀ` as the side sees V, whose memory is used; in the narrow form `VᵀV`.
+        gram: `VVᵀ` as the side sees V, whose memory is used; in the narrow form `VᵀV`, which is not written to, as the
+            other side may share it.
         v: V as the side sees it, `[count, d, k]`, in the narrow form; `None` in the wide one.
         noise: the factor of `H Hᵀ` in X, `[count]`.
         trace: of X, `[count]`, with the damping of one step: with that of several, what is to be damped most would
@@ -179,25 +180,36 @@ def whiten(
     found = [{name: state[name] for name in _TRACKED if name in state} for state in states]
     for number in range(substeps):
         substep = Substep(damping_refreshes * substeps if damping and number == 0 else 0, degree, precision, record)
-        lefts, rights = (torch.cat([norm(state[side]) for state in found]).square() for side in ("left", "right"))
-        for_left, for_right = noise * rights, noise * lefts  # the factors of L Lᵀ and R Rᵀ
-        seen = [_see(state, grad, narrow, precision) for state, grad in zip(found, grads, strict=True)]
-        traces = torch.cat([each.trace() for each in seen]).addcmul_(for_left, lefts)  # of X, on either side
-        values = (for_left, for_right, traces, memory, blend)
-        parts = zip(*(torch.split(each, [len(grad) for grad in grads]) for each in values), strict=True)
-        sides: list[tuple[State, Side]] = []
-        for state, grad, mine, numbers in zip(found, grads, seen, parts, strict=True):
-            sides += [(state, side) for side in _sides(state, grad, mine, numbers, precision)]
-        del seen, mine, grad
-        if number == substeps - 1:
-            grads = []  # of which no more is needed
-        # The narrow form leaves a gram as it is, which the wide one of the other side may share.
-        for is_narrow, form in ((True, _narrow), (False, _wide)):
-            some = [(state, side) for state, side in sides if (side.v is not None) == is_narrow]
-            if some:
-                for (state, side), root in zip(some, form([side for _, side in some], substep), strict=True):
-                    state[side.name] = root
+        _take(substep, found, grads, noise, memory, blend, narrow)
     return found
+
+
+def _take(
+    substep: Substep,
+    states: Sequence[State],
+    grads: Sequence[Tensor],
+    noise: Tensor,
+    memory: Tensor,
+    blend: Tensor,
+    narrow: tuple[bool | None, bool | None],
+) -> None:
+    """Replace the sides of `states` by those after one step; the numbers are `[total]`."""
+    lefts, rights = (torch.cat([norm(state[side]) for state in states]).square() for side in ("left", "right"))
+    for_left, for_right = noise * rights, noise * lefts  # the factors of L Lᵀ and R Rᵀ
+    seen = [_see(state, grad, narrow, substep.precision) for state, grad in zip(states, grads, strict=True)]
+    traces = torch.cat([each.trace() for each in seen]).addcmul_(for_left, lefts)  # of X, on either side
+    values = (for_left, for_right, traces, memory, blend)
+    parts = zip(*(torch.split(each, [len(grad) for grad in grads]) for each in values), strict=True)
+    sides: list[tuple[State, Side]] = []
+    for state, grad, mine, numbers in zip(states, grads, seen, parts, strict=True):
+        sides += [(state, side) for side in _sides(state, grad, mine, numbers, substep.precision)]
+    del seen, mine
+    # The narrow form leaves a gram as it is, which the wide one of the other side may share.
+    for is_narrow, form in ((True, _narrow), (False, _wide)):
+        some = [(state, side) for state, side in sides if (side.v is not None) == is_narrow]
+        if some:
+            for (state, side), root in zip(some, form([side for _, side in some], substep), strict=True):
+                state[side.name] = root
 
 
 def _see(state: State, grad: Tensor, narrow: tuple[bool | None, bool | None], precision: Precision) -> Seen:

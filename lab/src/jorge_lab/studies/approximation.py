@@ -6,7 +6,7 @@ A run trains a task with one optimizer and follows the largest block of each of 
 ================== ====================================================================================================
 own_error          relative Frobenius distance of the root, after the best scaling, to the float64 root that the method
                    itself tracks: what its polynomial, its cap and its dtype leave out; for whitening that of
-                   :class:`jorge.methods.whitening.KLShampoo` with the memory that the cap leaves
+                   :class:`jorge.methods.kl_shampoo.KLShampoo` with the memory that the cap leaves
 own_cosine         cosine between the two
 direction          cosine between the newest gradient as these two precondition it, the same for both sides; none where
                    it is zero

@@ -1,7 +1,7 @@
 """How near `whitening` is to KL-Shampoo by `eigh`: `python -m jorge_lab.studies.kl_shampoo [--damping X]`.
 
 Prints a Markdown table over gradients `A^(1/2) Z B^(1/2)` of white noise Z, whose roots are known: they are `A^(-1/2)`
-and `B^(-1/2)`. All is in float64 and with the same damping. Beside :class:`jorge.methods.whitening.KLShampoo`, the
+and `B^(-1/2)`. All is in float64 and with the same damping. Beside :class:`jorge.methods.kl_shampoo.KLShampoo`, the
 oracle of whitening, stands KL-Shampoo as its paper has it. How near whitening is to its oracle while a task is trained
 is what `jorge ablate error` says.
 """
