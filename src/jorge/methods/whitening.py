@@ -168,7 +168,7 @@ def whiten(
         of each stack its new sides, and their moments.
     """
     largest = largest_entries(grads) if largest is None else largest
-    grads = torch._foreach_div(list(grads), split(largest, grads))
+    grads = list(torch._foreach_div(list(grads), split(largest, grads)))
     root_mean_squares = torch._foreach_mul(
         [norm(g) for g in grads], [(g.shape[-2] * g.shape[-1]) ** -0.5 for g in grads]
     )
@@ -180,20 +180,22 @@ def whiten(
     found = [{name: state[name] for name in _TRACKED if name in state} for state in states]
     for number in range(substeps):
         substep = Substep(damping_refreshes * substeps if damping and number == 0 else 0, degree, precision, record)
-        _take(substep, found, grads, noise, memory, blend, narrow)
+        _take(substep, found, grads, noise, memory, blend, narrow, last=number == substeps - 1)
     return found
 
 
 def _take(
     substep: Substep,
     states: Sequence[State],
-    grads: Sequence[Tensor],
+    grads: list[Tensor],
     noise: Tensor,
     memory: Tensor,
     blend: Tensor,
     narrow: tuple[bool | None, bool | None],
+    *,
+    last: bool,
 ) -> None:
-    """Replace the sides of `states` by those after one step; the numbers are `[total]`."""
+    """Replace the sides of `states` by those after one step; the numbers are `[total]`. The last one clears `grads`."""
     lefts, rights = (torch.cat([norm(state[side]) for state in states]).square() for side in ("left", "right"))
     for_left, for_right = noise * rights, noise * lefts  # the factors of L Lᵀ and R Rᵀ
     seen = [_see(state, grad, narrow, substep.precision) for state, grad in zip(states, grads, strict=True)]
@@ -203,7 +205,9 @@ def _take(
     sides: list[tuple[State, Side]] = []
     for state, grad, mine, numbers in zip(states, grads, seen, parts, strict=True):
         sides += [(state, side) for side in _sides(state, grad, mine, numbers, substep.precision)]
-    del seen, mine
+    del seen, mine, grad
+    if last:
+        grads.clear()
     # The narrow form leaves a gram as it is, which the wide one of the other side may share.
     for is_narrow, form in ((True, _narrow), (False, _wide)):
         some = [(state, side) for state, side in sides if (side.v is not None) == is_narrow]
