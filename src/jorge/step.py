@@ -234,6 +234,7 @@ def _refresh_here(
     options: Options,
     trace: Trace | None,
 ) -> None:
+    """What of it is this process's. What was gathered for it is free again before the others' share is collected."""
     at, blocks = -1, None
     for batch in inputs.refreshes:
         some: list[Blocks] = []
