@@ -71,7 +71,7 @@ def test_from_sgd_all_have_the_settings_of_sgds_recipe() -> None:
 
 def test_the_tuned_settings_are_the_best_of_the_committed_trials() -> None:
     journals = [
-        (TUNED, ["tune.journal.gz", "tune.earlier.journal.gz"]),
+        (TUNED, ["tune.journal.gz", "tune.earlier.journal.gz", "tune.newer.journal.gz"]),
         (HELD_OUT[2], ["held_out.journal.gz"]),
         (SECOND[2], ["held_out_second.journal.gz"]),
     ]

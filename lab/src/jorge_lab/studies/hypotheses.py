@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -61,6 +62,8 @@ class Hypothesis:
         keep_norms: whether each matrix keeps the norm that it has at the start.
         staleness: how much more damping a refresh applies for what the last one changed of the preconditioners, of
             their length.
+        averages_gradients: whether gradients are averaged in the place of directions; the average is preconditioned.
+        refreshes_by_average_after: steps after which the average stands for the gradient in refreshes, too.
         skip_below: blocks of whose preconditioners the last refresh changed less than this leave out the next.
     """
 
@@ -75,6 +78,8 @@ class Hypothesis:
     kernels: bool = False
     keep_norms: bool = False
     staleness: float = 0.0
+    averages_gradients: bool = False
+    refreshes_by_average_after: float = math.inf
     skip_below: float = 0.0
 
 
@@ -148,6 +153,15 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
+    "gradients averaged": Hypothesis(
+        "gradients are averaged, and the average is preconditioned", averages_gradients=True
+    ),
+    "averages whitened": Hypothesis(
+        "that average is what refreshes see, too", averages_gradients=True, refreshes_by_average_after=0
+    ),
+    "averages whitened later": Hypothesis(
+        "so they do after sixty steps", averages_gradients=True, refreshes_by_average_after=60
+    ),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
 
@@ -174,6 +188,33 @@ class _OwnLengths:
         begun = 1 - decay ** (self._steps[work] + 1)
         sizes = [self._means[work, i].clamp(min=_TINY).sqrt() for i in range(len(momenta))]
         return torch.cat([m.flatten(1).norm(dim=1) / size for m, size in zip(momenta, sizes, strict=True)]) / begun
+
+
+class _Averages:
+    """Gradients averaged as the directions would be, of what the blocks of a work set are cut from."""
+
+    def __init__(self, hypothesis: Hypothesis) -> None:
+        self._hypothesis, self._directions, self._refresh = hypothesis, jorge.step._directions, jorge.step._refresh
+        self._means: dict[tuple[int, int], Tensor] = {}
+        self._steps: Counter[int] = Counter()
+        self._aheads: list[Tensor] = []
+
+    def refresh(self, work: Any, states: Any, inputs: Any, cut: list[Tensor], options: Options, *rest: Any) -> None:
+        """A refresh by the average, or by the gradients, and what looks ahead of the average for the direction."""
+        self._steps[id(work)] += 1
+        self._aheads = []
+        for i, grad in enumerate(cut):
+            weight = 1 - options.momentum
+            mean = torch.lerp(self._means.get((id(work), i), torch.zeros_like(grad)), grad, weight)
+            self._means[id(work), i] = mean
+            self._aheads.append(torch.lerp(mean, grad, weight) if options.nesterov else mean.clone())
+        by_average = self._steps[id(work)] > self._hypothesis.refreshes_by_average_after
+        self._refresh(work, states, inputs, self._aheads if by_average else cut, options, *rest)
+
+    def directions(self, work: Any, states: Any, cut: list[Tensor], *rest: Any) -> list[Tensor]:
+        """The directions of the average."""
+        torch._foreach_copy_(cut, self._aheads)
+        return self._directions(work, states, cut, *rest)
 
 
 class _Refreshes:
@@ -225,6 +266,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
 
     seen: list[Tensor] = []
     own, own_lengths = _OwnLengths(), torch.empty(0)
+    averages = _Averages(hypothesis)
 
     def changed_momentum(
         work: Any,
@@ -240,6 +282,8 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
                 direction.copy_(hypothesis.direction(direction))
         if hypothesis.own_length:
             own.take(id(work), directions)
+        if hypothesis.averages_gradients:  # a momentum of 0 leaves what is averaged already, but for the variances
+            options = options.replace(momentum=0.0, nesterov=False)
         aheads = momentum(work, directions, buffers, mask, options, exchange)
         if hypothesis.own_length:
             own_lengths = hypothesis.own_length * own.of(id(work), aheads, options.momentum)
@@ -280,6 +324,9 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
         stack.enter_context(patch.object(jorge.step, "move", changed_move))
+        if hypothesis.averages_gradients:
+            stack.enter_context(patch.object(jorge.step, "_directions", averages.directions))
+            stack.enter_context(patch.object(jorge.step, "_refresh", averages.refresh))
         if hypothesis.staleness or hypothesis.skip_below:
             stack.enter_context(patch.object(jorge.step, "refresh_blocks", refreshes))
         yield refreshes
