@@ -207,7 +207,7 @@ class _Averages:
             weight = 1 - options.momentum
             mean = torch.lerp(self._means.get((id(work), i), torch.zeros_like(grad)), grad, weight)
             self._means[id(work), i] = mean
-            self._aheads.append(torch.lerp(mean, grad, weight) if options.nesterov else mean.clone())
+            self._aheads.append(torch.lerp(mean, grad, weight) if options.nesterov else mean)
         by_average = self._steps[id(work)] > self._hypothesis.refreshes_by_average_after
         self._refresh(work, states, inputs, self._aheads if by_average else cut, options, *rest)
 
