@@ -116,7 +116,13 @@ _STEPS = [
         "usable = (total - total).eq(0)",
         (ROOTS, "zero_and_non_finite"),
     ),
-    Mutant("step.py", "grafting.blend(directions, momenta, options.momentum)", "pass", REFERENCE),
+    Mutant(
+        "step.py",
+        "directions = _directions(work, tensors.stacks, cut, aheads,",
+        "directions = _directions(work, tensors.stacks, cut, grads[vectors:],",
+        REFERENCE,
+    ),
+    Mutant("grafting.py", "kept = momentum * momentum if nesterov else momentum", "kept = momentum", REFERENCE),
     Mutant("step.py", "lengths.mul_(tensors.scalars", "lengths.clone().mul_(tensors.scalars", REFERENCE),
     Mutant("step.py", "clear(updates, kept)", "pass", ("test_skips", "counted_and_change")),
     Mutant(

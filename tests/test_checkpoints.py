@@ -189,7 +189,7 @@ ENTRIES: list[tuple[str, Change, str]] = [
 ]
 ENTRIES += [
     (f"{key} {value}", put(key, poisoned(value)), f"the saved {key} of b is not finite")
-    for key in ("left.0", "exp_avg", "exp_avg_sq", "momentum_buffer", "row_var", "refreshes.0")
+    for key in ("left.0", "exp_avg", "exp_avg_sq", "row_var", "refreshes.0")
     for value in (float("nan"), float("inf"))
 ]
 ENTRIES += [

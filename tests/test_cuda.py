@@ -87,7 +87,7 @@ def test_what_would_make_the_state_in_a_capture_is_refused(capturing: pytest.Mon
     give(params, 1)
     optimizer.step()
     assert {entry["step"] for entry in optimizer.state.values()} == {2}
-    optimizer.state[params[0]]["momentum_buffer"] = torch.zeros(12, 8)
+    optimizer.state[params[0]]["exp_avg"] = torch.zeros(12, 8)
     with pytest.raises(RuntimeError, match="before the capture"):
         optimizer.step()
 

@@ -209,8 +209,8 @@ def test_weights_and_states_that_lie_elsewhere_are_captured_anew(recorder: pytes
             params[1].data = params[1].data.to(memory_format=torch.channels_last)
         if step == 50:
             entry = optimizer.state[params[3]]
-            held.append(entry["momentum_buffer"])
-            entry["momentum_buffer"] = entry["momentum_buffer"].clone()
+            held.append(entry["exp_avg"])
+            entry["exp_avg"] = entry["exp_avg"].clone()
 
     agree(recorder, 70, move)
     assert Recorder.captured == 6  # plain and refresh, three times; no damped one, each 21st step, comes twice

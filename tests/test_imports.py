@@ -39,6 +39,7 @@ ALLOWED = {
         "arrange",
         "compiling",
         "exchange",
+        "grafting",
         "graphs",
         "methods",
         "options",

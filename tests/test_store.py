@@ -260,7 +260,7 @@ def test_what_is_changed_in_place_is_used() -> None:
     optimizer, other = build(params), build(plain)
     train(optimizer, params, 3, seed=2)
     train(other, plain, 3, seed=2)
-    optimizer.state[params[3]]["momentum_buffer"].mul_(-1)
+    optimizer.state[params[3]]["exp_avg"].mul_(-1)
     train(optimizer, params, 1, seed=3)
     train(other, plain, 1, seed=3)
     assert [torch.equal(p, q) for p, q in zip(params, plain, strict=True)] == [i != 3 for i in range(len(params))]
@@ -275,9 +275,9 @@ def test_what_is_replaced_is_freed_and_what_is_read_is_used() -> None:
     replaced(optimizer, params)
     gc.collect()
     assert not any(ref() is not None for ref in storages)
-    before = optimizer.state[params[0]]["momentum_buffer"]
+    before = optimizer.state[params[0]]["exp_avg"]
     train(optimizer, params, 1, seed=3)
-    after = optimizer.state[params[0]]["momentum_buffer"]
+    after = optimizer.state[params[0]]["exp_avg"]
     assert after is not before
     kept = after.clone()
     train(optimizer, params, 1, seed=3)
@@ -293,7 +293,7 @@ def test_what_is_replaced_is_freed_and_what_is_read_is_used() -> None:
             r"left.0 of w0 in optimizer.state is of shape \(3, 3\), expected",
         ),
         (lambda e: e.update({"left.0": None}), "left.0 of w0 in optimizer.state is a NoneType"),
-        (lambda e: e.update({"momentum_buffer": 0.0}), "momentum_buffer of w0 in optimizer.state is a float"),
+        (lambda e: e.update({"exp_avg": 0.0}), "exp_avg of w0 in optimizer.state is a float"),
         (lambda e: e.pop("step"), "w0 lacks step"),
         (lambda e: e.update({"left.0": e["left.0"].to_sparse()}), "left.0 of w0 in optimizer.state is of layout"),
         (lambda e: e.update({"left.0": e["left.0"].to(torch.complex64)}), "left.0 of w0 in optimizer.state is complex"),
@@ -327,8 +327,8 @@ def test_the_only_tensor_of_a_vector_is_missed() -> None:
     params = parameters()
     optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05, grafting="sgd")
     train(optimizer, params, 3, seed=2)
-    del optimizer.state[params[4]]["graft_momentum_buffer"]
-    with pytest.raises(RuntimeError, match=r"optimizer.state of w4 lacks graft_momentum_buffer"):
+    del optimizer.state[params[4]]["momentum_buffer"]
+    with pytest.raises(RuntimeError, match=r"optimizer.state of w4 lacks momentum_buffer"):
         train(optimizer, params, 1, seed=3)
     optimizer.state[params[4]].clear()
     train(optimizer, params, 1, seed=3)
@@ -395,7 +395,7 @@ def test_a_checkpoint_without_a_state_for_a_parameter_starts_it_anew(entry: dict
 
 
 @pytest.mark.parametrize(
-    "entry", [{"left.0": torch.eye(3)}, {"momentum_buffer": 1}, [1, 2], {"refreshes.0": torch.ones(1)}], ids=str
+    "entry", [{"left.0": torch.eye(3)}, {"exp_avg": 1}, [1, 2], {"refreshes.0": torch.ones(1)}], ids=str
 )
 def test_a_checkpoint_that_cannot_be_used_changes_nothing(entry: Any) -> None:
     params = parameters()
@@ -453,7 +453,7 @@ def test_a_parameter_that_is_taken_out_is_worked_on_no_more() -> None:
 def test_a_broken_state_is_refused_before_its_parameter_has_a_gradient() -> None:
     params = parameters()
     optimizer = Jorge([(f"w{i}", p) for i, p in enumerate(params)], lr=0.05, grafting="sgd")
-    optimizer.state[params[0]]["graft_momentum_buffer"] = torch.zeros(6, 4)
+    optimizer.state[params[0]]["momentum_buffer"] = torch.zeros(6, 4)
     for p in params[1:]:
         p.grad = torch.ones_like(p)
     with pytest.raises(RuntimeError, match=r"optimizer.state of w0 lacks"):
@@ -512,10 +512,10 @@ def test_gradients_are_let_go_after_a_step_and_after_one_that_was_refused() -> N
             p.grad = torch.ones_like(p)
         refs = [weakref.ref(p.grad) for p in params if p.grad is not None]
         if refused:
-            kept = optimizer.state[params[-1]].pop("momentum_buffer")
-            with pytest.raises(RuntimeError, match="lacks momentum_buffer"):
+            kept = optimizer.state[params[-1]].pop("exp_avg")
+            with pytest.raises(RuntimeError, match="lacks exp_avg"):
                 optimizer.step()
-            optimizer.state[params[-1]]["momentum_buffer"] = kept
+            optimizer.state[params[-1]]["exp_avg"] = kept
         else:
             optimizer.step()
         for p in params:
@@ -616,9 +616,7 @@ def test_what_an_error_in_the_middle_leaves(monkeypatch: pytest.MonkeyPatch) -> 
         else:
             assert torch.equal(p, old)
             now = optimizer.state[p]
-            assert all(
-                torch.equal(state[k], now[k]) for k in ("momentum_buffer", "graft_momentum_buffer", "graft_length")
-            )
+            assert all(torch.equal(state[k], now[k]) for k in ("momentum_buffer", "graft_length"))
     monkeypatch.undo()
     for p, count in zip(params, counts, strict=True):
         p.grad = None if count == 4 else p.grad

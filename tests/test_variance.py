@@ -24,7 +24,8 @@ def observed(*directions: Tensor, moves: Tensor = ONE) -> tuple[Tensor, Tensor]:
 
 
 def adapted(direction: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    (found,) = variance.adapted([direction], [rows], [columns])
+    found = direction.clone()
+    variance.adapt([found], [rows], [columns])
     return found
 
 

@@ -19,19 +19,13 @@ from jorge.options import Scalar
 _KEPT = 0.9
 
 
-def buffer_dtypes(kind: str, compute: torch.dtype, stored: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The buffers that a kind of grafting keeps for one parameter, beside the shared momentum, and their dtypes.
+def buffer_names(kind: str) -> tuple[str, ...]:
+    """The buffers that a kind of grafting keeps for one parameter, like it; the first averages gradients.
 
-    `stored` is a lower precision for what is only measured: of the SGD momentum no more than the norm is used. It is
-    `None` where the parameter is updated by the buffer itself. Adam's averages move by too little a step for bfloat16.
-
-    >>> buffer_dtypes("sgd", torch.float32, torch.bfloat16)
-    {'graft_momentum_buffer': torch.bfloat16}
+    >>> buffer_names("sgd"), buffer_names("adam")
+    (('momentum_buffer',), ('exp_avg', 'exp_avg_sq'))
     """
-    if kind == "adam":
-        return {"exp_avg": compute, "exp_avg_sq": compute}
-    lower = stored is not None and stored.itemsize < compute.itemsize
-    return {"graft_momentum_buffer": stored if stored is not None and lower else compute}
+    return ("exp_avg", "exp_avg_sq") if kind == "adam" else ("momentum_buffer",)
 
 
 def scalar(value: Scalar, like: Tensor) -> Scalar:
@@ -96,33 +90,34 @@ def average(buffers: list[Tensor], values: list[Tensor], mask: Mask, factor: Sca
     lerp(buffers, values, mask.times(1 - factor))
 
 
-def blend(values: list[Tensor], aheads: list[Tensor], factor: Scalar) -> None:
-    """`value ← (1−factor)·value + factor·ahead` in place."""
-    weight = scalar(factor, values[0])
-    if isinstance(weight, Tensor):
-        lerp(values, aheads, [weight] * len(values))
-    else:
-        torch._foreach_lerp_(values, aheads, weight)
+def ahead(kind: str, buffers: list[Tensor], grads: list[Tensor], momentum: Scalar, *, nesterov: bool) -> list[Tensor]:
+    """What a step goes along before it is preconditioned, new tensors: the average that the graft is about to have.
 
+    Adam's is `μm + (1−μ)G`, SGD's `μb + G`. With Nesterov momentum it takes the gradient in once more, as a step that
+    looks ahead does: `μ²m + (1−μ²)G`, or `μ²b + (1+μ)G`.
 
-def sgd(buffers: list[Tensor], grads: list[Tensor], mask: Mask, *, momentum: Scalar, nesterov: bool) -> list[Tensor]:
-    """The directions of `torch.optim.SGD` without dampening; updates the buffers in place.
-
-    `b ← μb + G`; the direction is `b`, or `G + μb` with Nesterov momentum. Without it what is returned may be the
-    buffers themselves: it is not to be written to. Buffers may be of a lower precision than the gradients, in which all
-    is computed.
+    Args:
+        kind: of grafting.
+        buffers: m or b, before this step.
+        grads: G.
+        momentum: μ.
+        nesterov: whether it looks ahead.
     """
-    wide = [buffer.to(grad.dtype) for buffer, grad in zip(buffers, grads, strict=True)]
-    torch._foreach_mul_(wide, mask.keeping(momentum))
-    torch._foreach_add_(wide, grads)
-    lower = [(b, w) for b, w in zip(buffers, wide, strict=True) if b is not w]
-    if lower:
-        torch._foreach_copy_([b for b, _ in lower], [w for _, w in lower])
-    if not nesterov:
-        return wide
-    aheads = list(torch._foreach_mul(wide, momentum))
-    torch._foreach_add_(aheads, grads)
-    return aheads
+    kept = momentum * momentum if nesterov else momentum
+    if kind == "adam":
+        return _lerped(buffers, grads, 1 - scalar(kept, grads[0]) if isinstance(kept, Tensor) else 1 - kept)
+    found = list(torch._foreach_mul(buffers, scalar(kept, grads[0])))
+    if nesterov:
+        torch._foreach_add_(found, torch._foreach_mul(grads, 1 + scalar(momentum, grads[0])))
+    else:
+        torch._foreach_add_(found, grads)
+    return found
+
+
+def sgd(buffers: list[Tensor], grads: list[Tensor], mask: Mask, momentum: Scalar) -> None:
+    """The momentum of `torch.optim.SGD` without dampening, in place: `b ← μb + G` where it moves."""
+    torch._foreach_mul_(buffers, mask.keeping(momentum))
+    torch._foreach_add_(buffers, grads)
 
 
 def adam(
@@ -132,12 +127,12 @@ def adam(
     grads: list[Tensor],
     mask: Mask,
     *,
+    aheads: list[Tensor],
     betas: tuple[Scalar, Scalar],
     eps: float,
     beta2_decay: float | None = None,
     memory: int | None = None,
     nesterov: bool = False,
-    is_matrix: Sequence[bool] = (),
 ) -> tuple[list[Tensor], Tensor]:
     """The directions of `torch.optim.Adam`, and what corrects the bias of their first average; updates all in place.
 
@@ -145,51 +140,45 @@ def adam(
     decay d, `v ← v + w(G² − v)` with `w = max(1−β2, 1/memory, t^d)`, which has no bias, as in Adafactor (Shazeer and
     Stern, arXiv 1804.04235, section 7.2): Adam counts all gradients alike until there are about 1/(1−β2), which forgets
     the first ones sooner, often the largest by far. With Nesterov momentum m looks ahead as in NAdam (Dozat 2016), but
-    with a constant β1: `(β1 m + (1−β1) G)/(1−β1^(t+1))` stands for `m/(1−β1^t)`.
+    with a constant β1: `(β1 m + (1−β1) G)/(1−β1^(t+1))` stands for `m/(1−β1^t)`. Vectors come first, and are Adam's
+    own: they follow no decay, and do not look ahead.
 
     Args:
         exp_avgs, exp_avg_sqs: m and v.
         steps: t of each parameter on its device, `[total]`, so that no host value enters the arithmetic.
         grads: G.
         mask: who moves.
+        aheads: of the matrices, which are the last, what :func:`ahead` has found.
         betas: β1 and β2.
         eps: added to the root; at least the root of the smallest normal number, so that 0 divides nothing by zero.
         beta2_decay: d, or `None` for Adam's own rule.
         memory: of how many steps, at most, where there is a decay; `None` is no limit.
         nesterov: whether m looks ahead.
-        is_matrix: for each shape group, whether it follows d and looks ahead; the others are Adam's own.
 
     Returns:
         the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
     """
-    dtype = grads[0].dtype
+    dtype, vectors = grads[0].dtype, len(grads) - len(aheads)
     beta1, beta2 = (scalar(beta, mask.taken) for beta in betas)
     average(exp_avgs, grads, mask, beta1)
     steps.add_(mask.each(grads))
     t = steps.clamp(min=1).to(dtype)
-    weights, biased = mask.times(1 - beta2), list(range(len(grads)))
+    weights, biased = mask.times(1 - beta2), len(grads)
     if beta2_decay is not None:
         share = (t**beta2_decay).clamp(min=1 - beta2)
         share = share if memory is None else share.clamp(min=1 / memory)
-        own = per_parameter(share * mask.each(grads), grads)
-        weights = [o if follows else w for o, w, follows in zip(own, weights, is_matrix, strict=True)]
-        biased = [i for i in biased if not is_matrix[i]]
+        weights[vectors:] = per_parameter(share * mask.each(grads), grads)[vectors:]
+        biased = vectors
     lerp(exp_avg_sqs, list(torch._foreach_mul(grads, grads)), weights)
     directions = list(torch._foreach_sqrt(exp_avg_sqs))
     if biased:
         corrections = per_parameter((1 - beta2**t).sqrt_(), grads)
-        torch._foreach_div_([directions[i] for i in biased], [corrections[i] for i in biased])
+        torch._foreach_div_(directions[:biased], corrections[:biased])
     # A root below that is of a square that underflowed, and says nothing of how small its gradient is.
     torch._foreach_add_(directions, max(eps, torch.finfo(dtype).tiny ** 0.5))
-    firsts = list(exp_avgs)
-    if nesterov and any(is_matrix):
-        ahead = [i for i, follows in enumerate(is_matrix) if follows]
-        looked = _lerped([exp_avgs[i] for i in ahead], [grads[i] for i in ahead], 1 - beta1)
-        for i, first in zip(ahead, looked, strict=True):
-            firsts[i] = first
-        counts = torch.split(t, [len(grad) for grad in grads])
-        torch._foreach_add_([counts[i] for i in ahead], 1)
-    return list(torch._foreach_div(firsts, directions)), 1 / (1 - beta1**t)
+    if nesterov and aheads:
+        torch._foreach_add_(list(torch.split(t, [len(grad) for grad in grads]))[vectors:], 1)
+    return list(torch._foreach_div([*exp_avgs[:vectors], *aheads], directions)), 1 / (1 - beta1**t)
 
 
 def norms(tensors: Sequence[Tensor]) -> Tensor:

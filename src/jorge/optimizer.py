@@ -44,9 +44,9 @@ class Jorge(Saves, Joins):
                     X ← V Vᵀ + damping                     Y ← Vᵀ V + damping
                     L ← Q(wX) L Q(wX), mean diagonal 1     R ← Q(wY) R Q(wY), mean diagonal 1
                         Q(x) is a polynomial for (1 + x)^(-1/4), w the weight of G beside earlier gradients
-                D ← L G R                                  the direction
-                M ← μ M + (1−μ) D                          momentum
-                A ← M/(r cᵀ)^(1/4)                         linear maps alone: r, c are variances of D's rows and columns
+                M ← μ M + (1−μ) G                          momentum, which is Adam's
+                D ← L M R                                  the direction
+                A ← D/(r cᵀ)^(1/4)                         linear maps alone: r, c are variances of D's rows and columns
                 ℓ ← ‖the step of SGD or Adam‖              the graft: how far to go
                 W ← W − lr·λ·W − lr·ℓ·A/‖A‖                of linear maps in the Schatten norm of order 4
 
@@ -80,9 +80,9 @@ class Jorge(Saves, Joins):
             groups.
         ValueError: values out of range, duplicate parameters, no parameters.
 
-    State, per parameter: `step` (int), `momentum_buffer`, `graft_momentum_buffer` and `graft_length` (or `exp_avg`,
-    `exp_avg_sq`, `adam_step` and `schatten_scale`, and for linear maps `row_var` and `col_var`), and for each grid
-    i of equal blocks `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). With `batch_dims` or
+    State, per parameter: `step` (int), `exp_avg`, `exp_avg_sq`, `adam_step` and `schatten_scale`, and for linear maps
+    `row_var` and `col_var` (with SGD's length `momentum_buffer` and `graft_length`), and for each grid i of equal
+    blocks `left.i`, `right.i`, `refreshes.i` (and with Adam's length `quartics.i`). With `batch_dims` or
     `splits` these are of all matrices of the parameter, one after the other, and what is one number or vector for a
     matrix is `[matrices, …]`. Buffers are float32 for parameters of lower precision. `optimizer.state[p]` is what
     the step works on: what is read there is used, and what is replaced, moved or cleared there is respected at the
@@ -97,8 +97,8 @@ class Jorge(Saves, Joins):
     >>> loss.backward()
     >>> optimizer.step()
     >>> sorted(optimizer.state[model.weight])  # doctest: +NORMALIZE_WHITESPACE
-    ['adam_step', 'col_var', 'exp_avg', 'exp_avg_sq', 'left.0', 'momentum_buffer', 'quartics.0', 'refreshes.0',
-     'right.0', 'row_var', 'schatten_scale', 'step']
+    ['adam_step', 'col_var', 'exp_avg', 'exp_avg_sq', 'left.0', 'quartics.0', 'refreshes.0', 'right.0', 'row_var',
+     'schatten_scale', 'step']
     """
 
     #: Told of what refreshes and steps see while it is set (:mod:`jorge.trace`); copies and pickles have none.

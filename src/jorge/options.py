@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 #: Version of the state's layout; a change of keys, shapes or meaning raises it.
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 #: Largest side of a block; `"auto"` is :func:`jorge.blocks.automatic`, and `None` cuts nothing.
 BlockSize = int | Literal["auto"] | None
@@ -151,8 +151,8 @@ class Options:
         None,
         _or_none(_or_tensor(_fraction)),
         f"None, a number in [0, 1), {_TENSOR}",
-        "momentum of the direction, and of SGD's step length. `None` follows the first of `betas` with Adam's length, "
-        "also while a scheduler cycles that, and is 0.9 with SGD's.",
+        "momentum of the gradients, whose average is preconditioned and gives the step's length. With Adam's length it "
+        "is the first of `betas`, which `None` follows, also while a scheduler cycles it. With SGD's `None` is 0.9.",
         main=True,
         tensors=True,
     )
@@ -160,8 +160,8 @@ class Options:
         None,
         _or_none(_flag),
         "None, True or False",
-        "Nesterov momentum, for the direction and for the step length. `None` is True with Adam's length and False "
-        "with SGD's.",
+        "Nesterov momentum: what is preconditioned, and the step length, look ahead. `None` is True with Adam's length "
+        "and False with SGD's.",
         main=True,
     )
     weight_decay: Scalar = _option(
@@ -338,8 +338,7 @@ class Options:
         _one_of(None, torch.float32, torch.float64, torch.bfloat16),
         "None, torch.float32, torch.float64 or torch.bfloat16",
         "dtype in which the preconditioners are stored; `None` is float32, or float64 for float64 parameters. "
-        "`torch.bfloat16` halves their memory, and that of SGD's momentum, of which only the norm is used; the "
-        "arithmetic stays float32.",
+        "`torch.bfloat16` halves their memory; the arithmetic stays float32.",
         main=True,
         shapes_state=True,
     )
@@ -434,6 +433,8 @@ class Options:
         for name, value in follows.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
+        if adam:
+            object.__setattr__(self, "betas", (self.momentum, self.betas[1]))
         object.__setattr__(self, "decays", isinstance(self.weight_decay, Tensor) or self.weight_decay != 0)
 
     @property

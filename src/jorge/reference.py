@@ -75,6 +75,8 @@ class Options:
         for name, value in follow.items():
             if getattr(self, name) is FOLLOWS:
                 object.__setattr__(self, name, value)
+        if adam:
+            object.__setattr__(self, "betas", (self.momentum, self.betas[1]))
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,8 @@ class State:
 
     left: Side  #                           changes at a refresh
     right: Side  #                          changes at a refresh
-    M: Tensor  #                            momentum of the direction; changes at each step that is taken, as all below
-    b: Tensor  #                            SGD's momentum
-    m: Tensor  #                            Adam's running average of G
-    v: Tensor  #                            Adam's running average of G²
+    M: Tensor  #                            momentum of SGD, or Adam's average of G; changes at each step that is taken
+    v: Tensor  #                            Adam's running average of G²; likewise all below
     r: Tensor  #                            running shares of D's rows in its squared norm, and
     c: Tensor  #                            of its columns
     scale: float = 1.0  #                   s of Adam's length; changes at the steps that refresh
@@ -123,7 +123,7 @@ def init(W: Tensor, options: Options) -> State:
 
     m, n = W.shape if is_matrix(W) else (1, 1)
     zero = torch.zeros_like(W)
-    return State(side(m), side(n), M=zero, b=zero, m=zero, v=zero, r=zero.sum(-1), c=zero.sum(0))
+    return State(side(m), side(n), M=zero, v=zero, r=zero.sum(-1), c=zero.sum(0))
 
 
 def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
@@ -139,19 +139,17 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
     >>> state.steps, state.refreshes, [round(h, 4) for h in state.left.H.diagonal().tolist()]
     (1, 1, [0.7321, 1.2679])
     """
-    mu, lr = options.momentum, options.lr
+    lr = options.lr
     state.steps += 1  #                                       t ← t + 1, whatever the gradient is
     if not torch.isfinite(norm(G)):  #                        the guard: such a gradient changes nothing else
         return W
     state.taken += 1
     G = -G if options.maximize else G
-    U = sgd(G, state, options) if options.grafting == "sgd" else adam(G, state, options)  # the graft's own update
+    U, N = sgd(G, state, options) if options.grafting == "sgd" else adam(G, state, options)  # the graft's own update
     if is_matrix(W):
         refresh(G, state, options)  #                         L, R where the schedule says so
-        D = state.left.H @ G @ state.right.H  #               D = L G R
-        state.M = mu * state.M + (1 - mu) * D  #              M ← μM + (1−μ)D
-        A = mu * state.M + (1 - mu) * D if options.nesterov else state.M  # Nesterov: once more, with the new M
-        A = adapted(A, D, state, options)  #                  A/(r cᵀ)^(1/4)
+        D = state.left.H @ N @ state.right.H  #               D = L N R
+        A = adapted(D, state, options)  #                     D/(r cᵀ)^(1/4)
         state.scale = schatten_scale(U, A, state, options)  # s
         length = state.scale * limited(U, state, options)  #  ℓ = s ‖U‖: of the graft's update only the length is used
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny ** 0.5)  # below, squares underflow
@@ -382,28 +380,29 @@ def norm(X: Tensor) -> Tensor:
 # --- what whitening leaves --------------------------------------------------------------------------------------------
 
 
-def adapted(A: Tensor, D: Tensor, state: State, options: Options) -> Tensor:
-    """Variance adaptation: rows and columns of A over the fourth roots of r and c, the running shares of D's rows and
+def adapted(D: Tensor, state: State, options: Options) -> Tensor:
+    """Variance adaptation: rows and columns of D over the fourth roots of r and c, the running shares of D's rows and
     columns in its squared norm (factored as in Adafactor, arXiv 1804.04235, section 3). Their scale is free.
     """
     if options.grafting != "adam" or not options.adapt_variance:
-        return A
+        return D
     P = (D / norm(D)).square() if 0 < norm(D) < math.inf else torch.zeros_like(D)
     w = max(1 / 20, 1 / state.taken)
     state.r = (1 - w) * state.r + w * P.sum(1)  #               r ← (1−w) r + w P1,   w = max(1/20, 1/t)
     state.c = (1 - w) * state.c + w * P.sum(0)  #               c ← (1−w) c + w Pᵀ1
     rows, columns = (x.clamp(min=LEAST) ** 0.25 for x in (state.r, state.c))
-    return A / torch.outer(rows, columns)
+    return D / torch.outer(rows, columns)
 
 
 # --- whose length a matrix's step has, and a vector's own step: the graft --------------------------------------------
 
 
-def sgd(G: Tensor, state: State, options: Options) -> Tensor:
-    """The update of `torch.optim.SGD`, for vectors and matrices alike."""
+def sgd(G: Tensor, state: State, options: Options) -> tuple[Tensor, Tensor]:
+    """The update of `torch.optim.SGD`, for vectors and matrices alike; it is N, too."""
     mu = options.momentum
-    state.b = mu * state.b + G  #                               b ← μb + G
-    return G + mu * state.b if options.nesterov else state.b  # U = b, or G + μb with Nesterov momentum
+    state.M = mu * state.M + G  #                               M ← μM + G
+    N = G + mu * state.M if options.nesterov else state.M  #    N = M, or G + μM with Nesterov momentum
+    return N, N
 
 
 def schatten_scale(U: Tensor, A: Tensor, state: State, options: Options) -> float:
@@ -433,8 +432,10 @@ def limited(U: Tensor, state: State, options: Options) -> float:
     return length
 
 
-def adam(G: Tensor, state: State, options: Options) -> Tensor:
-    """The update of `torch.optim.Adam`. That of matrices alone may forget as Adafactor's, and look ahead.
+def adam(G: Tensor, state: State, options: Options) -> tuple[Tensor, Tensor]:
+    """The update of `torch.optim.Adam`, and N, which is preconditioned.
+
+    That of matrices alone may forget as Adafactor's, and look ahead.
 
     `beta2_decay`: squares are averaged as in Adafactor (Shazeer and Stern, arXiv 1804.04235, section 7.2), which has no
     bias; `graft_memory`: over so many steps at most. `nesterov`: the average looks ahead as in NAdam (Dozat 2016), but
@@ -444,10 +445,11 @@ def adam(G: Tensor, state: State, options: Options) -> Tensor:
     decay, a = options.beta2_decay if is_matrix(G) else None, 1 - beta2
     if decay is not None:
         a = max(a, t**decay, 1 / (options.graft_memory or math.inf))  #         a = max(1−β2, t^decay, 1/memory)
-    state.m = beta1 * state.m + (1 - beta1) * G  #                              m ← β1 m + (1−β1) G
+    state.M = beta1 * state.M + (1 - beta1) * G  #                              M ← β1 M + (1−β1) G
     state.v = (1 - a) * state.v + a * G.square()  #                             v ← (1−a) v + a G²
-    first = state.m / (1 - beta1**t)  #                                         m/(1−β1^t)
+    N, first = state.M, state.M / (1 - beta1**t)  #                             N = M, M/(1−β1^t)
     second = state.v / (1 - beta2**t) if decay is None else state.v  #          v/(1−β2^t), or v
-    if is_matrix(G) and options.nesterov:  #                                    (β1 m + (1−β1) G)/(1−β1^(t+1))
-        first = (beta1 * state.m + (1 - beta1) * G) / (1 - beta1 ** (t + 1))
-    return first / (second.sqrt() + options.eps)  #                             U = first/(√second + eps)
+    if is_matrix(G) and options.nesterov:
+        N = beta1 * state.M + (1 - beta1) * G  #                                N = β1 M + (1−β1) G: once more
+        first = N / (1 - beta1 ** (t + 1))  #                                   N/(1−β1^(t+1))
+    return first / (second.sqrt() + options.eps), N  #                          U = first/(√second + eps)

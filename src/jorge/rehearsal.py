@@ -25,7 +25,7 @@ from jorge.options import Options, Scalar
 from jorge.schedule import Schedule, Scheduled
 from jorge.spectrum import extreme_eigenvalues, residual
 from jorge.stacking import stacked
-from jorge.step import begin, step_work_set
+from jorge.step import gathered, step_work_set
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -78,14 +78,15 @@ def measured(state: GroupState, number: int, options: Options, finite: Tensor) -
     inputs = inputs_of(state, number, schedule, options, watcher, None, exchange)
     if not any(inputs.grads):
         return
-    begun = begin(work, inputs, finite, options, exchange)
+    grads, _ = gathered(work, inputs, finite, options)
+    cut = exchange.to_owners(work, grads[len(work.groups) - len(work.matrices) :])
     exchange.arrived(work)
     _rehearse(work, tensors, inputs, finite, options, exchange, watcher)
     for i, group in enumerate(work.groups):
         rows = _known(state, group.places)
         if rows:
             size = group.parts * math.prod(group.local)
-            both = [t.view(len(group.places), size) for t in (begun.grads[i], watcher.updates[i])]
+            both = [t.view(len(group.places), size) for t in (grads[i], watcher.updates[i])]
             grad, update = (_some_rows(t, rows, state) for t in both)
             owners = [state.params[group.places[row]] for row in rows]
             given = torch.stack(torch._foreach_norm(inputs.grads[i], 2, dtype=torch.float64))
@@ -95,7 +96,7 @@ def measured(state: GroupState, number: int, options: Options, finite: Tensor) -
         yield from _of_lengths(state, work, watcher, options)
     for stack, kept in zip(work.stacks, tensors.stacks, strict=True):
         if stack.count:
-            blocks = stacked(stack, work, begun.cut)
+            blocks = stacked(stack, work, cut)
             yield from _of_stack(state, stack, work, kept, blocks, options, schedule)
 
 

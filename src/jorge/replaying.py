@@ -13,7 +13,7 @@ from jorge.inputs import StepInputs, inputs_of
 from jorge.options import Options
 from jorge.parameters import BITS, gather_gradients
 from jorge.schedule import Schedule
-from jorge.step import Begun, finish, step_work_set
+from jorge.step import begin, finish, step_work_set
 from jorge.store import GroupState
 from jorge.trace import Trace
 
@@ -58,10 +58,9 @@ def _run(
         for number, inputs in held:
             work, grads = state.work_sets[number], list(graphs.rooms[number])
             kept = flag.to(BITS[work.compute])
-            cut = state.exchange.to_owners(work, grads[len(work.groups) - len(work.matrices) :])
-            finish(
-                work, state.tensors[number], inputs, Begun(grads, cut, kept), flag, numbers, state.exchange, trace=None
-            )
+            tensors, exchange = state.tensors[number], state.exchange
+            begun = begin(work, tensors, inputs, grads, kept, numbers, exchange)
+            finish(work, tensors, inputs, begun, flag, numbers, exchange, trace=None)
 
     kind = tuple((number, tuple(map(tuple, inputs.scheduled))) for number, inputs in held)
     graphs.run(kind, body, held)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from jorge.blocks import Blocking, Side, blocking, matrix_shape
-from jorge.grafting import buffer_dtypes
+from jorge.grafting import buffer_names
 from jorge.methods import METHODS
 from jorge.options import BlockSize, Options
 
@@ -160,13 +160,13 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     """The state of a parameter of `shape`.
 
     >>> sorted(layout((4, 6), torch.float32, Options(lr=0.1, grafting="sgd")).tensors((4, 6)))
-    ['graft_length', 'graft_momentum_buffer', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
+    ['graft_length', 'left.0', 'momentum_buffer', 'refreshes.0', 'right.0']
     """
     decision = route_by(shape, options)
     if decision.kind == "empty":
         return Layout({}, {}, {}, ())
     compute, blocks = COMPUTE_DTYPES[dtype], decision.blocking
-    buffers = buffer_dtypes(options.grafting, compute, options.preconditioner_dtype if blocks else None)
+    buffers = dict.fromkeys(buffer_names(options.grafting), compute)
     several = (decision.parts,) if decision.parts > 1 else ()
     scalars: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     if options.grafting == "adam":
@@ -188,4 +188,4 @@ def layout(shape: tuple[int, ...], dtype: torch.dtype, options: Options) -> Layo
     sides: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     if options.adapts and is_linear_map(decision.part):
         sides = {name: ((*several, d), compute) for name, d in zip(("row_var", "col_var"), blocks.matrix, strict=True)}
-    return Layout({**buffers, "momentum_buffer": compute}, sides, scalars, tuple(grids))
+    return Layout(buffers, sides, scalars, tuple(grids))

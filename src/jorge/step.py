@@ -2,10 +2,11 @@
 
 G ← the gradients                     zero where one on the device is not finite, and then nothing moves
 L, R ← refreshed by G                 at the steps that the schedule names
-D ← L G R                             the direction; a vector has none
+M ← μ M + (1−μ) G                     momentum, which is Adam's own, or SGD's: M ← μ M + G
+N ← M                                 or, with Nesterov momentum, what looks ahead of it
 ℓ ← ‖the step of SGD or Adam‖         the graft: how far to go; a vector takes that step itself
-M ← μ M + (1−μ) D                     momentum; with Nesterov's, what is scaled looks ahead of M
-A ← M / (r cᵀ)^(1/4)                  of linear maps, with Adam's graft: r and c are variances of rows and columns of D
+D ← L N R                             the direction; a vector has none
+A ← D / (r cᵀ)^(1/4)                  of linear maps, with Adam's graft: r and c are variances of rows and columns of D
 U ← ℓ · A / ‖A‖                       as long as the graft: in the Frobenius norm, or so linear maps in a Schatten norm
 W ← W − lr·λ·W − lr·U
 """
@@ -90,14 +91,20 @@ def _take_steps_with_others(
     taking_part = [number for number, inputs in enumerate(found) if any(inputs.grads)]  # in all processes alike
     begun: Begun | None = None
     for i, number in enumerate(taking_part):
-        now = begun or begin(state.work_sets[number], found[number], finite, options, state.exchange)
+        now = begun or _begin(state, number, found, finite, options)
         begun = None
         if i + 1 < len(taking_part):
             after = taking_part[i + 1]
-            begun = begin(state.work_sets[after], found[after], finite, options, state.exchange)
+            begun = _begin(state, after, found, finite, options)
         work = state.work_sets[number]
         finish(work, state.tensors[number], found[number], now, finite, options, state.exchange, trace)
         state.commit(work)
+
+
+def _begin(state: GroupState, number: int, found: Sequence[StepInputs], finite: Tensor, options: Options) -> Begun:
+    work, inputs = state.work_sets[number], found[number]
+    grads, kept = gathered(work, inputs, finite, options)
+    return begin(work, state.tensors[number], inputs, grads, kept, options, state.exchange)
 
 
 def step_work_set(
@@ -120,7 +127,8 @@ def step_work_set(
         exchange: who refreshes what.
         trace: told of what was seen.
     """
-    finish(work, tensors, inputs, begin(work, inputs, finite, options, exchange), finite, options, exchange, trace)
+    begun = begin(work, tensors, inputs, *gathered(work, inputs, finite, options), options, exchange)
+    finish(work, tensors, inputs, begun, finite, options, exchange, trace)
 
 
 @dataclass
@@ -129,20 +137,44 @@ class Begun:
 
     Args:
         grads: G of each shape group.
-        cut: the gradients of what its blocks are cut from; they may be on their way.
+        aheads: N of each shape group of matrices.
+        seen: G of what its blocks are cut from, for the refreshes; it may be on its way.
+        cut: N of it, likewise.
         kept: as :func:`jorge.parameters.clear` has it.
     """
 
     grads: list[Tensor]
+    aheads: list[Tensor]
+    seen: list[Tensor]
     cut: list[Tensor]
     kept: Tensor
 
 
-def begin(work: WorkSet, inputs: StepInputs, finite: Tensor, options: Options, exchange: Exchange) -> Begun:
-    """Gather the gradients of a work set, and send them to where they are worked on."""
+def gathered(work: WorkSet, inputs: StepInputs, finite: Tensor, options: Options) -> tuple[list[Tensor], Tensor]:
+    """G of each shape group, and who keeps its bits, as :func:`jorge.parameters.clear` has it."""
     kept = finite.to(BITS[work.compute])
-    grads = gather_gradients(work, inputs.grads, inputs.present, kept, maximize=options.maximize)
-    return Begun(grads, exchange.to_owners(work, grads[len(work.groups) - len(work.matrices) :]), kept)
+    return gather_gradients(work, inputs.grads, inputs.present, kept, maximize=options.maximize), kept
+
+
+def begin(
+    work: WorkSet,
+    tensors: SetState[Tensor],
+    inputs: StepInputs,
+    grads: list[Tensor],
+    kept: Tensor,
+    options: Options,
+    exchange: Exchange,
+) -> Begun:
+    """Look ahead, and send that, and the gradients for a refresh, to where they are worked on; `grads` as gathered."""
+    vectors = len(work.groups) - len(work.matrices)
+    matrices = grads[vectors:]
+    aheads: list[Tensor] = []
+    if matrices:
+        name = grafting.buffer_names(options.grafting)[0]
+        buffers = [each[name] for each in tensors.buffers[vectors:]]
+        aheads = grafting.ahead(options.grafting, buffers, matrices, options.momentum, nesterov=options.nesterov)
+    seen = exchange.to_owners(work, matrices) if any(inputs.scheduled) else []
+    return Begun(grads, aheads, seen, exchange.to_owners(work, aheads), kept)
 
 
 def finish(
@@ -157,43 +189,40 @@ def finish(
 ) -> None:
     """The rest of :func:`step_work_set`."""
     vectors = len(work.groups) - len(work.matrices)
-    grads, cut, kept = begun.grads, begun.cut, begun.kept
-    begun.grads, begun.cut = [], []  # so that they are freed as soon as they have been used
+    grads, aheads, seen, cut, kept = begun.grads, begun.aheads, begun.seen, begun.cut, begun.kept
+    begun.grads, begun.aheads, begun.seen, begun.cut = [], [], [], []  # so that they are freed as soon as they are used
     mask = Mask(finite.to(work.compute), inputs.masks)
     matrix_mask = Mask(mask.taken, inputs.masks[vectors:])  # of the matrices
-    matrices = grads[vectors:]
     exchange.arrived(work)
-    _refresh(work, tensors.stacks, inputs, cut, options, exchange, trace)
+    _refresh(work, tensors.stacks, inputs, seen, options, exchange, trace)
+    del seen
     directions: list[Tensor] = []
-    if exchange.apart and matrices:
-        directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
-    updates, adams, norms, lengths = _graft(work, tensors, grads, mask, options, exchange)
+    if exchange.apart and aheads:
+        directions = _directions(work, tensors.stacks, cut, grads[vectors:], options, exchange)
+    updates, adams, norms, lengths = _graft(work, tensors, grads, aheads, mask, options, exchange)
     if updates:
         clear(updates, kept)
-    del grads
     if len(lengths):
         measured, precision = inputs.measured, options.precisions[1]
         exchange.arrived(work)
         grafts = schatten.quartics(work, measured, adams, norms, precision, exchange) if inputs.measures else []
         del adams  # of which no more is needed
         if not exchange.apart:
-            directions = _directions(work, tensors.stacks, cut, matrices, options, exchange)
-        del cut
-        if options.adapts:
-            _observe(work, tensors, inputs, directions, mask.taken, exchange)
-        aheads = _momentum(work, directions, tensors.buffers[vectors:], matrix_mask, options, exchange)
-        norms = exchange.norms(work, aheads)
+            directions = _directions(work, tensors.stacks, cut, aheads, options, exchange)
+        del cut, aheads
+        directions = _adapted(work, tensors, inputs, directions, mask.taken, options, exchange)
+        norms = exchange.norms(work, directions)
         if inputs.measures:
-            steps = schatten.quartics(work, measured, aheads, norms, precision, exchange)
+            steps = schatten.quartics(work, measured, directions, norms, precision, exchange)
             schatten.remember(tensors.stacks, measured, grafts, steps, finite)
             tensors.scalars["schatten_scale"].copy_(schatten.scales(work, tensors.stacks, exchange))
         if any((stack.of or stack).measured for stack in work.stacks):
             lengths.mul_(tensors.scalars["schatten_scale"])
         whole = lengths
         if options.grafting == "sgd" and options.graft_limit is not None:
-            history, moves = tensors.scalars["graft_length"], matrix_mask.each(aheads)
+            history, moves = tensors.scalars["graft_length"], matrix_mask.each(directions)
             lengths = grafting.limited(whole, history, moves, options.graft_limit)
-        ratios = grafting.ratios(norms, lengths) * matrix_mask.each(aheads)
+        ratios = grafting.ratios(norms, lengths) * matrix_mask.each(directions)
         if trace is not None:
             trace.stepped(
                 params=tuple(inputs.all_matrices),
@@ -202,7 +231,8 @@ def finish(
                 limited=lengths < whole,
                 ratios=ratios,
             )
-        updates += _scaled(aheads, grafting.per_parameter(ratios, aheads), in_place=options.nesterov)
+        torch._foreach_mul_(directions, grafting.per_parameter(ratios, directions))
+        updates += directions
     if trace is not None:
         trace.moving(updates)
     move(work, inputs.params, inputs.present, updates, mask.taken, options)
@@ -256,7 +286,13 @@ def _directions(
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """D of each shape group of matrices, `[count, *local]`; where they are cut into blocks, in the memory of G."""
+    """D of each shape group of matrices, `[count, *local]`, in the memory of N or, where they come from others, of G.
+
+    Args:
+        work, states, options, exchange: as for :func:`finish`.
+        cut: N of what the blocks are cut from.
+        grads: memory for what comes from others.
+    """
     precision = options.precisions[1]
     for stack, state in zip(work.stacks, states, strict=True):
         if not stack.count:
@@ -271,9 +307,15 @@ def _directions(
 
 
 def _graft(
-    work: WorkSet, tensors: SetState[Tensor], grads: list[Tensor], mask: Mask, options: Options, exchange: Exchange
+    work: WorkSet,
+    tensors: SetState[Tensor],
+    grads: list[Tensor],
+    aheads: list[Tensor],
+    mask: Mask,
+    options: Options,
+    exchange: Exchange,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Advance the graft optimizer by G.
+    """Advance the graft optimizer by G, for a step of which N is known.
 
     Returns:
         U of the vectors; its directions of the matrices, but for a factor, and their norms, `[total]`; with the factor.
@@ -281,8 +323,13 @@ def _graft(
     buffers, vectors = tensors.buffers, len(work.groups) - len(work.matrices)
     correction = None
     if options.grafting == "sgd":
-        momenta = [each["graft_momentum_buffer"] for each in buffers]
-        found = grafting.sgd(momenta, grads, mask, momentum=options.momentum, nesterov=options.nesterov)
+        momenta = [each["momentum_buffer"] for each in buffers]
+        own: list[Tensor] = []
+        if vectors:
+            few = momenta[:vectors], grads[:vectors]
+            own = grafting.ahead("sgd", *few, options.momentum, nesterov=options.nesterov)
+        found = own + aheads
+        grafting.sgd(momenta, grads, mask, options.momentum)
     else:
         found, correction = grafting.adam(
             [each["exp_avg"] for each in buffers],
@@ -290,80 +337,46 @@ def _graft(
             tensors.scalars["adam_step"],
             grads,
             mask,
+            aheads=aheads,
             betas=options.betas,
             eps=options.eps,
             beta2_decay=options.beta2_decay,
             memory=options.graft_memory,
             nesterov=options.nesterov,
-            is_matrix=[i >= vectors for i in range(len(grads))],  # vectors take Adam's own step
         )
-    count = sum(len(grad) for grad in grads[:vectors])
-    updates: list[Tensor] = []
-    if vectors:
-        own = found[:vectors]
-        scales = [1.0] * vectors if correction is None else grafting.per_parameter(correction[:count], own)
-        updates = list(torch._foreach_mul(own, scales))
+    updates: list[Tensor] = found[:vectors]
+    if vectors and correction is not None:
+        count = sum(len(grad) for grad in grads[:vectors])
+        torch._foreach_mul_(updates, grafting.per_parameter(correction[:count], updates))
+        correction = correction[count:]
     matrices = found[vectors:]
     norms = exchange.norms(work, matrices) if matrices else mask.taken.new_empty(0)
-    return updates, matrices, norms, norms if correction is None else norms * correction[count:]
+    return updates, matrices, norms, norms if correction is None else norms * correction
 
 
-def _observe(
+def _adapted(
     work: WorkSet,
     tensors: SetState[Tensor],
     inputs: StepInputs,
-    directions: Sequence[Tensor],
-    taken: Tensor,
-    exchange: Exchange,
-) -> None:
-    """Take D into the variances of rows and columns, of the linear maps."""
-    vectors = len(work.groups) - len(work.matrices)
-    maps = [i for i, each in enumerate(tensors.buffers) if "row_var" in each]
-    if maps:
-        steps = torch.split(tensors.scalars["adam_step"], [group.count for group in work.groups])
-        chosen = [directions[i - vectors] for i in maps]
-        rows, columns = variance.side_norms(chosen)
-        variance.observe(
-            [tensors.buffers[i]["row_var"] for i in maps],
-            [tensors.buffers[i]["col_var"] for i in maps],
-            *exchange.whole_sides(work, [i - vectors for i in maps], rows, columns),
-            torch.cat([steps[i] for i in maps]),
-            Mask(taken, [inputs.masks[i] for i in maps]).each(chosen),
-        )
-
-
-def _momentum(
-    work: WorkSet,
     directions: list[Tensor],
-    buffers: Sequence[dict[str, Tensor]],
-    matrix_mask: Mask,
+    taken: Tensor,
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """`M ← μM + (1−μ)D`. What the step goes along is M, or with Nesterov momentum what looks ahead of it once more.
-
-    That is `μM + (1−μ)D`, as the graft's own step does; the memory of the directions then holds it. Of linear maps it
-    is adapted to the variances.
-    """
-    momenta = [each["momentum_buffer"] for each in buffers]
-    grafting.average(momenta, directions, matrix_mask, options.momentum)
-    aheads = momenta
-    if options.nesterov:
-        grafting.blend(directions, momenta, options.momentum)
-        aheads = directions
-    maps = [i for i, each in enumerate(buffers) if "row_var" in each]
-    if maps:
-        rows, columns = ([buffers[i][name] for i in maps] for name in ("row_var", "col_var"))
-        sides = exchange.held_sides(work, maps, rows, columns)
-        chosen = variance.adapted([aheads[i] for i in maps], *sides, in_place=options.nesterov)
-        adapted = dict(zip(maps, chosen, strict=True))
-        aheads = [adapted.get(i, ahead) for i, ahead in enumerate(aheads)]
-    return aheads
-
-
-def _scaled(tensors: list[Tensor], factors: list[Tensor], *, in_place: bool) -> list[Tensor]:
-    """U: what the step goes along, at its length. Without Nesterov momentum that is the state's own, and is kept."""
-    if in_place:
-        torch._foreach_mul_(tensors, factors)
-        return tensors
-    return list(torch._foreach_mul(tensors, factors))
+    """A: take D into the variances of rows and columns, of the linear maps, and divide it by them, in place."""
+    vectors = len(work.groups) - len(work.matrices)
+    maps = [i for i, each in enumerate(tensors.buffers[vectors:]) if "row_var" in each] if options.adapts else []
+    if not maps:
+        return directions
+    steps = torch.split(tensors.scalars["adam_step"], [group.count for group in work.groups])
+    chosen = [directions[i] for i in maps]
+    row_vars, col_vars = ([tensors.buffers[vectors + i][name] for i in maps] for name in ("row_var", "col_var"))
+    variance.observe(
+        row_vars,
+        col_vars,
+        *exchange.whole_sides(work, maps, *variance.side_norms(chosen)),
+        torch.cat([steps[vectors + i] for i in maps]),
+        Mask(taken, [inputs.masks[vectors + i] for i in maps]).each(chosen),
+    )
+    variance.adapt(chosen, *exchange.held_sides(work, maps, row_vars, col_vars))
+    return directions

@@ -25,6 +25,7 @@ from jorge.exchange.checkpoints import Saver, SaverOfParts, whole
 from jorge.exchange.domains import Distribution, Domain, is_sharded, local, local_gradient
 from jorge.exchange.owned import Owned
 from jorge.exchange.staggering import Places, placed
+from jorge.grafting import buffer_names
 from jorge.graphs import RECORDERS, Graphs
 from jorge.options import ARRANGING, SHAPING, Group, Options
 from jorge.routing import layout
@@ -548,4 +549,4 @@ def _pointer(tensor: Tensor) -> int | None:
 
 def _has_state(entry: Any, options: Options) -> bool:
     """Whether an entry holds a state of ours: every parameter's has the graft's first buffer."""
-    return isinstance(entry, dict) and ("exp_avg" if options.grafting == "adam" else "graft_momentum_buffer") in entry
+    return isinstance(entry, dict) and buffer_names(options.grafting)[0] in entry

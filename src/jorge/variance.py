@@ -57,21 +57,16 @@ def observe(
     lerp([*row_vars, *col_vars], sides, 2 * _columns(weights, sizes))
 
 
-def adapted(
-    directions: Sequence[Tensor], row_vars: Sequence[Tensor], col_vars: Sequence[Tensor], *, in_place: bool = False
-) -> list[Tensor]:
-    """Each direction over the fourth roots of the variances of its rows and columns; its length becomes another."""
+def adapt(directions: Sequence[Tensor], row_vars: Sequence[Tensor], col_vars: Sequence[Tensor]) -> None:
+    """Divide each direction, in place, by the fourth roots of the variances of its rows and columns.
+
+    Its length becomes another.
+    """
     scales = torch._foreach_clamp_min([*row_vars, *col_vars], _LEAST)
     torch._foreach_pow_(scales, -0.25)
-    rows = [scale.unsqueeze(-1) for scale in scales[: len(row_vars)]]
-    columns = [scale.unsqueeze(-2) for scale in scales[len(row_vars) :]]
-    found = [_matrices(direction) for direction in directions]
-    if in_place:
-        torch._foreach_mul_(found, rows)
-    else:
-        found = list(torch._foreach_mul(found, rows))
-    torch._foreach_mul_(found, columns)
-    return [each.view_as(direction) for each, direction in zip(found, directions, strict=True)]
+    matrices = [_matrices(direction) for direction in directions]
+    torch._foreach_mul_(matrices, [scale.unsqueeze(-1) for scale in scales[: len(row_vars)]])
+    torch._foreach_mul_(matrices, [scale.unsqueeze(-2) for scale in scales[len(row_vars) :]])
 
 
 def _matrices(tensor: Tensor) -> Tensor:

@@ -30,10 +30,9 @@ def losses() -> list[float]:
 
 @pytest.mark.parametrize("name", HYPOTHESES)
 def test_a_hypothesis_changes_the_step_and_nothing_after_it(name: str, losses: list[float]) -> None:
-    hooked = ("_momentum", "_directions", "_refresh", "move")
-    before = grafting.ratios, *(vars(jorge.step)[hook] for hook in hooked)
+    before = grafting.ratios, jorge.step._adapted, vars(jorge.step)["move"]
     record = hypotheses.run(TASK, name, 0)
-    assert (grafting.ratios, *(vars(jorge.step)[hook] for hook in hooked)) == before
+    assert (grafting.ratios, jorge.step._adapted, vars(jorge.step)["move"]) == before
     assert record["diverged_at"] is None
     assert record["losses"][-1] < record["losses"][0]
     same = record["losses"] == pytest.approx(losses, rel=1e-4)
@@ -64,12 +63,6 @@ def moved(name: str, **options: Any) -> tuple[torch.Tensor, torch.Tensor, torch.
 def test_what_the_changes_are() -> None:
     after, before, _ = moved("constant", weight_decay=0.0)
     assert (after - before).square().mean().sqrt().item() == pytest.approx(0.1 * 0.4, rel=1e-4)
-    for name, factor in (("own length", 1.0), ("own length, x1.5", 1.5)):
-        weights = torch.nn.Parameter(torch.zeros(6, 8))
-        weights.grad = torch.randn(6, 8)
-        with changed(HYPOTHESES[name]):
-            Jorge([weights], lr=0.1, weight_decay=0.0, adapt_variance=False).step()
-        assert weights.square().mean().sqrt().item() == pytest.approx(0.1 * factor, rel=1e-4)
     after, before, _ = moved("norms kept")
     assert after.norm().item() == pytest.approx(before.norm().item(), rel=1e-5)
     after, before, _ = moved("as it is", weight_decay=0.0)
@@ -77,28 +70,6 @@ def test_what_the_changes_are() -> None:
     assert (longer - from_there).norm().item() == pytest.approx(1.3 * (after - before).norm().item(), rel=1e-4)
     after, _, usual = moved("cautious decay", weight_decay=1.0)
     assert after.norm().item() > usual.norm().item()
-
-
-def test_gradients_may_be_averaged_in_the_place_of_directions() -> None:
-    """A first step is the same, as the average is then along the gradient; later ones are not."""
-    steps = {}
-    for name in ("as it is", "gradients averaged", "averages whitened", "averages whitened later"):
-        torch.manual_seed(0)
-        p = torch.nn.Parameter(torch.zeros(6, 8))
-        optimizer = Jorge([p], lr=0.1, weight_decay=0.0, adapt_variance=False)
-        found = []
-        with changed(HYPOTHESES[name]):
-            for _ in range(3):
-                p.grad = torch.randn(6, 8)
-                optimizer.step()
-                found.append(p.detach().clone())
-        steps[name] = found
-    usual, averaged, whitened, later = steps.values()
-    for found in (averaged, whitened, later):
-        assert torch.allclose(found[0], usual[0], atol=1e-5)
-        assert not torch.allclose(found[2], usual[2], rtol=1e-3)
-    assert torch.equal(later[2], averaged[2])
-    assert not torch.allclose(whitened[2], averaged[2], rtol=1e-3)
 
 
 def test_kernels_are_no_linear_maps_but_for_one_change() -> None:

@@ -257,9 +257,9 @@ class _Count:
             sums, extra = self._sums(work, measures)
             for rank in range(self.size):
                 step[rank] += out[rank] + home[rank] + sum(sums)
-                besides[rank] += 2 * measures * out[rank] + sum(extra)  # two directions whose lengths are measured
+                besides[rank] += (1 + 2 * measures) * out[rank] + sum(extra)  # gradients, and what is measured of two
             messages += any(out.values()) + any(home.values()) + len(sums)
-            more += 2 * measures * any(out.values()) + len(extra)
+            more += (1 + 2 * measures) * any(out.values()) + len(extra)
         counts = (tuple(state), tuple(refreshed), tuple(directions), tuple(step), tuple(besides))
         return Distributed(strategy, self.options.interval, *counts, messages, more)
 

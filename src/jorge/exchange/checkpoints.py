@@ -145,7 +145,7 @@ def _place(mesh: Any) -> int:
 
 def _is_buffer(name: str) -> bool:
     """Whether a tensor of the state is like the parameter."""
-    return name in ("momentum_buffer", "graft_momentum_buffer", "exp_avg", "exp_avg_sq")
+    return name in ("momentum_buffer", "exp_avg", "exp_avg_sq")
 
 
 def _dtensor(local: Tensor, mesh: Any, placements: Any, shape: tuple[int, ...]) -> Tensor:

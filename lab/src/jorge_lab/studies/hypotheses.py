@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -50,36 +48,27 @@ class Hypothesis:
     Args:
         says: what is changed, in a line.
         options: of the optimizer, beside those that are transferred.
-        direction: what is averaged in their place.
-        adapt: what is given the step's length in the place of the momentum.
+        adapt: what is given the step's length in the place of the direction.
         length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
             steps go along.
-        own_length: of the steps, in the place of those that they have: so many times what the momentum is beside the
-            root mean square of the directions of the last twenty steps; 0 leaves them.
         decay: the weights' own part of the step in the place of `W ← W − lr·λ·W`, from the weights and the update.
         scheduled_decay: whether the decay follows the schedule of the lr once more, from its highest lr on.
         kernels: whether kernels of several taps count as linear maps.
         keep_norms: whether each matrix keeps the norm that it has at the start.
         staleness: how much more damping a refresh applies for what the last one changed of the preconditioners, of
             their length.
-        averages_gradients: whether gradients are averaged in the place of directions; the average is preconditioned.
-        refreshes_by_average_after: steps after which the average stands for the gradient in refreshes, too.
         skip_below: blocks of whose preconditioners the last refresh changed less than this leave out the next.
     """
 
     says: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    direction: Change | None = None
     adapt: Change | None = None
     length: Callable[[Tensor, Tensor], Tensor] | None = None
-    own_length: float = 0.0
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
     scheduled_decay: bool = False
     kernels: bool = False
     keep_norms: bool = False
     staleness: float = 0.0
-    averages_gradients: bool = False
-    refreshes_by_average_after: float = math.inf
     skip_below: float = 0.0
 
 
@@ -89,16 +78,6 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 def _mean_square(matrix: Tensor) -> Tensor:
     return matrix.square().mean((1, 2), keepdim=True)
-
-
-def _of_length(power: float) -> Change:
-    """Each direction divided by a power of its root mean square before it is averaged."""
-
-    def change(directions: Tensor) -> Tensor:
-        matrix = _matrix(directions)
-        return (matrix / _mean_square(matrix).clamp(min=_TINY) ** (power / 2)).view_as(directions)
-
-    return change
 
 
 def _root_mean_square(size: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -142,79 +121,16 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "x1.3": Hypothesis("1.3 times as long", length=_times(1.3)),
     "frobenius, x1.3": Hypothesis("Frobenius norm, 1.3 times as long", _FROBENIUS, length=_times(1.3)),
     "frobenius, x1.8": Hypothesis("Frobenius norm, 1.8 times as long", _FROBENIUS, length=_times(1.8)),
-    "own length": Hypothesis("as long as the momentum of directions of one size, no variances", _LEVEL, own_length=1.0),
-    "own length, x1.5": Hypothesis("1.5 times as long as that", _LEVEL, own_length=1.5),
     "constant": Hypothesis("a root mean square of 0.4 at all steps", length=_root_mean_square(0.4)),
-    "directions of one length": Hypothesis("each direction divided by its length", direction=_of_length(1.0)),
-    "momentum .95": Hypothesis("the direction's momentum .95", {"momentum": 0.95}),
+    "momentum .95": Hypothesis("a momentum of .95, Adam's too", {"momentum": 0.95}),
     "polar": Hypothesis("two polar steps on the momentum", adapt=_polar),
     "cautious decay": Hypothesis("decay only where the update shrinks the weight", decay=_cautious),
     "scheduled decay": Hypothesis("decay by the square of the schedule", scheduled_decay=True),
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
-    "gradients averaged": Hypothesis(
-        "gradients are averaged, and the average is preconditioned", averages_gradients=True
-    ),
-    "averages whitened": Hypothesis(
-        "that average is what refreshes see, too", averages_gradients=True, refreshes_by_average_after=0
-    ),
-    "averages whitened later": Hypothesis(
-        "so they do after sixty steps", averages_gradients=True, refreshes_by_average_after=60
-    ),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
-
-
-class _OwnLengths:
-    """How long the momentum is where directions have a root mean square of 1, by a running mean of their squares."""
-
-    _REMEMBERED = 20
-
-    def __init__(self) -> None:
-        self._means: dict[tuple[int, int], Tensor] = {}
-        self._steps: Counter[int] = Counter()
-
-    def take(self, work: int, directions: Sequence[Tensor]) -> None:
-        """Take in the directions of a step of a work set, before they are averaged."""
-        self._steps[work] += 1
-        weight = 1 / min(self._steps[work], self._REMEMBERED)
-        for i, direction in enumerate(directions):
-            square = direction.flatten(1).square().mean(1)
-            self._means[work, i] = torch.lerp(self._means.get((work, i), square), square, weight)
-
-    def of(self, work: int, momenta: Sequence[Tensor], decay: float) -> Tensor:
-        """How long each is, `[total]`: what looks ahead of a momentum, for whose start from zero is made up."""
-        begun = 1 - decay ** (self._steps[work] + 1)
-        sizes = [self._means[work, i].clamp(min=_TINY).sqrt() for i in range(len(momenta))]
-        return torch.cat([m.flatten(1).norm(dim=1) / size for m, size in zip(momenta, sizes, strict=True)]) / begun
-
-
-class _Averages:
-    """Gradients averaged as the directions would be, of what the blocks of a work set are cut from."""
-
-    def __init__(self, hypothesis: Hypothesis) -> None:
-        self._hypothesis, self._directions, self._refresh = hypothesis, jorge.step._directions, jorge.step._refresh
-        self._means: dict[tuple[int, int], Tensor] = {}
-        self._steps: Counter[int] = Counter()
-        self._aheads: list[Tensor] = []
-
-    def refresh(self, work: Any, states: Any, inputs: Any, cut: list[Tensor], options: Options, *rest: Any) -> None:
-        """A refresh by the average, or by the gradients, and what looks ahead of the average for the direction."""
-        self._steps[id(work)] += 1
-        self._aheads = []
-        for i, grad in enumerate(cut):
-            weight = 1 - options.momentum
-            mean = torch.lerp(self._means.get((id(work), i), torch.zeros_like(grad)), grad, weight)
-            self._means[id(work), i] = mean
-            self._aheads.append(torch.lerp(mean, grad, weight) if options.nesterov else mean)
-        by_average = self._steps[id(work)] > self._hypothesis.refreshes_by_average_after
-        self._refresh(work, states, inputs, self._aheads if by_average else cut, options, *rest)
-
-    def directions(self, work: Any, states: Any, cut: list[Tensor], *rest: Any) -> list[Tensor]:
-        """The directions of the average."""
-        torch._foreach_copy_(cut, self._aheads)
-        return self._directions(work, states, cut, *rest)
 
 
 class _Refreshes:
@@ -262,42 +178,21 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
     refreshes = _Refreshes(hypothesis)
     norms: dict[int, Tensor] = {}
     highest = 0.0
-    momentum, move, ratios = jorge.step._momentum, parameters.move, grafting.ratios
+    adapted, move, ratios = jorge.step._adapted, parameters.move, grafting.ratios
 
     seen: list[Tensor] = []
-    own, own_lengths = _OwnLengths(), torch.empty(0)
-    averages = _Averages(hypothesis)
 
-    def changed_momentum(
-        work: Any,
-        directions: list[Tensor],
-        buffers: Sequence[dict[str, Tensor]],
-        mask: grafting.Mask,
-        options: Any,
-        exchange: Any,
-    ) -> list[Tensor]:
-        nonlocal own_lengths
-        if hypothesis.direction:
-            for direction in directions:
-                direction.copy_(hypothesis.direction(direction))
-        if hypothesis.own_length:
-            own.take(id(work), directions)
-        if hypothesis.averages_gradients:  # a momentum of 0 leaves what is averaged already, but for the variances
-            options = options.replace(momentum=0.0, nesterov=False)
-        aheads = momentum(work, directions, buffers, mask, options, exchange)
-        if hypothesis.own_length:
-            own_lengths = hypothesis.own_length * own.of(id(work), aheads, options.momentum)
+    def changed_adapted(*args: Any) -> list[Tensor]:
+        directions = adapted(*args)
         if hypothesis.adapt:
-            aheads = [hypothesis.adapt(ahead) for ahead in aheads]
-        seen[:] = aheads
-        return aheads
+            directions = [hypothesis.adapt(direction) for direction in directions]
+        seen[:] = directions
+        return directions
 
     def changed_ratios(norms: Tensor, lengths: Tensor) -> Tensor:
         if hypothesis.length:
-            parts = zip(torch.split(lengths, [len(ahead) for ahead in seen]), seen, strict=True)
+            parts = zip(torch.split(lengths, [len(each) for each in seen]), seen, strict=True)
             lengths = torch.cat([hypothesis.length(*part) for part in parts])
-        if hypothesis.own_length:
-            lengths = own_lengths
         return ratios(norms, lengths)
 
     def changed_move(
@@ -322,11 +217,8 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
         if hypothesis.kernels:
             stack.enter_context(patch.object(routing, "is_linear_map", lambda _: True))
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
-        stack.enter_context(patch.object(jorge.step, "_momentum", changed_momentum))
+        stack.enter_context(patch.object(jorge.step, "_adapted", changed_adapted))
         stack.enter_context(patch.object(jorge.step, "move", changed_move))
-        if hypothesis.averages_gradients:
-            stack.enter_context(patch.object(jorge.step, "_directions", averages.directions))
-            stack.enter_context(patch.object(jorge.step, "_refresh", averages.refresh))
         if hypothesis.staleness or hypothesis.skip_below:
             stack.enter_context(patch.object(jorge.step, "refresh_blocks", refreshes))
         yield refreshes
