@@ -137,9 +137,9 @@ class Begun:
 
     Args:
         grads: G of each shape group.
-        aheads: N of each shape group of matrices.
+        aheads: N of each shape group of matrices, where others work on them.
         seen: G of what its blocks are cut from, for the refreshes; it may be on its way.
-        cut: N of it, likewise.
+        cut: N of it, likewise, where others work on it.
         kept: as :func:`jorge.parameters.clear` has it.
     """
 
@@ -165,16 +165,20 @@ def begin(
     options: Options,
     exchange: Exchange,
 ) -> Begun:
-    """Look ahead, and send that, and the gradients for a refresh, to where they are worked on; `grads` as gathered."""
-    vectors = len(work.groups) - len(work.matrices)
-    matrices = grads[vectors:]
-    aheads: list[Tensor] = []
-    if matrices:
-        name = grafting.buffer_names(options.grafting)[0]
-        buffers = [each[name] for each in tensors.buffers[vectors:]]
-        aheads = grafting.ahead(options.grafting, buffers, matrices, options.momentum, nesterov=options.nesterov)
+    """Send the gradients for a refresh to where they are worked on, and N where others do; `grads` as gathered."""
+    matrices = grads[len(work.groups) - len(work.matrices) :]
     seen = exchange.to_owners(work, matrices) if any(inputs.scheduled) else []
-    return Begun(grads, aheads, seen, exchange.to_owners(work, aheads), kept)
+    aheads = _look_ahead(work, tensors, matrices, options) if exchange.apart else []
+    return Begun(grads, aheads, seen, exchange.to_owners(work, aheads) if aheads else [], kept)
+
+
+def _look_ahead(work: WorkSet, tensors: SetState[Tensor], matrices: list[Tensor], options: Options) -> list[Tensor]:
+    """N of each shape group of matrices, from the momentum as it was before this step."""
+    if not matrices:
+        return []
+    name = grafting.buffer_names(options.grafting)[0]
+    buffers = [each[name] for each in tensors.buffers[len(work.groups) - len(work.matrices) :]]
+    return grafting.ahead(options.grafting, buffers, matrices, options.momentum, nesterov=options.nesterov)
 
 
 def finish(
@@ -196,6 +200,8 @@ def finish(
     exchange.arrived(work)
     _refresh(work, tensors.stacks, inputs, seen, options, exchange, trace)
     del seen
+    if not exchange.apart:  # only now, so that a refresh has the memory
+        cut = aheads = _look_ahead(work, tensors, grads[vectors:], options)
     directions: list[Tensor] = []
     if exchange.apart and aheads:
         directions = _directions(work, tensors.stacks, cut, grads[vectors:], options, exchange)
