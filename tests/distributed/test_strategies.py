@@ -48,7 +48,7 @@ def test_directions_are_sent_in_a_lower_precision_and_replicas_stay_alike(
     how: dict[str, Any] = {"distributed": "shard", "communication_dtype": torch.bfloat16}
     found = pool.run(world, jobs.trained, strategy, how, STEPS)
     wide = pool.run(world, jobs.trained, strategy, {"distributed": "shard"}, STEPS)
-    assert 1e-6 < off(found[0]["weights"], wide[0]["weights"]) < 0.05
+    assert 1e-6 < off(found[0]["weights"], wide[0]["weights"]) < 0.08
     for other in found[1:]:
         assert all(torch.equal(other["weights"][name], value) for name, value in found[0]["weights"].items())
     assert sum(each["sent"] for each in found) < 0.95 * sum(each["sent"] for each in wide)

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-import jorge.step
-from jorge_lab.studies import kl_shampoo, lengths, precision, sgd_lengths, sparse_refreshes
+from jorge_lab.studies import kl_shampoo, precision, sgd_lengths, sparse_refreshes
 from jorge_lab.tasks import TASKS
-from lab.tests.tiny import Tokens, tiny
+from lab.tests.tiny import tiny
 
 
 def test_whitening_comes_to_kl_shampoo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,57 +76,6 @@ def test_unscaled_float16_loses_small_gradients() -> None:
     with precision.Float16Products(scaled=True):
         assert torch.bmm(grad, grad.mT)[0, 0, 0].item() == pytest.approx(2e-18, rel=1e-3)
         assert not torch.bmm(torch.zeros_like(grad), grad).any()
-
-
-def seen_of(signs: list[float], sizes: list[float]) -> lengths.Seen:
-    """Directions of a shape group, along one matrix with a bit of noise, with a sign and a length at each step."""
-    generator = torch.Generator().manual_seed(0)
-    ahead, seen = torch.randn(1, 6, 4, generator=generator), lengths.Seen()
-    for sign, size in zip(signs, sizes, strict=True):
-        noise = torch.randn(1, 6, 4, generator=generator)
-        seen.take(size * (sign * ahead + 0.1 * noise), linear=True)
-    return seen
-
-
-def test_whether_long_directions_agree_with_the_others() -> None:
-    """Here every third is long, and is against the rest, or not; and all become a hundredth as long."""
-    shrink = [10 ** (-2 * i / 299) for i in range(300)]
-    long = [3.0 if i % 3 == 0 else 1.0 for i in range(300)]
-    sizes = [a * b for a, b in zip(shrink, long, strict=True)]
-    against = lengths.row([seen_of([-1.0 if i % 3 == 0 else 1.0 for i in range(300)], sizes)])
-    falls, varies, agrees, gain, _ = lengths.row([seen_of([1.0] * 300, sizes)])
-    assert falls == pytest.approx(1.8, abs=0.05)  # from the middle of the first tenth to that of the last
-    assert varies == pytest.approx(0.22, abs=0.05)
-    assert agrees > 0.95
-    assert gain == pytest.approx(0, abs=0.01)
-    assert against[3] < -1
-
-
-def test_whether_large_rows_are_noise() -> None:
-    """Half of the rows are the same at all steps, and five times as large as the other half, which is noise."""
-    generator, seen = torch.Generator().manual_seed(0), lengths.Seen()
-    steady = 5 * torch.randn(1, 4, 6, generator=generator)
-    for _ in range(100):
-        seen.take(torch.cat([steady, torch.randn(1, 4, 6, generator=generator)], 1), linear=True)
-    assert lengths.row([seen])[4] > 0.8
-
-
-def test_lengths_of_a_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    before = jorge.step._momentum
-    seen, loss = lengths.watch(tiny(Tokens, steps=60), 0)
-    assert jorge.step._momentum is before
-    assert loss < 3
-    assert len(seen) > 1
-    falls, varies, agrees, gain, rows = lengths.row(seen)
-    assert varies > 0
-    assert -1 < gain < 1
-    assert -1 < agrees < 1
-    assert -1 <= rows <= 1
-    assert -3 < falls < 3
-    lengths.main(["mnist1d-mlp", "--size", "smoke"])
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("| `mnist1d-mlp` | ")
-    assert last.count("|") == 7
 
 
 def test_refreshes_that_make_up_for_steps_without(
