@@ -304,7 +304,7 @@ class Jorge(Saves, Joins):
         >>> import torch
         >>> plan = Jorge(torch.nn.Linear(8, 4).named_parameters(), lr=0.1).plan()
         >>> [(row.name, row.kind, row.state_bytes) for row in plan.rows]
-        [('weight', 'matrix', 772), ('bias', 'vector', 36)]
+        [('weight', 'matrix', 644), ('bias', 'vector', 36)]
         """
         return Plan(
             tuple(

@@ -214,7 +214,7 @@ def estimate(
     >>> from jorge.cost import estimate
     >>> cost = estimate(torch.nn.Linear(8, 4), sample_input=torch.empty(1000, 8), interval=5)
     >>> cost.state_bytes, cost.direction_flops, cost.model_flops
-    (808, 768, 128000)
+    (680, 768, 128000)
     >>> [(row.plan.name, row.direction_flops) for row in cost.rows]
     [('weight', 768), ('bias', 0)]
     """

@@ -114,7 +114,7 @@ def suggest(
 
     >>> from jorge.cost import suggest
     >>> print(suggest({"weight": (512, 512)}, 0.05, model_flops=2e11))
-    for a budget of 5 %: block_size=1024, interval=1, predicted overhead 2.62 %
+    for a budget of 5 %: block_size=1024, interval=1, predicted overhead 2.55 %
     """
     positive("budget", budget)
     if not block_sizes or not intervals:
