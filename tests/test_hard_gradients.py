@@ -127,7 +127,7 @@ def losses_of_a_square(seed: int, **options: Any) -> list[float]:
     [
         *(("adam", degree, lr, range(1)) for degree in (1, 2) for lr in (1e-3, 0.03)),
         *(("sgd", degree, 1e-3, range(1)) for degree in (1, 2)),
-        ("sgd", 1, 0.03, range(1)),
+        ("sgd", 1, 0.03, range(4)),
         ("sgd", 2, 0.03, range(3)),
     ],
 )

@@ -106,11 +106,11 @@ def ahead(kind: str, buffers: list[Tensor], grads: list[Tensor], momentum: Scala
     kept = momentum * momentum if nesterov else momentum
     if kind == "adam":
         return _lerped(buffers, grads, 1 - scalar(kept, grads[0]) if isinstance(kept, Tensor) else 1 - kept)
+    own = list(torch._foreach_mul(grads, 1 + scalar(momentum, grads[0]))) if nesterov else grads
+    if not isinstance(kept, Tensor):
+        return list(torch._foreach_add(own, buffers, alpha=kept))
     found = list(torch._foreach_mul(buffers, scalar(kept, grads[0])))
-    if nesterov:
-        torch._foreach_add_(found, torch._foreach_mul(grads, 1 + scalar(momentum, grads[0])))
-    else:
-        torch._foreach_add_(found, grads)
+    torch._foreach_add_(found, own)
     return found
 
 
