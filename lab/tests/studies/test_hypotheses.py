@@ -30,9 +30,10 @@ def losses() -> list[float]:
 
 @pytest.mark.parametrize("name", HYPOTHESES)
 def test_a_hypothesis_changes_the_step_and_nothing_after_it(name: str, losses: list[float]) -> None:
-    before = grafting.ratios, jorge.step._adapted, vars(jorge.step)["move"]
+    hooked = ("begin", "_directions", "_adapted", "move")
+    before = grafting.ratios, *(vars(jorge.step)[hook] for hook in hooked)
     record = hypotheses.run(TASK, name, 0)
-    assert (grafting.ratios, jorge.step._adapted, vars(jorge.step)["move"]) == before
+    assert (grafting.ratios, *(vars(jorge.step)[hook] for hook in hooked)) == before
     assert record["diverged_at"] is None
     assert record["losses"][-1] < record["losses"][0]
     same = record["losses"] == pytest.approx(losses, rel=1e-4)
@@ -70,6 +71,27 @@ def test_what_the_changes_are() -> None:
     assert (longer - from_there).norm().item() == pytest.approx(1.3 * (after - before).norm().item(), rel=1e-4)
     after, _, usual = moved("cautious decay", weight_decay=1.0)
     assert after.norm().item() > usual.norm().item()
+
+
+def test_what_is_averaged_and_what_refreshes_see() -> None:
+    """A first step is the same, as the average is then along the gradient; later ones are not."""
+    steps = {}
+    for name in ("as it is", "directions averaged", "refreshes by averages", "refreshes by averages later"):
+        torch.manual_seed(0)
+        p = torch.nn.Parameter(torch.zeros(6, 8))
+        optimizer = Jorge([p], lr=0.1, weight_decay=0.0, adapt_variance=False)
+        found = []
+        with changed(HYPOTHESES[name]):
+            for _ in range(3):
+                p.grad = torch.randn(6, 8)
+                optimizer.step()
+                found.append(p.detach().clone())
+        steps[name] = found
+    usual, directions, whitened, later = steps.values()
+    for changes in (directions, whitened):
+        assert torch.allclose(changes[0], usual[0], atol=1e-5)
+        assert not torch.allclose(changes[2], usual[2], rtol=1e-3)
+    assert torch.equal(later[2], usual[2])
 
 
 def test_kernels_are_no_linear_maps_but_for_one_change() -> None:

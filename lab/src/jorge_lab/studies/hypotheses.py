@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
@@ -22,6 +24,7 @@ from torch import Tensor
 
 import jorge.step
 from jorge import grafting, parameters, routing
+from jorge.arrange import WorkSet
 from jorge.methods import Method
 from jorge.options import Options
 from jorge.stacking import Blocks, refresh_blocks
@@ -48,6 +51,8 @@ class Hypothesis:
     Args:
         says: what is changed, in a line.
         options: of the optimizer, beside those that are transferred.
+        averages_directions: whether directions are averaged in the place of gradients: each is then of the roots of its
+            step.
         adapt: what is given the step's length in the place of the direction.
         length: of the steps of a shape group in the place of those that they have, `[count]`, from these and what the
             steps go along.
@@ -57,11 +62,13 @@ class Hypothesis:
         keep_norms: whether each matrix keeps the norm that it has at the start.
         staleness: how much more damping a refresh applies for what the last one changed of the preconditioners, of
             their length.
+        refreshes_by_average_after: steps after which the average stands for the gradient in refreshes, too.
         skip_below: blocks of whose preconditioners the last refresh changed less than this leave out the next.
     """
 
     says: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    averages_directions: bool = False
     adapt: Change | None = None
     length: Callable[[Tensor, Tensor], Tensor] | None = None
     decay: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -69,6 +76,7 @@ class Hypothesis:
     kernels: bool = False
     keep_norms: bool = False
     staleness: float = 0.0
+    refreshes_by_average_after: float = math.inf
     skip_below: float = 0.0
 
 
@@ -129,8 +137,49 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "norms kept": Hypothesis("matrices keep the norm of their start", keep_norms=True),
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
+    "directions averaged": Hypothesis(
+        "the gradient is preconditioned, and the directions are averaged", averages_directions=True
+    ),
+    "refreshes by averages": Hypothesis("refreshes see the average of the gradients", refreshes_by_average_after=0),
+    "refreshes by averages later": Hypothesis("so they do after sixty steps", refreshes_by_average_after=60),
     "interval 1": Hypothesis("a refresh at every step", {"interval": 1}),
 }
+
+
+class _Averages:
+    """What is averaged, and what refreshes see."""
+
+    def __init__(self, hypothesis: Hypothesis) -> None:
+        self._hypothesis, self._begin, self._directions = hypothesis, jorge.step.begin, jorge.step._directions
+        self._means: dict[tuple[int, int], Tensor] = {}
+        self._steps: Counter[int] = Counter()
+        self._grads: list[Tensor] = []
+
+    def begin(
+        self, work: WorkSet, tensors: Any, inputs: Any, grads: list[Tensor], kept: Tensor, options: Options, *rest: Any
+    ) -> jorge.step.Begun:
+        """The gradients, and the average in their place for a refresh."""
+        begun = self._begin(work, tensors, inputs, grads, kept, options, *rest)
+        self._grads = [grad.clone() for grad in grads[len(work.groups) - len(work.matrices) :]]
+        self._steps[id(work)] += 1
+        if begun.seen and self._steps[id(work)] > self._hypothesis.refreshes_by_average_after:
+            begun.seen = jorge.step._look_ahead(work, tensors, self._grads, options)
+        return begun
+
+    def directions(
+        self, work: WorkSet, states: Any, cut: list[Tensor], grads: list[Tensor], options: Options, *rest: Any
+    ) -> list[Tensor]:
+        """Those of the average, or the average of the gradients' own."""
+        if not self._hypothesis.averages_directions:
+            return self._directions(work, states, cut, grads, options, *rest)
+        torch._foreach_copy_(cut, self._grads)
+        found = self._directions(work, states, cut, grads, options, *rest)
+        aheads, weight = [], 1 - options.momentum
+        for i, direction in enumerate(found):
+            mean = torch.lerp(self._means.get((id(work), i), torch.zeros_like(direction)), direction, weight)
+            self._means[id(work), i] = mean
+            aheads.append(torch.lerp(mean, direction, weight) if options.nesterov else mean)
+        return aheads
 
 
 class _Refreshes:
@@ -181,6 +230,7 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
     adapted, move, ratios = jorge.step._adapted, parameters.move, grafting.ratios
 
     seen: list[Tensor] = []
+    averages = _Averages(hypothesis)
 
     def changed_adapted(*args: Any) -> list[Tensor]:
         directions = adapted(*args)
@@ -219,6 +269,9 @@ def changed(hypothesis: Hypothesis) -> Iterator[_Refreshes]:
         stack.enter_context(patch.object(grafting, "ratios", changed_ratios))
         stack.enter_context(patch.object(jorge.step, "_adapted", changed_adapted))
         stack.enter_context(patch.object(jorge.step, "move", changed_move))
+        if hypothesis.averages_directions or hypothesis.refreshes_by_average_after < math.inf:
+            stack.enter_context(patch.object(jorge.step, "begin", averages.begin))
+            stack.enter_context(patch.object(jorge.step, "_directions", averages.directions))
         if hypothesis.staleness or hypothesis.skip_below:
             stack.enter_context(patch.object(jorge.step, "refresh_blocks", refreshes))
         yield refreshes
