@@ -126,19 +126,19 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             "capturable": group["capturable"],
         }
         rules = {
-            "betas": "same, for the step length",
+            "betas": "same; the first average is what is preconditioned",
             "eps": "same",
             "weight_decay": "same: decoupled in both",
             "maximize": "same",
             "capturable": "same",
         }
         lines = [Line(index, name, str(group[name]), _show(options[name]), rule) for name, rule in rules.items()]
-        lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas, for the direction"))
+        lines.append(Line(index, "momentum", "–", _show(beta1), "the first of betas"))
         lines.append(
-            Line(index, "nesterov", "–", "True", "the direction looks ahead, and so does the step length, as NAdam's")
+            Line(index, "nesterov", "–", "True", "the average looks ahead, for direction and length, as NAdam's")
         )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
-        lines.append(Line(index, "adapt_variance", "–", "True", "linear maps: rows and columns levelled by half"))
+        lines.append(Line(index, "adapt_variance", "–", "True", "linear maps: rows and columns levelled"))
         lines.append(
             Line(index, "graft_norm", "–", DEFAULTS["graft_norm"], "linear maps: in the Schatten norm of order 4")
         )

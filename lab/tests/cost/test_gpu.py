@@ -166,20 +166,20 @@ def test_counted_kernels_are_those_that_the_profiler_saw(name: str, as_on_cuda: 
     found = json.loads((ROOT / "lab" / "records" / "gpu.json").read_text())
     (seen,) = (row for row in found[f"step, {name}"] if row["optimizer"] == "jorge")
     plain, refreshing = (meter.kernels for meter in _meters(name)[0])
-    # Since the record a refresh calculates what is one number a block for all stacks at once, and a step without one
-    # takes some numbers from the state: both launch fewer kernels.
-    assert 0.68 * seen["refresh_kernels"] <= refreshing <= seen["refresh_kernels"]
-    assert 0.9 * seen["plain_kernels"] <= plain <= 1.05 * seen["plain_kernels"]
+    # Since the record a refresh calculates what is one number a block for all stacks at once, a step without one takes
+    # some numbers from the state, and there is one momentum where there were two: both launch fewer kernels.
+    assert 0.65 * seen["refresh_kernels"] <= refreshing <= seen["refresh_kernels"]
+    assert 0.85 * seen["plain_kernels"] <= plain <= 1.05 * seen["plain_kernels"]
 
 
 @pytest.mark.parametrize(
     ("name", "options", "most", "moved"),
     [
-        ("resnet50", {}, (250, 580), 105),
-        ("resnet50", {"block_size": 256}, (250, 620), 105),
+        ("resnet50", {}, (230, 560), 105),
+        ("resnet50", {"block_size": 256}, (230, 600), 105),
         ("resnet50", {"dtype": torch.bfloat16}, (280, 610), 113),
-        ("vit-s", {"block_size": 256}, (205, 460), 193),
-        ("gpt2", {"block_size": 256}, (300, 720), 201),
+        ("vit-s", {"block_size": 256}, (195, 450), 170),
+        ("gpt2", {"block_size": 256}, (290, 710), 178),
     ],
 )
 def test_a_step_is_few_kernels_and_bytes(
