@@ -84,6 +84,17 @@ def to_the_end() -> tuple[Part, ...]:
     return tuple(parts(read([RECORDS / "full.jsonl.gz"]), {}))
 
 
+#: Jorge's steps before today's, as transferred on the ten tasks, by the record that has their runs.
+STEPS_BEFORE = {"directions averaged": "directions", "gradients averaged, levelled by half": "averaged"}
+
+
+@cache
+def suite_before(record: str) -> tuple[Part, ...]:
+    """The ten tasks with other runs of Jorge in the place of its runs as transferred."""
+    rest = [r for r in read([RECORDS / "suite.jsonl.gz"]) if r["optimizer"] != "jorge"]
+    return tuple(parts([*rest, *read([RECORDS / f"{record}.jsonl.gz"])], {}))
+
+
 def called(part: Part) -> str:
     """The task as tables name it."""
     return str(task_info(part.section.records[-1])["title"])
@@ -306,6 +317,17 @@ def _reached(found: Row, low: float, end: float) -> str:
     return f"{reached}, {last}"
 
 
+def averaged() -> str:
+    """What Jorge's momentum averages, and how far rows and columns are levelled: steps and final loss."""
+    lines = []
+    for together in zip(*(suite_before(record) for record in STEPS_BEFORE.values()), suite(), strict=True):
+        rows = [jorge(part) for part in together]
+        low = min(r.steps_to_target or math.inf for r in rows)
+        end = min(r.final_loss or math.inf for r in rows)
+        lines.append([called(together[0]), *(_reached(r, low, end) for r in rows)])
+    return table(["steps, final loss", *STEPS_BEFORE, "today"], lines)
+
+
 def averages() -> str:
     """Final losses, and what is validated, of the last weights and of averages of them; the first seed."""
     found = {(r["task"], r["optimizer"]): r for r in read([RECORDS / "averages.jsonl.gz"])}
@@ -370,6 +392,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "comparison.md", "newer"): newer_opponents,
     (NOTEBOOK / "comparison.md", "price"): price,
     (NOTEBOOK / "hypotheses.md", "averages"): averages,
+    (NOTEBOOK / "changes.md", "averaged"): averaged,
     (NOTEBOOK / "held-out.md", "results"): all_held_out,
     (NOTEBOOK / "held-out.md", "since"): since_held_out,
     (NOTEBOOK / "held-out.md", "second"): all_held_out_second,
