@@ -206,6 +206,7 @@ def finish(
     if exchange.apart and aheads:
         directions = _directions(work, tensors.stacks, cut, grads[vectors:], options, exchange)
     updates, adams, norms, lengths = _graft(work, tensors, grads, aheads, mask, options, exchange)
+    del grads  # before the blocks of N are cut
     if updates:
         clear(updates, kept)
     if len(lengths):
