@@ -1,4 +1,4 @@
-"""Variance adaptation: shares of rows and columns, levelled, whatever the scale, and never poisoned."""
+"""Variance adaptation: shares of rows and columns, levelled by half, whatever the scale, and never poisoned."""
 
 from typing import Any
 
@@ -46,12 +46,12 @@ def test_variances_are_running_shares_whatever_the_scale(count: int, m: int, n: 
     assert torch.allclose(scaled[1], columns, rtol=1e-9)
 
 
-def test_rows_and_columns_are_levelled() -> None:
+def test_rows_and_columns_are_levelled_by_half() -> None:
     signs = torch.randn(2, 5, 7).sign()
     rows, columns = torch.logspace(0, -2, 5), torch.logspace(0, 1, 7)
     direction = signs * torch.outer(rows, columns)
     found = adapted(direction, *observed(direction))
-    expected = signs
+    expected = signs * torch.outer(rows, columns).sqrt()
     assert torch.allclose(found / found.norm(), expected / expected.norm(), rtol=1e-4)
     assert torch.equal(adapted(direction.view(2, 5, 7, 1, 1), *observed(direction)).view(2, 5, 7), found)
 
@@ -60,7 +60,7 @@ def test_a_row_of_rounding_stays_small() -> None:
     direction = torch.ones(1, 4, 6)
     direction[0, 2] = 1e-8
     found = adapted(direction, *observed(direction))
-    assert found[0, 2].norm() < 1e-3 * found.norm()
+    assert found[0, 2].norm() < 1e-5 * found.norm()
     direction[0, 2] = 0
     assert not adapted(direction, *observed(direction))[0, 2].any()
 
@@ -117,4 +117,4 @@ def test_a_large_row_of_the_direction_is_shortened() -> None:
         optimizer.step()  # the first refresh comes at step 10
         moved.append(p.detach().norm(dim=1))
     assert torch.allclose(moved[1][0] / moved[1][-1], torch.tensor(10.0), rtol=1e-3)
-    assert torch.allclose(moved[0][0] / moved[0][-1], torch.tensor(1.0), rtol=1e-3)
+    assert torch.allclose(moved[0][0] / moved[0][-1], torch.tensor(10**0.5), rtol=1e-3)

@@ -46,7 +46,7 @@ class Jorge(Saves, Joins):
                         Q(x) is a polynomial for (1 + x)^(-1/4), w the weight of G beside earlier gradients
                 M ← μ M + (1−μ) G                          momentum, which is Adam's
                 D ← L M R                                  the direction
-                A ← D/(r cᵀ)^(1/2)                         linear maps alone: r, c are variances of D's rows and columns
+                A ← D/(r cᵀ)^(1/4)                         linear maps alone: r, c are variances of D's rows and columns
                 ℓ ← ‖the step of SGD or Adam‖              the graft: how far to go
                 W ← W − lr·λ·W − lr·ℓ·A/‖A‖                of linear maps in the Schatten norm of order 4
 

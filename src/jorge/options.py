@@ -245,7 +245,7 @@ class Options:
         True,
         _flag,
         "True or False",
-        "divide the direction by the square root of the variances of its rows and of its columns, for Adam's length "
+        "divide the direction by the fourth root of the variances of its rows and of its columns, for Adam's length "
         "and linear maps only (see `graft_norm`).",
         shapes_state=True,
     )

@@ -149,7 +149,7 @@ def step(W: Tensor, G: Tensor, state: State, options: Options) -> Tensor:
     if is_matrix(W):
         refresh(G, state, options)  #                         L, R where the schedule says so
         D = state.left.H @ N @ state.right.H  #               D = L N R
-        A = adapted(D, state, options)  #                     D/(r cᵀ)^(1/2)
+        A = adapted(D, state, options)  #                     D/(r cᵀ)^(1/4)
         state.scale = schatten_scale(U, A, state, options)  # s
         length = state.scale * limited(U, state, options)  #  ℓ = s ‖U‖: of the graft's update only the length is used
         ratio = length / (norm(A) + torch.finfo(W.dtype).tiny ** 0.5)  # below, squares underflow
@@ -381,7 +381,7 @@ def norm(X: Tensor) -> Tensor:
 
 
 def adapted(D: Tensor, state: State, options: Options) -> Tensor:
-    """Variance adaptation: rows and columns of D over the square roots of r and c, the running shares of D's rows and
+    """Variance adaptation: rows and columns of D over the fourth roots of r and c, the running shares of D's rows and
     columns in its squared norm (factored as in Adafactor, arXiv 1804.04235, section 3). Their scale is free.
     """
     if options.grafting != "adam" or not options.adapt_variance:
@@ -390,7 +390,7 @@ def adapted(D: Tensor, state: State, options: Options) -> Tensor:
     w = max(1 / 20, 1 / state.taken)
     state.r = (1 - w) * state.r + w * P.sum(1)  #               r ← (1−w) r + w P1,   w = max(1/20, 1/t)
     state.c = (1 - w) * state.c + w * P.sum(0)  #               c ← (1−w) c + w Pᵀ1
-    rows, columns = (x.clamp(min=LEAST) ** 0.5 for x in (state.r, state.c))
+    rows, columns = (x.clamp(min=LEAST) ** 0.25 for x in (state.r, state.c))
     return D / torch.outer(rows, columns)
 
 

@@ -6,7 +6,7 @@ M ← μ M + (1−μ) G                     momentum, which is Adam's own, or SG
 N ← M                                 or, with Nesterov momentum, what looks ahead of it
 ℓ ← ‖the step of SGD or Adam‖         the graft: how far to go; a vector takes that step itself
 D ← L N R                             the direction; a vector has none
-A ← D / (r cᵀ)^(1/2)                  of linear maps, with Adam's graft: r and c are variances of rows and columns of D
+A ← D / (r cᵀ)^(1/4)                  of linear maps, with Adam's graft: r and c are variances of rows and columns of D
 U ← ℓ · A / ‖A‖                       as long as the graft: in the Frobenius norm, or so linear maps in a Schatten norm
 W ← W − lr·λ·W − lr·U
 """

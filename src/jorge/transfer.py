@@ -138,7 +138,7 @@ def recipe_from_adamw(adamw: torch.optim.AdamW) -> Recipe:
             Line(index, "nesterov", "–", "True", "the average looks ahead, for direction and length, as NAdam's")
         )
         lines.append(Line(index, "grafting", "–", "adam", "the step is as long as Adam's"))
-        lines.append(Line(index, "adapt_variance", "–", "True", "linear maps: rows and columns levelled"))
+        lines.append(Line(index, "adapt_variance", "–", "True", "linear maps: rows and columns levelled by half"))
         lines.append(
             Line(index, "graft_norm", "–", DEFAULTS["graft_norm"], "linear maps: in the Schatten norm of order 4")
         )

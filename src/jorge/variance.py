@@ -2,7 +2,8 @@
 
 Whitening levels the singular values of the gradients, not the size of their rows and columns. Adafactor's factored
 second moment (Shazeer and Stern, arXiv 1804.04235, section 3), here of the directions, says what those are; the
-direction is divided by the square root of both (`docs/notebook/hypotheses.md`).
+direction is divided by the fourth root of both, half of what would make them alike: by the square roots an entry that
+is alone in its row and column, and small, would become the largest (`docs/notebook/hypotheses.md`).
 
 Pure functions on lists of tensors, one for each shape group of linear maps: directions are `[count, M, N]`, `row_var`
 is `[count, M]` and `col_var` is `[count, N]`, of one dtype and device.
@@ -19,7 +20,7 @@ from jorge.grafting import lerp
 
 #: A running mean remembers so many steps at most.
 _REMEMBERED = 20
-#: The least share of a row or column: what has less, such as one of rounding, is not levelled and stays small.
+#: The least share of a row or column: what has less, such as a dead row, is rounding and stays small.
 _LEAST = 1e-10
 
 
@@ -58,12 +59,12 @@ def observe(
 
 
 def adapt(directions: Sequence[Tensor], row_vars: Sequence[Tensor], col_vars: Sequence[Tensor]) -> None:
-    """Divide each direction, in place, by the square roots of the variances of its rows and columns.
+    """Divide each direction, in place, by the fourth roots of the variances of its rows and columns.
 
     Its length becomes another.
     """
     scales = torch._foreach_clamp_min([*row_vars, *col_vars], _LEAST)
-    torch._foreach_pow_(scales, -0.5)
+    torch._foreach_pow_(scales, -0.25)
     matrices = [_matrices(direction) for direction in directions]
     torch._foreach_mul_(matrices, [scale.unsqueeze(-1) for scale in scales[: len(row_vars)]])
     torch._foreach_mul_(matrices, [scale.unsqueeze(-2) for scale in scales[len(row_vars) :]])
