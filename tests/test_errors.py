@@ -262,7 +262,7 @@ def test_a_state_of_another_version_is_refused() -> None:
     optimizer = stepped((4, 4))
     saved = optimizer.state_dict()
     saved["param_groups"][0]["state_version"] = 99
-    with pytest.raises(ValueError, match="state_version must be 4"):
+    with pytest.raises(ValueError, match="state_version must be 5"):
         optimizer.load_state_dict(saved)
 
 

@@ -56,6 +56,16 @@ def test_rows_and_columns_are_levelled_by_half() -> None:
     assert torch.equal(adapted(direction.view(2, 5, 7, 1, 1), *observed(direction)).view(2, 5, 7), found)
 
 
+def test_what_is_alone_in_its_row_and_column_becomes_no_larger_than_the_others() -> None:
+    """Square roots of the shares would turn the sizes of a diagonal round: the smallest would be the largest."""
+    diagonal = torch.diag(torch.tensor([1.0, -0.1, 0.01])).unsqueeze(0)
+    found = adapted(diagonal, *observed(diagonal))
+    assert torch.allclose(found / found[0, 0, 0], diagonal.sign(), atol=1e-4)
+    blocks = torch.block_diag(torch.ones(4, 4), 0.01 * torch.ones(4, 4)).unsqueeze(0)
+    found = adapted(blocks, *observed(blocks))
+    assert torch.allclose(found / found[0, 0, 0], blocks.sign(), atol=1e-4)
+
+
 def test_a_row_of_rounding_stays_small() -> None:
     direction = torch.ones(1, 4, 6)
     direction[0, 2] = 1e-8

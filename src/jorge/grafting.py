@@ -85,11 +85,6 @@ def _lerped(values: list[Tensor], others: list[Tensor], weight: Scalar) -> list[
     return list(torch._foreach_lerp(values, others, weight))
 
 
-def average(buffers: list[Tensor], values: list[Tensor], mask: Mask, factor: Scalar) -> None:
-    """`b ← factor·b + (1−factor)·value` in place where it moves."""
-    lerp(buffers, values, mask.times(1 - factor))
-
-
 def ahead(kind: str, buffers: list[Tensor], grads: list[Tensor], momentum: Scalar, *, nesterov: bool) -> list[Tensor]:
     """What a step goes along before it is preconditioned, new tensors: the average that the graft is about to have.
 
@@ -103,13 +98,13 @@ def ahead(kind: str, buffers: list[Tensor], grads: list[Tensor], momentum: Scala
         momentum: μ.
         nesterov: whether it looks ahead.
     """
-    kept = momentum * momentum if nesterov else momentum
+    kept = scalar(momentum * momentum if nesterov else momentum, grads[0])
     if kind == "adam":
-        return _lerped(buffers, grads, 1 - scalar(kept, grads[0]) if isinstance(kept, Tensor) else 1 - kept)
+        return _lerped(buffers, grads, 1 - kept)
     own = list(torch._foreach_mul(grads, 1 + scalar(momentum, grads[0]))) if nesterov else grads
     if not isinstance(kept, Tensor):
         return list(torch._foreach_add(own, buffers, alpha=kept))
-    found = list(torch._foreach_mul(buffers, scalar(kept, grads[0])))
+    found = list(torch._foreach_mul(buffers, kept))
     torch._foreach_add_(found, own)
     return found
 
@@ -153,14 +148,14 @@ def adam(
         eps: added to the root; at least the root of the smallest normal number, so that 0 divides nothing by zero.
         beta2_decay: d, or `None` for Adam's own rule.
         memory: of how many steps, at most, where there is a decay; `None` is no limit.
-        nesterov: whether m looks ahead.
+        nesterov: whether m looks ahead, as `aheads` then do: their bias is that of one step more.
 
     Returns:
         the directions but for their factor `1/(1−β1^t)`, and that, `[total]`.
     """
     dtype, vectors = grads[0].dtype, len(grads) - len(aheads)
     beta1, beta2 = (scalar(beta, mask.taken) for beta in betas)
-    average(exp_avgs, grads, mask, beta1)
+    lerp(exp_avgs, grads, mask.times(1 - beta1))
     steps.add_(mask.each(grads))
     t = steps.clamp(min=1).to(dtype)
     weights, biased = mask.times(1 - beta2), len(grads)

@@ -44,7 +44,7 @@ class Jorge(Saves, Joins):
                     X ← V Vᵀ + damping                     Y ← Vᵀ V + damping
                     L ← Q(wX) L Q(wX), mean diagonal 1     R ← Q(wY) R Q(wY), mean diagonal 1
                         Q(x) is a polynomial for (1 + x)^(-1/4), w the weight of G beside earlier gradients
-                M ← μ M + (1−μ) G                          momentum, which is Adam's
+                M ← μ M + (1−μ) G                          Adam's own; D is of M, or of what looks ahead
                 D ← L M R                                  the direction
                 A ← D/(r cᵀ)^(1/4)                         linear maps alone: r, c are variances of D's rows and columns
                 ℓ ← ‖the step of SGD or Adam‖              the graft: how far to go

@@ -8,7 +8,7 @@ from torch import Tensor
 from jorge.options import Options
 
 #: What schedules change.
-NAMES = ("lr", "momentum", "weight_decay", "beta1", "beta2")
+NAMES = ("lr", "momentum", "weight_decay", "beta2")
 
 
 class DeviceScalars:
@@ -30,7 +30,7 @@ class DeviceScalars:
         A weight decay of 0 stays a number, as a step without decay has fewer operators.
         """
         given = {"lr": options.lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
-        given |= {f"beta{i}": beta for i, beta in enumerate(options.betas, start=1)}
+        given["beta2"] = options.betas[1]  # the first is the momentum
         for name, value in given.items():
             if isinstance(value, Tensor):
                 self._tensors[name].copy_(value.reshape(()), non_blocking=True)
@@ -39,7 +39,6 @@ class DeviceScalars:
                 self._tensors[name].fill_(value)
                 self._values[name] = value
         decay = self._tensors["weight_decay"] if options.decays else options.weight_decay
-        betas = (self._tensors["beta1"], self._tensors["beta2"])
-        return options.replace(
-            lr=self._tensors["lr"], momentum=self._tensors["momentum"], weight_decay=decay, betas=betas
-        )
+        momentum = self._tensors["momentum"]
+        betas = (momentum, self._tensors["beta2"])
+        return options.replace(lr=self._tensors["lr"], momentum=momentum, weight_decay=decay, betas=betas)

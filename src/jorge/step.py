@@ -289,16 +289,16 @@ def _directions(
     work: WorkSet,
     states: Sequence[State],
     cut: list[Tensor],
-    grads: list[Tensor],
+    memory: list[Tensor],
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """D of each shape group of matrices, `[count, *local]`, in the memory of N or, where they come from others, of G.
+    """D of each shape group of matrices, `[count, *local]`.
 
     Args:
         work, states, options, exchange: as for :func:`finish`.
-        cut: N of what the blocks are cut from.
-        grads: memory for what comes from others.
+        cut: N of what the blocks are cut from, which is written over.
+        memory: for what comes from others, like the shape groups.
     """
     precision = options.precisions[1]
     for stack, state in zip(work.stacks, states, strict=True):
@@ -310,7 +310,7 @@ def _directions(
         del blocks
         unstack(found, stack, work, cut)
         del found  # before the next stack takes its memory
-    return exchange.to_holders(work, cut, grads)
+    return exchange.to_holders(work, cut, memory)
 
 
 def _graft(
@@ -322,7 +322,7 @@ def _graft(
     options: Options,
     exchange: Exchange,
 ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-    """Advance the graft optimizer by G, for a step of which N is known.
+    """Advance the graft optimizer by G. N of the matrices is given, that of vectors is made here.
 
     Returns:
         U of the vectors; its directions of the matrices, but for a factor, and their norms, `[total]`; with the factor.
@@ -370,7 +370,7 @@ def _adapted(
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """A: take D into the variances of rows and columns, of the linear maps, and divide it by them, in place."""
+    """A, which is `directions`: take D into the variances of rows and columns, of the linear maps, and divide it by them, in place."""
     vectors = len(work.groups) - len(work.matrices)
     maps = [i for i, each in enumerate(tensors.buffers[vectors:]) if "row_var" in each] if options.adapts else []
     if not maps:

@@ -84,12 +84,12 @@ def to_the_end() -> tuple[Part, ...]:
     return tuple(parts(read([RECORDS / "full.jsonl.gz"]), {}))
 
 
-#: Jorge's steps before today's, as transferred on the ten tasks, by the record that has their runs.
-STEPS_BEFORE = {"directions averaged": "directions", "gradients averaged, levelled by half": "averaged"}
+#: Other steps of Jorge's, as transferred on the ten tasks, by the record that has their runs.
+OTHER_STEPS = {"directions averaged": "directions", "gradients averaged, levelled whole": "levelled"}
 
 
 @cache
-def suite_before(record: str) -> tuple[Part, ...]:
+def suite_with(record: str) -> tuple[Part, ...]:
     """The ten tasks with other runs of Jorge in the place of its runs as transferred."""
     rest = [r for r in read([RECORDS / "suite.jsonl.gz"]) if r["optimizer"] != "jorge"]
     return tuple(parts([*rest, *read([RECORDS / f"{record}.jsonl.gz"])], {}))
@@ -320,12 +320,12 @@ def _reached(found: Row, low: float, end: float) -> str:
 def averaged() -> str:
     """What Jorge's momentum averages, and how far rows and columns are levelled: steps and final loss."""
     lines = []
-    for together in zip(*(suite_before(record) for record in STEPS_BEFORE.values()), suite(), strict=True):
+    for together in zip(suite(), *(suite_with(record) for record in OTHER_STEPS.values()), strict=True):
         rows = [jorge(part) for part in together]
         low = min(r.steps_to_target or math.inf for r in rows)
         end = min(r.final_loss or math.inf for r in rows)
         lines.append([called(together[0]), *(_reached(r, low, end) for r in rows)])
-    return table(["steps, final loss", *STEPS_BEFORE, "today"], lines)
+    return table(["steps, final loss", "gradients averaged", *OTHER_STEPS], lines)
 
 
 def averages() -> str:

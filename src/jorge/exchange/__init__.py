@@ -3,7 +3,7 @@
 :class:`Alone` has all of it in one process. With :class:`jorge.exchange.replicated.Replicated` every process holds all
 parameters and all of the state, and refreshes a share of the preconditioners; what it refreshed goes to the others.
 With :class:`jorge.exchange.owned.Owned` each preconditioner is kept by one process alone, and parameters may be
-sharded: gradients come to it, and directions go back.
+sharded: averages of gradients come to it, and gradients where it refreshes; directions go back.
 """
 
 from __future__ import annotations

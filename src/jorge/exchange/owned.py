@@ -1,7 +1,7 @@
 """Each preconditioner is kept by one process alone, whoever holds the parameters, which may be sharded.
 
-Gradients come to the owners of strips of blocks (:mod:`jorge.exchange.strips`), who refresh their preconditioners and
-send the directions back; what is elementwise is done where the parameter's part lies, and norms are summed over
+Averages of gradients come to the owners of strips of blocks (:mod:`jorge.exchange.strips`), and for a refresh the
+gradients; directions go back. What is elementwise is done where the parameter's part lies, and norms are summed over
 processes. No process ever has all gradients or all of the state, and the messages of a work set do not grow with the
 number of its layers.
 """

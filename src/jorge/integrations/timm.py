@@ -9,7 +9,7 @@ def register() -> None:
     """Make `"jorge"` a name of timm's optimizers, with the arguments that `"adamw"` takes.
 
     Call it before the optimizer is created; a second call changes nothing. timm's `momentum` is left alone, as with
-    AdamW: the first of `betas` is the direction's.
+    AdamW: the first of `betas` is Jorge's.
 
     Raises:
         ImportError: no timm, or one whose registry is elsewhere.

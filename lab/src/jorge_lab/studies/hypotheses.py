@@ -89,21 +89,21 @@ def _mean_square(matrix: Tensor) -> Tensor:
 
 
 def _root_mean_square(size: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda lengths, momentum: torch.full_like(lengths, size * momentum[0].numel() ** 0.5)
+    return lambda lengths, directions: torch.full_like(lengths, size * directions[0].numel() ** 0.5)
 
 
 def _times(factor: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda lengths, _: lengths * factor
 
 
-def _polar(momentum: Tensor) -> Tensor:
+def _polar(directions: Tensor) -> Tensor:
     """Two Newton–Schulz steps towards singular values of one size: `X ← X(3I − XᵀX)/2`."""
-    matrix = _matrix(momentum)
+    matrix = _matrix(directions)
     wide = matrix if matrix.shape[1] <= matrix.shape[2] else matrix.mT
     wide = 0.6 * wide / (wide.square().sum((1, 2), keepdim=True) / wide.shape[1]).sqrt().clamp(min=_TINY)
     for _step in range(2):
         wide = 1.5 * wide - 0.5 * (wide @ wide.mT) @ wide
-    return (wide if matrix.shape[1] <= matrix.shape[2] else wide.mT).reshape(momentum.shape)
+    return (wide if matrix.shape[1] <= matrix.shape[2] else wide.mT).reshape(directions.shape)
 
 
 def _cautious(weights: Tensor, update: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
     "directions averaged": Hypothesis(
-        "the gradient is preconditioned, and the directions are averaged", averages_directions=True
+        "the gradient is preconditioned, and the directions are averaged; variances see the average", averages_directions=True
     ),
     "refreshes by averages": Hypothesis("refreshes see the average of the gradients", refreshes_by_average_after=0),
     "refreshes by averages later": Hypothesis("so they do after sixty steps", refreshes_by_average_after=60),
