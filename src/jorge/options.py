@@ -202,8 +202,8 @@ class Options:
         (0.9, 0.999),
         _betas,
         "two numbers in [0, 1), or floating-point tensors with one such element each",
-        "Adam's running averages, for Adam's length only. The first is the momentum; a `momentum` that is given takes its "
-        "place, also where a scheduler cycles it.",
+        "Adam's running averages, for Adam's length only. The first is the momentum; a `momentum` that is given takes "
+        "its place, also where a scheduler cycles it.",
         main=True,
         tensors=True,
     )

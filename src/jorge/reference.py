@@ -7,8 +7,9 @@ reads a kernel as a matrix, which takes no part in variances and Schatten norms;
 step of all parameters of its device; it stores and multiplies in lower precision where it is asked to.
 
 Letters: `W` the parameter (m × n), `G` its gradient, `L` and `R` the roots (m × m and n × n), `D` the direction, `M`
-the momentum, `N` what looks ahead of it, `U` the update. A function for one side is written for the left one: `H` is its own root, d × d, `P` that
-of its partner, and `G` is d × n. The right side calls it with `Gᵀ`, so that `H = R` and `P = L`.
+the momentum, `N` what looks ahead of it, `U` the update. A function for one side is written for the left one: `H` is
+its own root, d × d, `P` that of its partner, and `G` is d × n. The right side calls it with `Gᵀ`, so that `H = R` and
+`P = L`.
 
 Sources: Jorge (Singh, Sating, Bhatele, arXiv 2310.12298), whose full text was not at hand: its recursion is
 reconstructed from its abstract, its public reviews and a third party's comments on the algorithm. Shampoo (Gupta et

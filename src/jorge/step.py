@@ -370,7 +370,11 @@ def _adapted(
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """A, which is `directions`: take D into the variances of rows and columns, of the linear maps, and divide it by them, in place."""
+    """A, in the memory of D: D is taken into the variances of rows and columns, of the linear maps, and divided by them.
+
+    Returns:
+        `directions`.
+    """
     vectors = len(work.groups) - len(work.matrices)
     maps = [i for i, each in enumerate(tensors.buffers[vectors:]) if "row_var" in each] if options.adapts else []
     if not maps:

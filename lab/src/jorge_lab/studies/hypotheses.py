@@ -138,7 +138,8 @@ HYPOTHESES: dict[str, Hypothesis] = {
     "staleness": Hypothesis("damping that grows with what a refresh changes", staleness=100.0),
     "skipped": Hypothesis("refreshes left out where the last one changed less than a tenth", skip_below=0.1),
     "directions averaged": Hypothesis(
-        "the gradient is preconditioned, and the directions are averaged; variances see the average", averages_directions=True
+        "the gradient is preconditioned, and the directions are averaged; variances see the average",
+        averages_directions=True,
     ),
     "refreshes by averages": Hypothesis("refreshes see the average of the gradients", refreshes_by_average_after=0),
     "refreshes by averages later": Hypothesis("so they do after sixty steps", refreshes_by_average_after=60),
