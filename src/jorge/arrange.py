@@ -27,7 +27,7 @@ from jorge.routing import COMPUTE_DTYPES, has_schatten_length, route_by
 from jorge.shards import Segment, Shards
 
 #: Of the temporary memory that a step may take: the gradients of a work set, which are there about five times
-#: (gathered, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
+#: (averaged, cut into blocks, preconditioned on one side and on both; Adam's directions), and what a refresh takes.
 _WORK_SET_SHARE, _REFRESH_SHARE = 1 / 5, 1 / 2
 #: A refresh is cut into about so many pieces at most, so that launches do not grow with the blocks' size.
 _PIECES, _PIECES_CUDA = 16, 4

@@ -370,7 +370,7 @@ def _adapted(
     options: Options,
     exchange: Exchange,
 ) -> list[Tensor]:
-    """A, in the memory of D: D is taken into the variances of rows and columns, of the linear maps, and divided by them.
+    """A, in the memory of D: D is taken into the variances of rows and columns of linear maps, and divided by them.
 
     Returns:
         `directions`.
