@@ -60,6 +60,13 @@ def held_out_second() -> tuple[Part, ...]:
 
 
 @cache
+def held_out_second_today() -> tuple[Part, ...]:
+    """Those five with Jorge's step of today."""
+    others = [r for r in read([RECORDS / "held_out_second.jsonl.gz"]) if r["optimizer"] != "jorge"]
+    return tuple(parts([*others, *read([RECORDS / "held_out_second_today.jsonl.gz"])], {}))
+
+
+@cache
 def from_sgd_alone() -> tuple[Part, ...]:
     """The ten tasks with settings from SGD's recipe, and SGD's own best loss for a target."""
     return tuple(parts(read([RECORDS / "from_sgd.jsonl.gz"]), {}))
@@ -242,15 +249,26 @@ def all_held_out() -> str:
 
 
 def since_held_out() -> str:
-    """Jorge on those tasks then and today, and where the lowest of the others ends."""
+    """Jorge on the first five then and today, and where the lowest of the others ends."""
+    return _since(held_out(), held_out_today(), "Jorge of 2026-11-26")
+
+
+def since_held_out_second() -> str:
+    """Jorge on the second five when they were first run, and today."""
+    return _since(held_out_second(), held_out_second_today(), "Jorge when first run")
+
+
+def _since(first: Sequence[Part], today: Sequence[Part], called_then: str) -> str:
     lines = []
-    for before, now in zip(held_out(), held_out_today(), strict=True):
+    for before, now in zip(first, today, strict=True):
         low = {name: lowest_end(before, name) for name in OPTIMIZERS}
         best = min(low, key=lambda name: low[name])
-        mine = [f"{steps(jorge(part))}, {number(jorge(part).final_loss)}" for part in (before, now)]
+        mine = [
+            f"{'–' if jorge(part).steps_to_target is None else steps(jorge(part))}, {number(jorge(part).final_loss)}"
+            for part in (before, now)
+        ]
         lines.append([called(before), *mine, f"{number(low[best])} ({row(before, best, 'tuned').label})"])
-    heads = ["Jorge of 2026-11-26", "Jorge of 2026-11-28", "lowest of the others, at the end"]
-    return table(["steps, final loss", *heads], lines)
+    return table(["steps, final loss", called_then, "Jorge of 2026-11-28", "lowest of the others, at the end"], lines)
 
 
 def all_held_out_second() -> str:
@@ -397,6 +415,7 @@ BLOCKS: dict[tuple[Path, str], Callable[[], str]] = {
     (NOTEBOOK / "held-out.md", "since"): since_held_out,
     (NOTEBOOK / "held-out.md", "second"): all_held_out_second,
     (NOTEBOOK / "held-out.md", "second-ends"): ends_of_held_out_second,
+    (NOTEBOOK / "held-out.md", "second-since"): since_held_out_second,
     (NOTEBOOK / "benchmarks.md", "step-time"): costs.step_time,
     (NOTEBOOK / "benchmarks.md", "iteration"): costs.iteration,
     (NOTEBOOK / "benchmarks.md", "memory"): costs.memory,

@@ -384,6 +384,21 @@ def not_chosen_on_either() -> Iterator[tuple[Path, str]]:
     yield README, f"of the lowest on {level}"
 
 
+def since_the_second_five() -> Iterator[tuple[Path, str]]:
+    """What the page says of them with the step of today."""
+    then, today = quoted.held_out_second(), quoted.held_out_second_today()
+    changed = [(jorge(now).final_loss or 0) / (jorge(old).final_loss or 1) for old, now in zip(then, today, strict=True)]
+    counts = []
+    for found in (then, today):
+        low = [min(quoted.lowest_end(part, name) for name in quoted.OPTIMIZERS) for part in found]
+        counts.append(sum((jorge(part).final_loss or 0) <= 1.01 * end for part, end in zip(found, low, strict=True)))
+    assert counts[0] == counts[1]
+    lower = WORDS[sum(ratio < 1 for ratio in changed)]
+    yield HELD_OUT, f"It ends lower on {lower} of five, within 1 % of the lowest on {WORDS[counts[1]]} as before"
+    assert max(changed) == changed[-1]
+    yield HELD_OUT, f"at {changed[-1]:.1f} times what it was"
+
+
 def to_the_end() -> Iterator[tuple[Path, str]]:
     """What the comparison says of the two long trainings."""
     plays, pictures = quoted.to_the_end()
@@ -460,6 +475,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
         tuned,
         not_chosen_on,
         since_held_out,
+        since_the_second_five,
         not_chosen_on_either,
         to_the_end,
         adapters,
