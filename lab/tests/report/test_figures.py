@@ -192,7 +192,7 @@ def comparison() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, told
     assert told_of.verdicts["steps"] == "ahead"
     yield from defaults()
-    (spread,) = zip(*(repeated(part.section) for part in suite()), strict=True)
+    (spread,) = zip(*(repeated(part.section) for part in quoted.suite_with("directions")), strict=True)
     assert {(*r.key, r.times) for r in spread} == {("jorge", "transferred", 3)}
     found = sorted(100 * r.seconds for r in spread)
     amounts = f"{found[0]:.0f} to {found[-1]:.0f} %, within {median(found):.0f} %"
