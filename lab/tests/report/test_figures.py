@@ -212,7 +212,7 @@ def comparison() -> Iterator[tuple[Path, str]]:
 def defaults() -> Iterator[tuple[Path, str]]:
     """What the comparison says of the packages' own settings."""
     names = ("jorge", *quoted.OPTIMIZERS)
-    own = {p.section.name: {name: row(p, name, "default") for name in names} for p in suite()}
+    own = {p.section.name: {name: row(p, name, "default") for name in names} for p in quoted.suite_with("directions")}
     there = {name: {task for task, rows in own.items() if rows[name] in whole([rows[name]])} for name in names}
     assert not there["sgd"] | there["adamw"] | there["muon"]
     assert there["shampoo"] < there["jorge"]
@@ -297,10 +297,10 @@ def tuned() -> Iterator[tuple[Path, str]]:
     )
     yield COMPARISON, told
     yield COMPARISON, f"and on the perceptron {factors[0]:.2f} times"
-    rows = {p.section.name: row(p, "jorge", "tuned") for p in suite()}
+    rows = {p.section.name: row(p, "jorge", "tuned") for p in quoted.suite_with("directions")}
     ahead = {unit: {n: r.verdicts[unit] for n, r in rows.items() if r.verdicts[unit] != "level"} for unit in UNITS}
     assert ahead == {"steps": {"brain": "ahead"}, "seconds": {"vit": "behind"}}
-    records = [r for r in read([RECORDS / "suite.jsonl.gz"]) if r["seed"] < 3]
+    records = [r for part in quoted.suite_with("directions") for r in part.section.records if r["seed"] < 3]
     ratios = {}
     for part in make_parts(records, {}):
         mine, rest = row(part, "jorge", "tuned"), [r for r in part.rows if r.optimizer != "jorge" and not r.diverged]
