@@ -43,7 +43,7 @@ def stepped(count: int, steps: int, **options: Any) -> Jorge:
     return optimizer
 
 
-@pytest.mark.parametrize(("grafting", "files", "changes", "most"), [("adam", 15, 108, 391), ("sgd", 12, 72, 249)])
+@pytest.mark.parametrize(("grafting", "files", "changes", "most"), [("adam", 15, 108, 391), ("sgd", 12, 73, 249)])
 def test_a_refreshing_step_of_a_matrix_and_a_bias_goes_through_few_files(
     grafting: str, files: int, changes: int, most: int
 ) -> None:

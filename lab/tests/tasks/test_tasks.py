@@ -70,9 +70,11 @@ def test_a_smoke_run_lowers_the_loss(name: str, optimizer: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "tolerance"), [("whitening", 0.05), ("congruence", 0.25)])
+@pytest.mark.parametrize(("method", "tolerance"), [("whitening", 0.1), ("congruence", 0.25)])
 def test_mnist_trains_alike_whatever_the_loss_is_multiplied_by(method: str, tolerance: float) -> None:
-    """Without eps and decay, which set a scale. What is left is rounding: other ways, to much the same end."""
+    """Without eps and decay, which set a scale. What is left is rounding, and at 1e-12 the least root of a square that
+    does not underflow: other ways, to much the same end.
+    """
     task, ends = smoke("mnist"), []
     data = task.load()
     for scale in (1.0, 1e-12, 1e-6, 1e6, 1e12):
