@@ -19,14 +19,13 @@ from jorge_lab.contenders.tuned import tuned_options
 from jorge_lab.cost.gpu.models import TRAININGS
 from jorge_lab.report.parts import Part
 from jorge_lab.report.parts import parts as make_parts
-from jorge_lab.runs.records import read
 from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.repeats import repeated
 from jorge_lab.statistics.row import Row
 from jorge_lab.tasks import TASKS
 from lab.tests.report import quoted
 from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, better, held_out, jorge, others, row, suite, whole
-from lab.tests.report.quoted_costs import RECORDS, ROOT, measured
+from lab.tests.report.quoted_costs import ROOT, measured
 
 COMPARISON, HELD_OUT, BENCHMARKS = (NOTEBOOK / f"{name}.md" for name in ("comparison", "held-out", "benchmarks"))
 WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
