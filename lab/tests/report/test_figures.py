@@ -243,20 +243,19 @@ def from_sgd() -> Iterator[tuple[Path, str]]:
         ("shakespeare", "sgd"): 1,
     }
     last = max(at for task, _, at in gone if task == "autoencoder")
-    assert last == 61
-    yield COMPARISON, "diverge with every seed before the sixty-second step"
+    assert last == 68
+    yield COMPARISON, "diverge with every seed before the sixty-ninth step"
     rows = {name: {r.optimizer.split(":")[0]: r for r in part.rows} for name, part in found.items()}
     short = {(n, o): r.tested - r.reached for n, each in rows.items() for o, r in each.items() if r.reached < r.tested}
     assert {(n, o): k for (n, o), k in short.items() if n not in ("autoencoder", "mnist1d-mlp")} == {
         ("mnist1d-conv", "sgd"): 1,
         ("shakespeare", "jorge-binomial"): 1,
-        ("python", "jorge"): 1,
         ("python", "jorge-binomial"): 1,
     }
     jorge, sgd = rows["scenes"]["jorge"], rows["scenes"]["sgd"]
     saved = [1 - getattr(jorge, f"{u}_to_target") / getattr(sgd, f"{u}_to_target") for u in UNITS]
-    assert saved == pytest.approx([1 / 3, 1 / 10], abs=0.03)
-    yield COMPARISON, "On the scenes a third of the steps is saved, and a tenth of the seconds."
+    assert saved == pytest.approx([1 / 3, 0], abs=0.03)
+    yield COMPARISON, "On the scenes a third of the steps is saved, and no seconds."
 
 
 def newer() -> Iterator[tuple[Path, str]]:
