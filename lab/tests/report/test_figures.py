@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
 
 import pytest
 
@@ -407,6 +407,20 @@ def since_the_second_five() -> Iterator[tuple[Path, str]]:
     yield HELD_OUT, f"at {changed[-1]:.1f} times what it was"
 
 
+def what_is_averaged() -> Iterator[tuple[Path, str]]:
+    """What the page of changes says of averages of gradients."""
+    before, now = ([jorge(part) for part in found] for found in (quoted.suite_with("directions"), suite()))
+    pairs = list(zip(before, now, strict=True))
+    steps, ends = (
+        geometric_mean([getattr(new, name) / getattr(old, name) for old, new in pairs])
+        for name in ("steps_to_target", "final_loss")
+    )
+    said = f"it takes {100 * (1 - steps):.1f} % fewer steps and ends {100 * (1 - ends):.1f} % lower"
+    yield NOTEBOOK / "changes.md", f"{said}, in the geometric mean of the ten tasks"
+    more = {p.section.name for p, (old, new) in zip(suite(), pairs, strict=True) if quick(old, new)}
+    assert more == {"autoencoder", "shakespeare", "mnist", "brain"}
+
+
 def to_the_end() -> Iterator[tuple[Path, str]]:
     """What the comparison says of the two long trainings."""
     plays, pictures = quoted.to_the_end()
@@ -484,6 +498,7 @@ def step_times() -> Iterator[tuple[Path, str]]:
         not_chosen_on,
         since_held_out,
         since_the_second_five,
+        what_is_averaged,
         not_chosen_on_either,
         to_the_end,
         adapters,
