@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -17,19 +17,35 @@ import pytest
 from jorge_lab.contenders import CONTENDERS
 from jorge_lab.contenders.tuned import tuned_options
 from jorge_lab.cost.gpu.models import TRAININGS
-from jorge_lab.report.parts import Part
 from jorge_lab.report.parts import parts as make_parts
-from jorge_lab.statistics.reaching import Unit
 from jorge_lab.statistics.repeats import repeated
-from jorge_lab.statistics.row import Row
 from jorge_lab.tasks import TASKS
 from lab.tests.report import quoted
+from lab.tests.report.held_out_sentences import (
+    not_chosen_on,
+    not_chosen_on_either,
+    since_held_out,
+    since_the_second_five,
+)
 from lab.tests.report.quoted import GUIDE, NOTEBOOK, README, better, held_out, jorge, others, row, suite, whole
 from lab.tests.report.quoted_costs import ROOT, measured
+from lab.tests.report.verdicts_of import (
+    UNITS,
+    WORDS,
+    ahead_of_all,
+    behind_of,
+    ends,
+    ends_lower,
+    fewer,
+    first_or_level,
+    lowest,
+    on,
+    quick,
+    tasks,
+    times,
+)
 
-COMPARISON, HELD_OUT, BENCHMARKS = (NOTEBOOK / f"{name}.md" for name in ("comparison", "held-out", "benchmarks"))
-WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-UNITS: tuple[Unit, ...] = ("steps", "seconds")
+COMPARISON, BENCHMARKS = (NOTEBOOK / f"{name}.md" for name in ("comparison", "benchmarks"))
 
 
 @pytest.mark.parametrize(("page", "name"), quoted.BLOCKS, ids=lambda x: x.stem if isinstance(x, Path) else x)
@@ -37,66 +53,6 @@ def test_a_table_is_made_of_the_records(page: Path, name: str) -> None:
     found = quoted.between(name).search(page.read_text(encoding="utf-8"))
     assert found is not None
     assert found[0] == quoted.BLOCKS[page, name](), "write it again: python -m lab.tests.report.quoted"
-
-
-def lowest(parts: Sequence[Part], unit: Unit) -> str:
-    """On how many tasks Jorge's median is the lowest as shown, ties included."""
-    shown = {"steps": quoted.steps, "seconds": quoted.seconds}[unit]
-    there = [p for p in parts if whole([jorge(p)])]
-    return WORDS[sum(all(float(shown(jorge(p))) <= float(shown(r)) for r in whole(others(p))) for p in there)]
-
-
-def verdicts(part: Part, unit: Unit, name: str = "") -> set[str | None]:
-    """Of the others, or of one of them, against Jorge."""
-    return {r.verdicts.get(unit) for r in others(part) if name in ("", r.optimizer)}
-
-
-def tasks(parts: Sequence[Part], unit: Unit, *wanted: str, name: str = "") -> str:
-    """On how many tasks there is such a verdict."""
-    return WORDS[sum(bool(verdicts(p, unit, name) & set(wanted)) for p in parts)]
-
-
-def first_or_level(unit: Unit) -> str:
-    """On how many nobody is ahead of Jorge."""
-    return WORDS[sum("ahead" not in verdicts(p, unit) for p in suite())]
-
-
-def ahead_of_all(parts: Sequence[Part], unit: Unit) -> list[str]:
-    """Where all others are behind Jorge."""
-    return [quoted.called(p) for p in parts if verdicts(p, unit) == {"behind"}]
-
-
-def ends_lower(name: str) -> str:
-    """On how many tasks an opponent ends lower as tuned than Jorge does as transferred."""
-    return WORDS[sum((row(p, name, "tuned").final_loss or 0) < (jorge(p).final_loss or 0) for p in suite())]
-
-
-def on(task: str, parts: Sequence[Part] = ()) -> Part:
-    """A task by its name, or by the end of it."""
-    return next(p for p in parts or suite() if p.section.name.endswith(task))
-
-
-def fewer(found: Row, reference: Row, unit: Unit) -> str:
-    """By how many percent it takes less."""
-    mine, other = (getattr(r, f"{unit}_to_target") for r in (found, reference))
-    return f"{100 * (1 - mine / other):.0f} %"
-
-
-def times(found: Row, reference: Row) -> str:
-    """Its seconds over the other's."""
-    return f"{(found.seconds_to_target or 0) / (reference.seconds_to_target or 1):.1f}"
-
-
-def behind_of(unit: Unit) -> dict[str, set[str]]:
-    """By task, the others that are ahead of Jorge."""
-    found = {p.section.name: {r.label for r in others(p) if r.verdicts.get(unit) == "ahead"} for p in suite()}
-    return {task: who for task, who in found.items() if who}
-
-
-def ends() -> dict[str, float]:
-    """By task, Jorge's final loss as transferred over the lowest of the others, as tuned or as transferred."""
-    lowest_of = {p.section.name: min(r.final_loss or 0 for r in others(p) if not r.diverged) for p in suite()}
-    return {p.section.name: (jorge(p).final_loss or 0) / lowest_of[p.section.name] for p in suite()}
 
 
 def front() -> Iterator[tuple[Path, str]]:
@@ -225,11 +181,6 @@ def defaults() -> Iterator[tuple[Path, str]]:
     yield COMPARISON, f"and PSGD-Kron on {counts[2]}. SOAP, whose default is 0.003, does on {counts[3]}"
 
 
-def quick(found: Row, reference: Row) -> bool:
-    """Whether it takes fewer steps."""
-    return (found.steps_to_target or 0) < (reference.steps_to_target or 0)
-
-
 def from_sgd() -> Iterator[tuple[Path, str]]:
     """What the comparison says of settings from SGD's recipe."""
     found = {part.section.name: part for part in quoted.from_sgd_alone()}
@@ -308,103 +259,6 @@ def tuned() -> Iterator[tuple[Path, str]]:
     assert {name: label for name, (_, label) in higher.items()} == {"mnist": "SOAP", "mnist1d-conv": "PSGD-Kron"}
     yield COMPARISON, f"it ends lowest on {WORDS[10 - len(higher)]} of ten. On MNIST SOAP ends lower (it is"
     yield COMPARISON, f"{higher['mnist'][0]} above), on the conv net PSGD-Kron ({higher['mnist1d-conv'][0]})"
-
-
-def not_chosen_on() -> Iterator[tuple[Path, str]]:
-    """What the page of the tasks that were held out says."""
-    assert all("ahead" not in verdicts(p, unit) for p in held_out() for unit in UNITS)
-    assert [name.split(", ")[-1] for name in ahead_of_all(held_out(), "steps")] == ["character LSTM"]
-    both = " and ".join(f"on {lowest(held_out(), unit)} of five in {unit}" for unit in UNITS)
-    yield HELD_OUT, f"Its median is the lowest {both}."
-    vae, denoising = on("vae", held_out()), on("denoising", held_out())
-    found = [fewer(better(p, "shampoo"), jorge(p), "steps") for p in (vae, denoising)]
-    yield HELD_OUT, f"takes {found[0]} fewer steps on the variational autoencoder"
-    yield HELD_OUT, f"with twice the recipe's {found[1]} fewer steps"
-    losses = sorted(row(vae, name, "tuned").final_loss or 0 for name in ("shampoo", "soap", "muon", "psgd"))
-    yield HELD_OUT, f"({losses[0]:.0f} to {losses[-1]:.0f} nats against {jorge(vae).final_loss:.0f})"
-    sine = on("coordinates", held_out())
-    ends = sorted(row(sine, name, "tuned").final_loss or 0 for name in ("shampoo", "soap", "muon", "psgd"))
-    yield HELD_OUT, f"({ends[0]:.5f} to {ends[-1]:.5f} against {jorge(sine).final_loss:.5f})"
-    twice = [quoted.seconds(row(sine, "adamw", setting)) for setting in ("tuned", "transferred")]
-    yield HELD_OUT, f"is {twice[0]} as tuned and {twice[1]} as transferred"
-
-
-def since_held_out() -> Iterator[tuple[Path, str]]:
-    """What the page says of the first five with the defaults of today."""
-    then, today = held_out(), quoted.held_out_today()
-    ends = []
-    for found in (then, today):
-        low = [min(quoted.lowest_end(part, name) for name in quoted.OPTIMIZERS) for part in found]
-        ends.append([(jorge(part).final_loss or 0) / other for part, other in zip(found, low, strict=True)])
-    counts = [WORDS[sum(ratio <= 1.01 for ratio in ratios)] for ratios in reversed(ends)]
-    yield HELD_OUT, f"It ends lowest or within 1 % of the lowest on {counts[0]} of five, where it was {counts[1]};"
-    vae, sine = on("vae", today), on("coordinates", today)
-    worst = ends[1][today.index(vae)]
-    assert max(ends[1]) == worst
-    yield HELD_OUT, f"on the variational autoencoder it ends {100 * (worst - 1):.0f} % above Shampoo."
-    yield HELD_OUT, f"the lowest median on {lowest(today, 'steps')}, with the sine network's among them"
-    yield HELD_OUT, f"({quoted.steps(jorge(sine))}, SOAP {quoted.steps(row(sine, 'soap', 'tuned'))})"
-    assert [name.split(", ")[-1] for name in ahead_of_all(today, "steps")] == ["character LSTM"]
-    assert all("ahead" not in verdicts(part, "steps") for part in today)
-
-
-def not_chosen_on_either() -> Iterator[tuple[Path, str]]:
-    """What the page says of the second five."""
-    found, names = quoted.held_out_second(), ("tabular", "diffusion", "contrastive", "words", "physics")
-    ends, best = {}, {}
-    for name, part in zip(names, found, strict=True):
-        assert part.section.name.endswith(name)
-        low = {other: quoted.lowest_end(part, other) for other in quoted.OPTIMIZERS}
-        best[name] = min(low, key=lambda other: low[other])
-        ends[name] = (jorge(part).final_loss or 0) / low[best[name]]
-    level = WORDS[sum(ratio <= 1.01 for ratio in ends.values())]
-    assert best == {
-        "tabular": "soap",
-        "diffusion": "muon",
-        "contrastive": "shampoo",
-        "words": "adamw",
-        "physics": "soap",
-    }
-    above = {name: f"{100 * (ratio - 1):.{0 if ratio > 1.1 else 1}f} %" for name, ratio in ends.items()}
-    yield HELD_OUT, f"It does on {level}: {above['contrastive']} above Shampoo in contrastive learning, and"
-    yield (
-        HELD_OUT,
-        f"{above['words']} above AdamW on the word vectors. It is {above['tabular']} above SOAP on the table",
-    )
-    yield HELD_OUT, f"{above['diffusion']} above Muon in diffusion"
-    assert round(ends["physics"]) == 19
-    yield HELD_OUT, f"its median is the lowest on {lowest(found, 'steps')} of five"
-    ahead = {
-        unit: {
-            n: {r.optimizer for r in others(p) if r.verdicts.get(unit) == "ahead"}
-            for n, p in zip(names, found, strict=True)
-        }
-        for unit in UNITS
-    }
-    steps = {"tabular": {"soap", "muon"}, "words": {"adamw", "muon"}, "physics": {"soap"}}
-    assert {name: who for name, who in ahead["steps"].items() if who} == steps
-    seconds = {"tabular": {"adamw", "muon"}, "words": {"adamw", "muon"}, "physics": {"soap"}}
-    assert {name: who for name, who in ahead["seconds"].items() if who} == seconds
-    assert ahead_of_all(found, "seconds") == ["Fashion-MNIST, contrastive"]
-    assert row(found[3], "soap", "tuned").tested == row(found[3], "psgd", "tuned").tested == 1
-    yield README, f"the median in steps is the lowest on {lowest(found, 'steps')}, and the loss at the end within 1 %"
-    yield README, f"of the lowest on {level}"
-
-
-def since_the_second_five() -> Iterator[tuple[Path, str]]:
-    """What the page says of them with the step of today."""
-    then, today = quoted.held_out_second(), quoted.held_out_second_today()
-    ends = [[jorge(part).final_loss or 1 for part in found] for found in (then, today)]
-    changed = [now / before for before, now in zip(*ends, strict=True)]
-    counts = []
-    for found in (then, today):
-        low = [min(quoted.lowest_end(part, name) for name in quoted.OPTIMIZERS) for part in found]
-        counts.append(sum((jorge(part).final_loss or 0) <= 1.01 * end for part, end in zip(found, low, strict=True)))
-    assert counts[0] == counts[1]
-    lower = WORDS[sum(ratio < 1 for ratio in changed)]
-    yield HELD_OUT, f"It ends lower on {lower} of five, within 1 % of the lowest on {WORDS[counts[1]]} as before"
-    assert max(changed) == changed[-1]
-    yield HELD_OUT, f"at {changed[-1]:.1f} times what it was"
 
 
 def what_is_averaged() -> Iterator[tuple[Path, str]]:
